@@ -1,0 +1,43 @@
+# Two commands set a fresh machine up: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STUDY  ?= demo
+OUT    ?= runs/$(STUDY)
+
+.PHONY: demo test test-slow check format docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/dev: $(VENV)/core
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/core  ## a scaling law of Vision Transformers, measured on this machine
+	$(BIN)/scalevit study $(STUDY) --out $(OUT)
+
+test: $(VENV)/dev  ## the whole test suite but the slow cases
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/dev  ## what takes minutes or breaks things on purpose
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/dev  ## format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(MAKE) test
+
+format: $(VENV)/dev  ## let ruff rewrite what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and the demo's runs
+	rm -rf $(VENV) runs/demo runs/demo-small
