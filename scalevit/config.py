@@ -1,0 +1,354 @@
+"""Every knob of a run: one frozen tree of dataclasses, its presets, and YAML in and out.
+
+`load` is the way in: a preset's name or a YAML file, then `section.key=value` overrides. It reports every
+mistake at once, each with the nearest right name, and creates nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from scalevit.schedule import Schedule
+from scalevit.shapes import Shape, shape
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network. width, depth, mlp, heads, patch: None means the named shape's own.
+
+    image: side of the input in pixels. classes: outputs of the head, 0 for no head."""
+
+    shape: str = "S/16"
+    width: int | None = None
+    depth: int | None = None
+    mlp: int | None = None
+    heads: int | None = None
+    patch: int | None = None
+    image: int = 224
+    classes: int = 1000
+    pool: Literal["map", "gap", "token"] = "map"
+    positions: Literal["learned", "sincos2d"] = "learned"
+    registers: int = 0
+    qk_norm: bool = False
+    pre_logits: bool = False
+    gelu: Literal["tanh", "erf"] = "tanh"
+    norm_eps: float = 1e-6
+    head_bias: float = -10.0
+
+    def resolve(self) -> Shape:
+        """The five numbers of the shape, with explicit ones taking precedence over the named shape's."""
+        explicit = {name: getattr(self, name) for name in ("width", "depth", "mlp", "heads", "patch")}
+        return shape(self.shape, **{name: value for name, value in explicit.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where images come from and what happens to them on the way.
+
+    source: a procedural family ("strokes", "atoms", "fractals") or a path or URL of images.
+    images: how many unique images; 0 means all of a store, and endlessly new ones of a procedural family."""
+
+    source: str = "strokes"
+    images: int = 0
+    seed: int = 0
+    palette: float = 0.0
+    transform: Literal["none", "inception"] = "none"
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Update rule and decay in the authors' units: weights shrink by learning rate × decay, kernels only."""
+
+    name: Literal["adafactor", "adam", "sgd"] = "adafactor"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    body_decay: float = 0.03
+    head_decay: float = 3.0
+    clip: float = 1.0
+    layer_decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Train:
+    """The loop. batch: images a step over all devices; micro_batch: images at once on one device, 0 means
+    the device's whole share. ema: decay of the weights' running average, 0 for none. Steps between saves,
+    log lines and evaluations; 0 means only at the end. keep_at: steps whose checkpoints are never removed."""
+
+    batch: int = 4096
+    micro_batch: int = 0
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    precision: Literal["fp32", "bf16"] = "bf16"
+    compile: bool = False
+    ema: float = 0.0
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 1000
+    eval_every: int = 0
+    keep_at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Few-shot evaluation of the frozen features (paper App. D): balanced draws, closed-form ridge."""
+
+    datasets: tuple[str, ...] = ()
+    shots: tuple[int, ...] = (1, 5, 10, 25)
+    draws: int = 5
+    l2: float = 2.0**10
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A cooldown branched off a trunk: the trunk's folder and the step whose checkpoint the run starts from.
+
+    An empty folder means that the run is no branch."""
+
+    trunk: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, complete: with the code's version it decides the weights bit for bit."""
+
+    name: str = "run"
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    train: Train = field(default_factory=Train)
+    probe: Probe = field(default_factory=Probe)
+    branch: Branch = field(default_factory=Branch)
+
+
+class Mistakes(ValueError):
+    """All mistakes of a configuration, one a line."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+# --------------------------------------------------------------------------- in and out
+
+
+def load(target: str, overrides: Sequence[str] = ()) -> Run:
+    """The run that a preset's name or a YAML file describes, with `section.key=value` overrides applied.
+
+    Raises `Mistakes` naming every unknown key, wrong type and impossible combination at once."""
+    from scalevit.presets import PRESETS
+
+    mistakes: list[str] = []
+    if target in PRESETS:
+        base = to_dict(PRESETS[target])
+    elif Path(target).is_file():
+        base = _read_yaml(Path(target))
+    else:
+        near = nearest(target, [*PRESETS])
+        raise ValueError(f"no preset and no file called {target!r}; nearest presets: {', '.join(near)}")
+    for override in overrides:
+        _apply(base, override, mistakes)
+    run = from_dict(Run, base, mistakes)
+    if run is not None:
+        mistakes += validate(run)
+    if mistakes or run is None:
+        raise Mistakes(mistakes)
+    return run
+
+
+def to_dict(tree: Any) -> dict[str, Any]:
+    """A dataclass tree as plain dictionaries and lists, ready for YAML or JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(tree)))
+
+
+def dump(run: Run) -> str:
+    """The run as YAML: complete, and read back by `load` to an equal run."""
+    import yaml
+
+    return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
+
+
+def resolved(run: Run) -> Run:
+    """The same run with the five numbers of its shape written out."""
+    return replace(run, model=replace(run.model, **dataclasses.asdict(run.model.resolve())))
+
+
+def run_id(run: Run) -> str:
+    """A stable short name of what decides the weights: neither names, nor folders, nor logging, nor probes."""
+    facts = to_dict(resolved(run))
+    for section, key in (("data", "workers"), ("branch", "trunk"), ("model", "shape")):
+        facts[section].pop(key)
+    for key in ("log_every", "save_every", "eval_every", "keep_at"):
+        facts["train"].pop(key)
+    facts.pop("name"), facts.pop("probe")
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds no run: expected sections such as 'model:' and 'schedule:'")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str, mistakes: list[str]) -> None:
+    import yaml
+
+    path, equals, text = override.partition("=")
+    if not equals:
+        mistakes.append(f"{override!r}: expected section.key=value")
+        return
+    *sections, key = path.split(".")
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        tree = inner if isinstance(inner, dict) else {}
+    try:
+        tree[key] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        mistakes.append(f"{path}: cannot read the value {text!r}")
+
+
+# --------------------------------------------------------------------------- dictionaries to dataclasses
+
+
+def from_dict(kind: type, tree: Mapping[str, Any], mistakes: list[str], where: str = "") -> Any:
+    """An instance of the dataclass `kind`; appends to `mistakes` and gives None when something is wrong."""
+    hints = typing.get_type_hints(kind)
+    before, values = len(mistakes), {}
+    for key, value in tree.items():
+        if key not in hints:
+            near = ", ".join(f"{where}{name}" for name in nearest(str(key), [*hints]))
+            mistakes.append(f"{where}{key}: no such key; nearest: {near}")
+        elif dataclasses.is_dataclass(hints[key]):
+            inner = value if isinstance(value, Mapping) else {}
+            if inner is not value:
+                mistakes.append(f"{where}{key}: expected keys and values, found {value!r}")
+            values[key] = from_dict(typing.cast(type, hints[key]), inner, mistakes, f"{where}{key}.")
+        else:
+            values[key] = _value(hints[key], value, f"{where}{key}", mistakes)
+    return kind(**values) if len(mistakes) == before else None
+
+
+def _value(hint: Any, value: Any, where: str, mistakes: list[str]) -> Any:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in options:
+            mistakes.append(f"{where}: {value!r} is none of {', '.join(map(str, options))}")
+        return value
+    if origin is types.UnionType:
+        return None if value is None else _value(options[0], value, where, mistakes)
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_value(options[0], item, where, mistakes) for item in items)
+    return _scalar(hint, value, where, mistakes)
+
+
+def _scalar(hint: type, value: Any, where: str, mistakes: list[str]) -> Any:
+    """YAML reads 8e-4 as text and 1 as an int where a float is meant: both are what the user meant."""
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is int and isinstance(value, float | str):
+        try:
+            if float(value) == int(float(value)):
+                return int(float(value))
+        except (ValueError, OverflowError):
+            pass
+    if type(value) is not hint:
+        mistakes.append(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def nearest(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three known names closest to `name`, or all when none is close and they are few."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return close or list(known[:8])
+
+
+# --------------------------------------------------------------------------- what cannot work
+
+
+def validate(run: Run) -> list[str]:
+    """Every mistake that can be seen before anything is opened or created, one line each."""
+    return [*_model_mistakes(run.model), *_schedule_mistakes(run.schedule), *_train_mistakes(run)]
+
+
+def require_source(run: Run) -> None:
+    """What planning can do without and training cannot: raises `Mistakes` when no images are named."""
+    if not run.data.source:
+        raise Mistakes(["data.source: say where your images are, e.g. data.source=/path/to/folder"])
+
+
+def _model_mistakes(model: Model) -> Iterator[str]:
+    try:
+        resolved = model.resolve()
+    except ValueError as error:
+        yield f"model.shape: {error}"
+        return
+    for name, value in dataclasses.asdict(resolved).items():
+        if value < 1:
+            yield f"model.{name}: must be at least 1, found {value}"
+            return
+    if model.image < 1 or model.image % resolved.patch:
+        below = max(1, model.image // resolved.patch) * resolved.patch
+        yield (
+            f"model.image={model.image} is not divisible by the patch {resolved.patch}; "
+            f"nearest: {below}, {below + resolved.patch}"
+        )
+    if resolved.width % resolved.heads:
+        fits = [h for h in range(1, resolved.width + 1) if resolved.width % h == 0]
+        near = sorted(fits, key=lambda h: abs(h - resolved.heads))[:2]
+        yield f"model.heads={resolved.heads} does not divide the width {resolved.width}; nearest: {near}"
+    if model.positions == "sincos2d" and resolved.width % 4:
+        yield f"model.positions=sincos2d needs a width divisible by 4, found {resolved.width}"
+    if model.classes < 0 or model.registers < 0:
+        yield "model.classes and model.registers must not be negative"
+
+
+def _schedule_mistakes(schedule: Schedule) -> Iterator[str]:
+    if schedule.steps < 1:
+        yield f"schedule.steps: must be at least 1, found {schedule.steps}"
+    if min(schedule.warmup, schedule.cooldown) < 0 or schedule.timescale < 1:
+        yield "schedule: warmup and cooldown must not be negative, timescale at least 1"
+    elif schedule.warmup + schedule.cooldown > schedule.steps:
+        yield (
+            f"schedule: warmup {schedule.warmup} + cooldown {schedule.cooldown} steps are longer than the "
+            f"run's {schedule.steps}; shorten them or raise schedule.steps"
+        )
+    if not schedule.lr > 0:
+        yield f"schedule.lr: must be positive, found {schedule.lr}"
+
+
+def _train_mistakes(run: Run) -> Iterator[str]:
+    train = run.train
+    if train.batch < 1:
+        yield f"train.batch: must be at least 1, found {train.batch}"
+    elif train.micro_batch and (train.micro_batch < 0 or train.batch % train.micro_batch):
+        fits = [m for m in range(1, train.batch + 1) if train.batch % m == 0]
+        near = sorted(fits, key=lambda m: abs(m - train.micro_batch))[:2]
+        yield f"train.micro_batch={train.micro_batch} does not divide train.batch={train.batch}; nearest: {near}"
+    if not 0 <= train.ema < 1:
+        yield f"train.ema: must lie in [0, 1), found {train.ema}"
+    if run.data.images < 0:
+        yield f"data.images: must not be negative, found {run.data.images}"
+    if run.branch.trunk and run.branch.step > run.schedule.steps - run.schedule.cooldown:
+        yield f"branch.step={run.branch.step} lies inside the cooldown, which the trunk does not share"
+    if any(shots < 1 for shots in run.probe.shots) or run.probe.draws < 1:
+        yield "probe.shots and probe.draws must be at least 1"
