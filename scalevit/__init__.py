@@ -30,7 +30,7 @@ _PUBLIC = {
 }
 _MODULES = ("optim", "records", "config")
 
-__all__ = [*_PUBLIC, *_MODULES]  # noqa: PLE0604 (names are strings)
+__all__ = [*_PUBLIC, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

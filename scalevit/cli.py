@@ -117,7 +117,8 @@ def _finite(value: Any) -> Any:
         return [_finite(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
-    return value.item() if hasattr(value, "item") else value
+    item = getattr(value, "item", None)
+    return item() if item else value
 
 
 def _mistake(message: str) -> int:

@@ -190,7 +190,8 @@ def run_id(run: Run) -> str:
         facts[section].pop(key)
     for key in ("log_every", "save_every", "eval_every", "keep_at"):
         facts["train"].pop(key)
-    facts.pop("name"), facts.pop("probe")
+    for key in ("name", "probe"):
+        facts.pop(key)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -34,7 +34,7 @@ class View:
         return ours.view(self.parts, *self.split).permute(0, *(axis + 1 for axis in self.axes))
 
     def back(self, reference: Tensor) -> Tensor:
-        """The inverse of `of`, as (parts * split[0], *split[1:]); callers reshape it to the parameter's shape."""
+        """The inverse of `of`, as (parts * split[0], *split[1:]); reshape it to the parameter."""
         order = sorted(range(len(self.axes)), key=self.axes.__getitem__)
         split = reference.permute(0, *(axis + 1 for axis in order))
         return split.reshape(self.parts * self.split[0], *self.split[1:])

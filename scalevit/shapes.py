@@ -102,7 +102,7 @@ class Shape:
         return sum(math.prod(shape) for _, shape in self.tensors(image, pool, classes))
 
     def flops_by_part(self, image: int = 224, pool: str | None = None, classes: int = 0) -> dict[str, float]:
-        """Forward FLOPs of one image by part, a multiply-add counted as 2; norms, softmax and GELU left out."""
+        """Forward FLOPs of one image by part, a multiply-add counted as 2; norms, softmax, GELU left out."""
         d, m, n, patches = self.width, self.mlp, self.tokens(image, pool), (image // self.patch) ** 2
         parts = {
             "patches": 2.0 * patches * 3 * self.patch**2 * d,
