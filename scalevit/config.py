@@ -25,7 +25,10 @@ from scalevit.shapes import Shape, shape
 class Model:
     """The network. width, depth, mlp, heads, patch: None means the named shape's own.
 
-    image: side of the input in pixels. classes: outputs of the head, 0 for no head."""
+    image: side of the input in pixels. classes: outputs of the head, 0 for no head.
+    The last five describe weights from elsewhere: a class token that is not what is pooled; positions that
+    cover class token and registers too; a norm before the blocks (and then no patch bias), as in CLIP; the
+    final norm after pooling instead of before; a learned scale on every residual branch."""
 
     shape: str = "S/16"
     width: int | None = None
@@ -40,9 +43,14 @@ class Model:
     registers: int = 0
     qk_norm: bool = False
     pre_logits: bool = False
-    gelu: Literal["tanh", "erf"] = "tanh"
+    gelu: Literal["tanh", "erf", "quick"] = "tanh"
     norm_eps: float = 1e-6
     head_bias: float = -10.0
+    class_token: bool = False
+    prefix_positions: bool = False
+    pre_norm: bool = False
+    pooled_norm: bool = False
+    layer_scale: bool = False
 
     def resolve(self) -> Shape:
         """The five numbers of the shape, with explicit ones taking precedence over the named shape's."""
