@@ -1,0 +1,60 @@
+"""What a person or a script sees of the command line: one line for a mistake, clean JSON, exit status."""
+
+import json
+
+import pytest
+
+from scalevit import cli
+from scalevit.answer import Answer
+
+
+def test_help_names_every_verb(capsys):
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {verb} " in text for verb in cli.VERBS)
+    assert len(cli.VERBS) >= 12
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: scalevit {verb}" in text
+    assert len(text.splitlines()) > 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plam"], "nearest: plan"),
+        (["plan", "paper/G15"], "nearest presets: paper/G14"),
+        (["plan", "paper/G14", "--gpuz", "3"], "scalevit plan --help"),
+        (["plan", "demo", "model.pool=x"], "none of map, gap, token"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(words, said, capsys):
+    assert cli.main(words) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert said in streams.err
+    assert len(streams.err.splitlines()) == 1
+
+
+def test_several_mistakes_are_a_line_each(capsys):
+    assert cli.main(["plan", "demo", "model.pool=x", "train.batch=y"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_json_has_no_infinities(capsys):
+    cli._print(Answer("text", {"a": float("inf"), "b": [float("nan"), 1]}), as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1]}
+
+
+def test_python_names_are_all_there():
+    import scalevit
+
+    assert all(getattr(scalevit, name) is not None for name in scalevit.__all__)
+    with pytest.raises(AttributeError, match="no 'nonsense'"):
+        _ = scalevit.nonsense
