@@ -1,0 +1,45 @@
+"""The two losses of the paper's family: a sum over classes, then a mean over the batch, in fp32.
+
+Labels are either single, as integers (b,), or multi-hot, as floats (b, c), which may be soft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Labels = Int[Tensor, " b"] | Float[Tensor, "b c"]
+
+
+def sigmoid_xent_each(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, " b"]:
+    """Per image, the sum over classes of -y log σ(x) - (1 - y) log σ(-x) (paper App. C)."""
+    logits = logits.float()
+    if labels.is_floating_point():
+        return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").sum(dim=-1)
+    # -log σ(x) = softplus(-x): the right class enters with its sign turned, so nothing cancels.
+    right = logits.gather(-1, labels[:, None].long())
+    return F.softplus(logits.scatter(-1, labels[:, None].long(), -right)).sum(dim=-1)
+
+
+def softmax_xent_each(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, " b"]:
+    """Per image, -Σ y log softmax(x); multi-hot labels are taken as they are, not normalised."""
+    logits = logits.float()
+    if labels.is_floating_point():
+        return -(labels * F.log_softmax(logits, dim=-1)).sum(dim=-1)
+    return F.cross_entropy(logits, labels.long(), reduction="none")
+
+
+def sigmoid_xent(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, ""]:
+    """Mean over the batch of `sigmoid_xent_each`."""
+    return sigmoid_xent_each(logits, labels).mean()
+
+
+def softmax_xent(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, ""]:
+    """Mean over the batch of `softmax_xent_each`."""
+    return softmax_xent_each(logits, labels).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sigmoid": sigmoid_xent, "softmax": softmax_xent}
