@@ -59,6 +59,18 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Preprocessing:
+    """What a model's images went through, and travels with its weights: the short side resized to image / crop
+    pixels, the central square cut out, values in [0, 1] shifted by `mean` and divided by `std` (each of red,
+    green, blue). The defaults are the paper's (App. C): 256 → 224, values in [-1, 1]."""
+
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    interpolation: str = "bilinear"
+    crop: float = 0.875
+
+
+@dataclass(frozen=True)
 class Data:
     """Where images come from and what happens to them on the way.
 
