@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 #            width  depth   mlp  heads
 LETTERS: dict[str, tuple[int, int, int, int]] = {
@@ -96,6 +97,7 @@ class Shape:
         yield "fc2.kernel", (self.mlp, self.width)
         yield "fc2.bias", (self.width,)
 
+    @cache
     def parameters(self, image: int = 224, pool: str | None = None, classes: int = 0) -> int:
         """Exact number of parameters. Without pool and classes this is the trunk that the paper's Table 2
         prints ("Mio. Param"); `pool="map"` adds the attention pooling head, `classes` the classifier."""
@@ -120,6 +122,7 @@ class Shape:
         """Forward FLOPs of one image (multiply-add = 2). A training step costs three times as much."""
         return sum(self.flops_by_part(image, pool, classes).values())
 
+    @cache
     def optimizer_bytes(
         self, optimizer: str, image: int = 224, pool: str | None = None, classes: int = 0
     ) -> int:

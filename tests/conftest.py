@@ -9,7 +9,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("scalevit", "beartype.beartype")
+install_import_hook("scalevit", "typecheck.check")
 torch.set_num_threads(1)
 
 

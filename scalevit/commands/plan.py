@@ -1,0 +1,170 @@
+"""`scalevit plan`: what a run costs, or the best run for a budget."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from scalevit.answer import Answer
+from scalevit.config import dump, load
+
+SUMMARY = "What a run costs, or the best run for a budget, before anything is spent."
+
+KINDS = ("weights", "gradients", "optimizer", "copies", "activations", "logits")
+BACKWARD = ("days", "unique_images", "inference_gflops", "classes")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "forward: scalevit plan paper/G14 --devices 256 --device h200    "
+        "backward: scalevit plan --devices 64 --device h200 --days 7 --unique-images 3e8 --out run.yaml"
+    )
+    parser.add_argument(
+        "target", nargs="?", help="a preset or a run.yaml; none: find the best run for a budget"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the run")
+    parser.add_argument("--device", "--gpu", default="h100", help="which accelerator (h100)")
+    parser.add_argument("--devices", "--gpus", type=int, help="how many (1; for a budget 8)")
+    parser.add_argument("--mfu", type=float, help="share of the peak that training reaches, 0 to 1")
+    parser.add_argument("--price", type=float, help="money for one device and hour")
+    parser.add_argument("--days", type=float, help="budget: how long the devices are yours (7)")
+    parser.add_argument(
+        "--unique-images", "--images", type=float, help="budget: different images you have (1e9)"
+    )
+    parser.add_argument(
+        "--inference-gflops", type=float, help="budget: most forward GFLOPs an image may cost"
+    )
+    parser.add_argument("--classes", type=int, help="budget: classes of your labels (1000)")
+    parser.add_argument(
+        "--task", choices=("imagenet_10shot", "imagenet_finetune"), help="budget: what to be best at"
+    )
+    parser.add_argument("--out", type=Path, help="write the run as YAML, ready for `scalevit pretrain`")
+    parser.add_argument("--picture", type=Path, help="budget: draw the choice (png, pdf or svg)")
+    parser.add_argument(
+        "--groups", action="store_true", help="which parameter gets which decay and learning rate"
+    )
+
+
+def main(args: argparse.Namespace) -> Answer:
+    if args.groups:
+        return _groups(args)
+    return _forward(args) if args.target else _backward(args)
+
+
+def _forward(args: argparse.Namespace) -> Answer:
+    from scalevit.study.plan import plan
+
+    _refuse(args, (*BACKWARD, "picture", "task"), "is for a budget; leave the preset away")
+    run = load(args.target, args.overrides)
+    made = plan(run, device_name=args.device, devices=args.devices or 1, mfu=args.mfu, price=args.price)
+    if args.out:
+        _write(args.out, dump(run))
+    return Answer(forward_text(made), made.as_dict())
+
+
+def _backward(args: argparse.Namespace) -> Answer:
+    from dataclasses import asdict
+
+    from scalevit.study.budget import Budget, best, draw
+    from scalevit.study.plan import plan
+
+    names = (*BACKWARD, "device", "devices", "mfu", "task")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    budget = Budget(**given)
+    answer = best(budget)
+    made = plan(
+        answer.best.run, device_name=budget.device, devices=budget.devices, mfu=args.mfu, price=args.price
+    )
+    if args.out:
+        _write(args.out, dump(answer.best.run))
+    if args.picture:
+        draw(budget, answer, args.picture)
+    data = {
+        **asdict(answer),
+        "budget": asdict(budget),
+        "plan": made.as_dict(),
+        "run_yaml": dump(answer.best.run),
+    }
+    return Answer(backward_text(budget, answer) + "\n\n" + forward_text(made), data)
+
+
+def _groups(args: argparse.Namespace) -> Answer:
+    from scalevit.optim import group_table
+
+    if not args.target:
+        raise ValueError("--groups needs a preset or a run.yaml")
+    rows = group_table(load(args.target, args.overrides))
+    lines = [
+        f"{row['name']:<44} {row['group']:<8} decay {row['decay']:<8g} lr × {row['lr_scale']:g}"
+        for row in rows
+    ]
+    return Answer("\n".join(lines), {"parameters": rows})
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} {why}")
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {path.parent}")
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+# --------------------------------------------------------------------------- text
+
+
+def forward_text(made) -> str:
+    """A plan as a person reads it."""
+    from scalevit.study.plan import names_of
+
+    memory, speed = made.memory, made.speed
+    counts = ", ".join(
+        f"{value / 1e6:.1f} M {key.replace('_', ' ')}" for key, value in made.parameters.items()
+    )
+    kinds = ", ".join(f"{kind} {getattr(memory, kind):.1f}" for kind in KINDS)
+    share = "sharded over all" if memory.sharded else "whole on each"
+    money = "give --price to know" if made.cost is None else f"{made.cost:,.0f}"
+    lines = [
+        f"{made.run.name}: {names_of(made.shape)} at {made.run.model.image} pixels, {counts}",
+        f"  compute   {sum(made.flops.values()) / 1e9:.1f} GFLOPs an image forward, "
+        f"{made.train_flops:.3g} to train",
+        f"  run       {made.run.schedule.steps:,} steps × {made.run.train.batch:,} = "
+        f"{made.images:.3g} images seen",
+        f"  memory    {memory.total:.1f} of {made.device.memory:.0f} GiB on each {made.device.name}, "
+        f"weights {share}, micro-batch {memory.micro_batch}",
+        f"            {kinds}",
+        f"  speed     {speed.images_per_second:.0f} images/s on each of {made.devices}, "
+        f"MFU {speed.mfu:.0%} ({speed.source})",
+        f"  time      {made.hours:,.1f} hours = {made.hours / 24:,.1f} days; "
+        f"{made.kilowatt_hours:,.0f} kWh of the boards; cost {money}",
+    ]
+    lines += [
+        f"  expected  {task.replace('_', ' ')} error {100 * one.error:.1f} % "
+        f"({100 * one.low:.1f} to {100 * one.high:.1f}, 90 %), by the paper's tables, after data like JFT"
+        for task, one in made.expected.items()
+    ]
+    return "\n".join([*lines, *(f"  warning   {warning}" for warning in made.warnings)])
+
+
+def backward_text(budget, answer) -> str:
+    """The choice, its alternatives, and what each limit costs."""
+
+    def line(choice) -> str:
+        return (
+            f"{choice.name:<22} {choice.images:9.3g} images   expected error {100 * choice.error:5.2f} % "
+            f"({100 * choice.low:.1f} to {100 * choice.high:.1f})"
+        )
+
+    lines = [
+        f"{budget.devices} × {budget.device} for {budget.days:g} days, "
+        f"{budget.unique_images:.3g} unique images:",
+        f"  best      {line(answer.best)}",
+        *(f"  next      {line(choice)}" for choice in answer.others),
+        *(f"  with {name:<28} {100 * error:5.2f} %" for name, error in answer.prices.items()),
+    ]
+    return "\n".join(lines)

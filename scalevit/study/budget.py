@@ -1,0 +1,200 @@
+"""Backward planning: the best run that a budget buys, what the next ones would be, and what each limit costs.
+
+Every candidate shape spends the whole budget; the joint law of the paper's tables says what error it ends
+with; the smallest one that fits wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from scalevit.config import Data, Model, Optimizer, Run, Train
+from scalevit.schedule import Schedule
+from scalevit.shapes import LETTERS, Shape, shape
+from scalevit.study.devices import Device, device
+from scalevit.study.expect import paper_law
+from scalevit.study.plan import RESERVED, largest_that_fits, names_of, speed_of
+
+#: SoViT's exponents of the optimal width, depth and MLP in compute (arXiv 2305.13035, §3), and its anchor.
+SOVIT = {"width": 0.22, "depth": 0.45, "mlp": 0.6}
+ANCHOR = "So400m/14"
+#: A run shorter than this has no room for a warm-up and a cooldown.
+LEAST_STEPS = 1_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent: devices for some days. unique_images: how many different images there are.
+    inference_gflops: most forward GFLOPs an image may cost in use. mfu: None for measured or assumed."""
+
+    device: str = "h100"
+    devices: int = 8
+    days: float = 7.0
+    unique_images: float = 1e9
+    inference_gflops: float = float("inf")
+    mfu: float | None = None
+    classes: int = 1000
+    image: int = 224
+    task: str = "imagenet_10shot"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate that spends the whole budget: its run, images seen, and the error it should end with."""
+
+    name: str
+    run: Run
+    images: float
+    error: float
+    low: float
+    high: float
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best choice, the next two of other shapes, and the expected error with one limit moved."""
+
+    best: Choice
+    others: tuple[Choice, ...]
+    prices: dict[str, float]
+
+
+def best(budget: Budget) -> Answer:
+    """The run to do with this budget. Raises ValueError when no shape can be trained with it."""
+    _check(budget)
+    ranked = rank(budget)
+    if not ranked:
+        raise ValueError(
+            f"nothing trains within {budget.devices} × {budget.device} for {budget.days:g} days under these "
+            f"limits: even the smallest shape gets fewer than {LEAST_STEPS} steps, or exceeds memory or "
+            f"inference_gflops={budget.inference_gflops:g}"
+        )
+    return Answer(ranked[0], tuple(ranked[1:3]), prices(budget))
+
+
+def rank(budget: Budget) -> list[Choice]:
+    """Candidates that fit, best first, one for each shape."""
+    hardware = device(budget.device)
+    choices = (_choice(budget, hardware, name, candidate) for name, candidate in candidates())
+    return sorted((choice for choice in choices if choice and choice.fits), key=lambda choice: choice.error)
+
+
+def prices(budget: Budget) -> dict[str, float]:
+    """Best error with one limit moved at a time: what that limit costs, or what more of it would buy."""
+    moved = {
+        "half the time": replace(budget, days=budget.days / 2),
+        "twice the time": replace(budget, days=budget.days * 2),
+        "ten times the time": replace(budget, days=budget.days * 10),
+        "ten times the unique images": replace(budget, unique_images=budget.unique_images * 10),
+    }
+    if np.isfinite(budget.inference_gflops):
+        moved["no limit on inference"] = replace(budget, inference_gflops=float("inf"))
+    ranked = {name: rank(other) for name, other in moved.items()}
+    return {name: choices[0].error for name, choices in ranked.items() if choices}
+
+
+def candidates() -> Iterator[tuple[str, Shape]]:
+    """Named letters with the patch sizes in use, and shapes between them by SoViT's exponents."""
+    for letter in LETTERS:
+        for patch in (14, 16, 28, 32):
+            if letter != "mu":
+                yield f"{letter}/{patch}", shape(f"{letter}/{patch}")
+    anchor = shape(ANCHOR)
+    for compute in np.geomspace(1e-3, 30, 24):
+        for patch in (14, 16):
+            candidate = sovit(anchor, compute, patch)
+            yield names_of(candidate), candidate
+
+
+def sovit(anchor: Shape, compute: float, patch: int) -> Shape:
+    """The anchor moved to `compute` times its training compute, rounded to heads of 64 and MLPs of 64."""
+    width = max(128, 64 * round(anchor.width * compute ** SOVIT["width"] / 64))
+    depth = max(2, round(anchor.depth * compute ** SOVIT["depth"]))
+    mlp = max(128, 64 * round(anchor.mlp * compute ** SOVIT["mlp"] / 64))
+    return Shape(width, depth, mlp, heads=width // 64, patch=patch)
+
+
+def _choice(budget: Budget, hardware: Device, name: str, candidate: Shape) -> Choice | None:
+    """What the whole budget buys with this shape; None when it breaks a limit of the budget."""
+    flops = candidate.flops(budget.image, "map", budget.classes)
+    speed = speed_of(candidate, flops, hardware, budget.mfu)
+    images = speed.images_per_second * budget.devices * budget.days * 86_400
+    run = recipe(budget, name, candidate, images)
+    if run is None or flops > budget.inference_gflops * 1e9:
+        return None
+    memory = largest_that_fits(run, candidate, hardware, budget.devices)
+    seen = float(run.schedule.steps) * run.train.batch
+    unique = min(budget.unique_images, seen)
+    expected = paper_law(budget.task).expect(candidate.flops(budget.image), seen, unique)
+    fits = memory.total <= hardware.memory * (1 - RESERVED)
+    return Choice(name, run, seen, expected.error, expected.low, expected.high, fits)
+
+
+def recipe(budget: Budget, name: str, candidate: Shape, images: float) -> Run | None:
+    """The paper's recipe stretched over `images`: batch 4096 below g and 16384 from there (App. B), smaller
+    ones only where the run would have too few steps; warm-up and cooldown keep their share of short runs."""
+    wanted = 16_384 if candidate.width >= 1408 else 4096
+    fitting = [size for size in (wanted, 4096, 1024) if size <= wanted and size % budget.devices == 0]
+    batch = next((size for size in fitting if images / size >= 20_000), fitting[-1] if fitting else 0)
+    steps = int(images // batch) if batch else 0
+    if steps < LEAST_STEPS:
+        return None
+    warmup = min(10_000, steps // 10)
+    named = name.partition("/")[0] in LETTERS
+    base = name if named else f"B/{candidate.patch}"
+    numbers = {} if named else {key: getattr(candidate, key) for key in ("width", "depth", "mlp", "heads")}
+    return Run(
+        name=f"plan-{name.replace('/', '').replace('×', 'x').replace(', MLP ', '-')}",
+        model=replace(Model(shape=base, image=budget.image, classes=budget.classes), **numbers),
+        data=Data(source="", images=int(min(budget.unique_images, images)), transform="inception"),
+        optimizer=Optimizer(),
+        schedule=Schedule(
+            steps=steps, warmup=warmup, timescale=max(1, warmup), cooldown=min(50_000, steps // 5)
+        ),
+        train=Train(batch=batch, save_every=max(100, min(5_000, steps // 50))),
+    )
+
+
+def _check(budget: Budget) -> None:
+    for name in ("devices", "days", "unique_images", "inference_gflops", "classes"):
+        value = getattr(budget, name)
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, found {value:g}")
+    device(budget.device)
+
+
+def draw(budget: Budget, answer: Answer, path: Path) -> None:
+    """Contours of the expected error over size and images seen, the budget's line, and the choice on it."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    law = paper_law(budget.task)
+    flops, seen = np.geomspace(5e8, 5e12, 60), np.geomspace(1e7, 1e11, 60)
+    error = np.array([[100 * law.error(f, n, min(n, budget.unique_images)) for f in flops] for n in seen])
+    figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    lines = axes.contour(
+        flops / 1e9, seen / 1e6, error, levels=[8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80], cmap="viridis"
+    )
+    axes.clabel(lines, fmt="%.0f %%", fontsize=8)
+    own = answer.best.run.model.resolve().flops(budget.image)
+    axes.plot(flops / 1e9, own / flops * answer.best.images / 1e6, "k--", lw=1, label="the budget")
+    axes.plot(
+        own / 1e9,
+        answer.best.images / 1e6,
+        "ko",
+        label=f"{answer.best.name}, {100 * answer.best.error:.1f} %",
+    )
+    axes.set(
+        xscale="log", yscale="log", xlabel="forward GFLOPs of one image", ylabel="images seen (millions)",
+        ylim=(10, 1e5), title=f"expected error, {budget.task.replace('_', ' ')}",
+    )  # fmt: skip
+    axes.legend(frameon=False)
+    figure.savefig(path)
+    plt.close(figure)

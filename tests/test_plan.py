@@ -1,0 +1,176 @@
+"""Plans against published numbers, against closed forms, and against the machine half."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalevit import cli
+from scalevit.config import load
+from scalevit.presets import PRESETS
+from scalevit.shapes import Shape, shape
+from scalevit.study.budget import ANCHOR, Budget, best, rank, sovit
+from scalevit.study.devices import DEVICES
+from scalevit.study.expect import Runs, fit_joint, paper_law, published
+from scalevit.study.plan import memory_of, names_of, plan
+
+
+def test_the_giant_has_the_published_numbers():
+    made = plan(load("paper/G14"), device_name="h200", devices=256)
+    facts = json.loads(json.dumps(cli._finite(made.as_dict())))
+    assert facts["parameters_millions"]["trunk"] == 1842.8
+    assert facts["parameters_millions"]["with_map"] == 1881.1
+    assert made.images == pytest.approx(20.5e9, rel=0.01)
+    trunk = sum(value for part, value in made.flops.items() if part not in ("pool", "head"))
+    assert trunk / 1e9 == pytest.approx(965.3, rel=0.02)
+
+
+def test_time_is_work_over_speed():
+    made = plan(load("paper/L16"), device_name="a100", devices=8, mfu=0.5, price=2.0)
+    assert made.hours == pytest.approx(made.train_flops / (8 * 0.5 * 312e12) / 3600)
+    assert made.cost == pytest.approx(made.hours * 16)
+    assert made.kilowatt_hours == pytest.approx(made.hours * 8 * 0.4)
+
+
+def test_a_measured_speed_is_preferred_and_says_so():
+    run = load("paper/g14", ["model.classes=0"])
+    made = plan(run, device_name="h100")
+    assert made.speed.source.startswith("measured: NVIDIA NeMo")
+    assert made.speed.images_per_second == pytest.approx(178.5, rel=0.01)
+    assert plan(load("paper/B16")).speed.source.startswith("assumed")
+
+
+@pytest.mark.parametrize("name", ["demo", "paper/Ti16", "i1k/S16"])
+@pytest.mark.parametrize("extra", [[], ["model.registers=4", "model.qk_norm=true", "model.pre_logits=true"]])
+def test_parameters_agree_with_the_machine_half(name, extra):
+    from scalevit.model import ViT
+
+    run = load(name, extra)
+    built = ViT(run.model, device="meta")
+    assert plan(run).parameters["total"] == sum(p.numel() for p in built.parameters())
+
+
+def test_memory_by_kind_adds_up_and_shards():
+    run = load("paper/G14")
+    giant = run.model.resolve()
+    whole, shared = memory_of(run, giant, 8, 1), memory_of(run, giant, 8, 64)
+    parts = ("weights", "gradients", "optimizer", "copies", "activations", "logits")
+    assert whole.total == pytest.approx(sum(getattr(whole, part) for part in parts))
+    assert shared.weights == pytest.approx(whole.weights / 64)
+    assert shared.activations == whole.activations
+    # paper §3.4: parameters of G take 8 GiB in fp32 with the classifier, Adafactor adds half of that
+    assert whole.weights == pytest.approx(7.2, abs=0.1)
+    assert whole.optimizer / whole.weights == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_does_not_fit_is_said():
+    made = plan(load("paper/G14"), device_name="l4")
+    assert not made.fits
+    assert any("does not fit" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize("task", ["imagenet_10shot", "imagenet_finetune"])
+def test_the_joint_law_follows_the_tables(task):
+    runs, law = published(task), paper_law(task)
+    ours = np.array([law.error(*row) for row in zip(runs.flops, runs.seen, runs.unique)])
+    assert len(ours) > 200
+    assert np.sqrt(np.mean(np.log(ours / runs.error) ** 2)) < 0.065
+
+
+def test_intervals_hold_for_models_the_law_has_not_seen():
+    runs = published("imagenet_10shot")
+    small = ~np.isin(runs.model, ["g/14", "G/14"])
+    law = fit_joint(Runs(*(column[small] for column in dataclasses.astuple(runs))))
+    inside = []
+    for flops, seen, unique, error in zip(*(c[~small] for c in dataclasses.astuple(runs)[1:])):
+        expected = law.expect(flops, seen, unique)
+        assert "model size" in expected.beyond
+        inside.append(expected.low <= error <= expected.high)
+    assert len(inside) >= 7
+    assert np.mean(inside) >= 0.9
+
+
+def test_a_planted_joint_law_is_found_again():
+    law, runs = paper_law("imagenet_10shot"), published("imagenet_10shot")
+    truth = np.array([law.error(*row) for row in zip(runs.flops, runs.seen, runs.unique)])
+    again = fit_joint(Runs(runs.model, runs.flops, runs.seen, runs.unique, truth))
+    assert again.error(5e11, 2e10, 3e9) == pytest.approx(law.error(5e11, 2e10, 3e9), rel=0.01)
+
+
+def test_the_best_run_spends_the_budget_and_is_the_best():
+    budget = Budget("h200", 64, 7, 3e8)
+    answer = best(budget)
+    made = plan(answer.best.run, device_name="h200", devices=64)
+    assert made.hours == pytest.approx(7 * 24, rel=0.01)
+    assert all(answer.best.error <= choice.error for choice in rank(budget))
+    assert len(answer.others) == 2
+    assert answer.prices["ten times the unique images"] < answer.best.error
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from(sorted(DEVICES)), st.sampled_from([1, 8, 64]), st.floats(2, 30))
+def test_more_time_is_never_worse(name, devices, days):
+    less, more = (rank(Budget(name, devices, d, 1e9)) for d in (days, 2 * days))
+    if less:
+        assert more[0].error <= less[0].error * 1.0001
+
+
+def test_an_inference_limit_is_kept():
+    answer = best(Budget("h100", 8, 7, 1e9, inference_gflops=10))
+    assert answer.best.run.model.resolve().flops() <= 10e9
+    assert answer.prices["no limit on inference"] <= answer.best.error
+
+
+def test_sovit_scales_from_its_anchor():
+    anchor = shape(ANCHOR)
+    assert sovit(anchor, 1.0, 14) == Shape(1152, 27, 4288, 18, 14)
+    larger = sovit(anchor, 10.0, 14)
+    assert larger.depth / anchor.depth == pytest.approx(10**0.45, rel=0.03)
+    assert names_of(anchor) == "So400m/14"
+
+
+def test_the_written_run_is_the_one_that_pretrain_reads(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    words = [
+        "plan",
+        "--gpus",
+        "64",
+        "--gpu",
+        "h200",
+        "--days",
+        "7",
+        "--unique-images",
+        "3e8",
+        "--out",
+        str(path),
+    ]
+    assert cli.main([*words, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    run = load(str(path))
+    assert run.schedule.steps == data["best"]["run"]["schedule"]["steps"]
+    assert run.data.images == 300_000_000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--days", "0.0000001"], "nothing trains within"),
+        (["--days", "-1"], "days must be positive"),
+        (["--gpu", "h2000"], "unknown device 'h2000'; known: h200"),
+        (["paper/G14", "--days", "3"], "--days is for a budget"),
+        (["paper/G14", "--mfu", "35"], "between 0 and 1"),
+        (["paper/G14", "--out", "/nowhere/run.yaml"], "there is no folder"),
+    ],
+)
+def test_impossible_wishes_are_one_line(words, said, capsys):
+    assert cli.main(["plan", *words]) == 2
+    streams = capsys.readouterr()
+    assert said in streams.err
+    assert len(streams.err.splitlines()) == 1
+
+
+def test_every_preset_can_be_planned():
+    assert all(plan(run).hours > 0 for run in PRESETS.values())
