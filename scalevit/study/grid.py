@@ -1,0 +1,399 @@
+"""A study's grid: what is varied, the runs that follow from it, and what each of them costs beforehand.
+
+Runs that differ only in how long they last share their past. One *trunk* trains on the plateau of a schedule
+without a horizon (paper §3.5), and every duration is a *branch* that starts from the trunk's checkpoint and
+cools down. A branch equals the same run trained from scratch, bit for bit; only the bill is smaller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from scalevit import config, schedule
+
+#: Forward and backward pass of one image, in forward passes.
+TRAINING = 3.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One value of an axis: a name, and the overrides of the base run that it stands for."""
+
+    name: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A study. base: preset or YAML file of the run that everything is a change of. images: unique images,
+    0 for endlessly new ones. durations: steps, cooldown included. cooldown: its share of each duration.
+    dataset, shots: the probe whose error the law is fitted to."""
+
+    name: str = "study"
+    base: str = "demo"
+    overrides: tuple[str, ...] = ()
+    models: tuple[Variant, ...] = (Variant(),)
+    recipes: tuple[Variant, ...] = (Variant(),)
+    images: tuple[int, ...] = (0,)
+    durations: tuple[int, ...] = ()
+    cooldown: float = 0.2
+    seeds: tuple[int, ...] = (0,)
+    dataset: str = "digits"
+    shots: int = 10
+
+
+@dataclass(frozen=True)
+class Node:
+    """One process of a study. steps: what it trains itself. at: where it leaves its trunk (0: from scratch).
+    duration: steps since the very start. flops: of training these `steps`; scratch: of all `duration`."""
+
+    name: str
+    kind: Literal["trunk", "branch", "whole"]
+    run: config.Run
+    model: str
+    recipe: str
+    images: int
+    seed: int
+    after: str | None
+    at: int
+    steps: int
+    duration: int
+    flops: float
+    scratch: float
+
+
+def _sizes(*shapes: tuple[int, int]) -> tuple[Variant, ...]:
+    """Demo models as width × depth, head width 32."""
+    return tuple(
+        Variant(
+            f"{width}x{depth}",
+            (f"model.width={width}", f"model.depth={depth}", f"model.mlp={4 * width}",
+             f"model.heads={max(1, width // 32)}"),
+        )
+        for width, depth in shapes
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Spec] = {
+    "demo": Spec(
+        name="demo",
+        models=_sizes((32, 2), (64, 3), (96, 4)),
+        images=(2_048, 0),
+        durations=(150, 300, 600),
+        cooldown=0.25,
+    ),
+    "demo-small": Spec(
+        name="demo-small",
+        overrides=("schedule.warmup=5", "train.batch=32"),
+        models=_sizes((32, 1), (32, 2), (64, 2)),
+        images=(256, 0),
+        durations=(16, 32, 64),
+        cooldown=0.25,
+    ),
+}
+
+# --------------------------------------------------------------------------- in and out
+
+
+def load(target: str, overrides: Sequence[str] = ()) -> Spec:
+    """The study that a preset's name or a YAML file describes; `overrides` change its base run.
+
+    Raises `config.Mistakes` with every mistake of the study and of its runs at once."""
+    if target in PRESETS:
+        spec = PRESETS[target]
+    elif Path(target).is_file():
+        spec = read(Path(target))
+    else:
+        near = config.nearest(target, [*PRESETS])
+        raise ValueError(f"no study and no file called {target!r}; nearest studies: {', '.join(near)}")
+    spec = replace(spec, overrides=(*spec.overrides, *overrides))
+    expand(spec)
+    return spec
+
+
+def read(path: Path) -> Spec:
+    """The study in a YAML file. Models and recipes are lists of {name: …, section.key: value, …}."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds no study: expected keys such as 'models:' and 'durations:'")
+    mistakes: list[str] = []
+    axes = {key: _variants(key, tree.pop(key), mistakes) for key in ("models", "recipes") if key in tree}
+    tree["overrides"] = _assignments(tree.get("overrides", []))
+    beside = path.parent / str(tree.get("base", ""))
+    if "base" in tree and tree["base"] and beside.is_file():
+        tree["base"] = str(beside)
+    spec = config.from_dict(Spec, tree, mistakes)
+    if mistakes or spec is None:
+        raise config.Mistakes([f"{path}: {mistake}" for mistake in mistakes])
+    return replace(spec, **axes)
+
+
+def dump(spec: Spec) -> str:
+    """The study as YAML that `read` reads back to an equal study."""
+    import yaml
+
+    tree = config.to_dict(spec)
+    for axis in ("models", "recipes"):
+        tree[axis] = [_mapping(variant) for variant in tree[axis]]
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def _mapping(variant: dict[str, Any]) -> dict[str, Any]:
+    import yaml
+
+    pairs = (override.partition("=") for override in variant["overrides"])
+    return {"name": variant["name"]} | {key: yaml.safe_load(text) for key, _, text in pairs}
+
+
+def _variants(axis: str, items: Any, mistakes: list[str]) -> tuple[Variant, ...]:
+    """Variants from a list of mappings; a model's bare keys (`width: 64`) are keys of the section model."""
+    found: list[Variant] = []
+    for item in items if isinstance(items, list) else [items]:
+        if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
+            mistakes.append(f"{axis}: expected name: … and section.key: value, found {item!r}")
+            continue
+        pairs = {_key(axis, key): value for key, value in item.items() if key != "name"}
+        found.append(Variant(item["name"], _assignments(pairs)))
+    names = [variant.name for variant in found]
+    mistakes += [f"{axis}: two are called {name!r}" for name in {*names} if names.count(name) > 1]
+    return tuple(found) or (Variant(),)
+
+
+def _key(axis: str, key: str) -> str:
+    return f"model.{key}" if axis == "models" and "." not in key else key
+
+
+def _assignments(pairs: Any) -> tuple[str, ...]:
+    if isinstance(pairs, Mapping):
+        return tuple(f"{key}={json.dumps(value)}" for key, value in pairs.items())
+    return tuple(pairs) if isinstance(pairs, list | tuple) else (pairs,)
+
+
+# --------------------------------------------------------------------------- from the grid to its nodes
+
+
+def expand(spec: Spec, runs: Path | str = "runs") -> list[Node]:
+    """Every node of the study, trunks before their branches; `runs` is the folder that holds the runs'
+    folders. Raises `config.Mistakes` with the mistakes of all runs."""
+    mistakes = _mistakes(spec)
+    nodes: list[Node] = []
+    if not mistakes:
+        axes = itertools.product(spec.models, spec.recipes, spec.images, spec.seeds)
+        for model, recipe, images, seed in axes:
+            try:
+                nodes += _family(spec, model, recipe, images, seed, Path(runs))
+            except config.Mistakes as error:
+                mistakes += [line for line in error.mistakes if line not in mistakes]
+    if mistakes:
+        raise config.Mistakes(mistakes)
+    return nodes
+
+
+def _mistakes(spec: Spec) -> list[str]:
+    found = []
+    if not spec.durations or min(spec.durations) < 1:
+        found.append("durations: name at least one number of steps, e.g. [100, 200, 400]")
+    if not 0 < spec.cooldown <= 1:
+        found.append(f"cooldown: a share of each duration in (0, 1], found {spec.cooldown}")
+    for axis in ("images", "durations", "seeds"):
+        values = getattr(spec, axis)
+        if len({*values}) < len(values):
+            found.append(f"{axis}: the same value twice in {list(values)}")
+    for variant in (*spec.models, *spec.recipes):
+        if not all(letter.isalnum() or letter in "._x-+" for letter in variant.name):
+            found.append(f"name {variant.name!r}: letters, digits and . _ - + only; it names a folder")
+    return found
+
+
+def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int, runs: Path) -> list[Node]:
+    """The nodes that differ only in their duration."""
+    axes = (f"data.images={images}", f"train.seed={seed}")
+    run = config.load(spec.base, (*spec.overrides, *model.overrides, *recipe.overrides, *axes))
+    parts = (model.name, recipe.name, _count(images), f"seed{seed}" if len(spec.seeds) > 1 else "")
+    stem = "-".join(part for part in parts if part)
+    family = _Family(run, stem, model.name or run.model.shape, recipe.name, images, seed)
+    points = {steps: steps - max(1, round(spec.cooldown * steps)) for steps in sorted(spec.durations)}
+    shares = run.schedule.name in ("rsqrt", "constant") and len(points) > 1
+    if not shares:
+        return [family.whole(steps, steps - at) for steps, at in points.items()]
+    mistakes = [
+        f"durations: {steps} steps branch off at {at}, inside the warm-up of {run.schedule.warmup}"
+        for steps, at in points.items()
+        if at < run.schedule.warmup
+    ]
+    if mistakes:
+        raise config.Mistakes(mistakes)
+    trunk = family.trunk(tuple(points.values()))
+    return [trunk, *(family.branch(trunk, runs, steps, at) for steps, at in points.items())]
+
+
+@dataclass(frozen=True)
+class _Family:
+    run: config.Run
+    stem: str
+    model: str
+    recipe: str
+    images: int
+    seed: int
+
+    def whole(self, steps: int, cooldown: int) -> Node:
+        """A run of its own, for a schedule that knows where it ends or a duration with nothing to share."""
+        shares = self.run.schedule.name in ("rsqrt", "constant")
+        plan = replace(self.run.schedule, steps=steps, cooldown=cooldown if shares else 0)
+        return self._node("whole", f"{self.stem}-{steps}", replace(self.run, schedule=plan), None, 0, steps)
+
+    def trunk(self, points: tuple[int, ...]) -> Node:
+        """The shared past: no cooldown, no evaluation, a checkpoint kept at every branch point."""
+        run = replace(
+            self.run,
+            schedule=replace(self.run.schedule, steps=points[-1], cooldown=0),
+            train=replace(self.run.train, keep_at=points, eval_every=0),
+            probe=replace(self.run.probe, datasets=()),
+        )
+        return self._node("trunk", f"{self.stem}-trunk", run, None, 0, points[-1])
+
+    def branch(self, trunk: Node, runs: Path, steps: int, at: int) -> Node:
+        run = replace(
+            self.run,
+            schedule=schedule.branch(trunk.run.schedule, at, steps - at),
+            branch=config.Branch(trunk=str(runs / trunk.name), step=at),
+        )
+        return self._node("branch", f"{self.stem}-{steps}", run, trunk.name, at, steps)
+
+    def _node(self, kind: Any, name: str, run: config.Run, after: str | None, at: int, duration: int) -> Node:
+        run = replace(run, name=name)
+        mistakes = config.validate(run)
+        if mistakes:
+            raise config.Mistakes(mistakes)
+        per_step = step_flops(run)
+        return Node(
+            name, kind, run, self.model, self.recipe, self.images, self.seed, after, at,
+            steps=duration - at, duration=duration,
+            flops=per_step * (duration - at), scratch=per_step * duration,
+        )  # fmt: skip
+
+
+def step_flops(run: config.Run) -> float:
+    """FLOPs of one optimizer step: forward and backward of a batch, multiply-add = 2."""
+    model = run.model
+    forward = model.resolve().flops(model.image, model.pool, model.classes)
+    return TRAINING * forward * run.train.batch
+
+
+def _count(images: int) -> str:
+    """A number of images as part of a folder's name: 2048 → 2048, 300000 → 300k, 0 → fresh."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if images and images % size == 0:
+            return f"{images // size}{letter}"
+    return str(images) if images else "fresh"
+
+
+# --------------------------------------------------------------------------- cost
+
+
+@dataclass(frozen=True)
+class Bill:
+    """FLOPs of training: with shared trunks, and what the same runs would cost one by one."""
+
+    shared: float
+    separate: float
+
+    @property
+    def share(self) -> float:
+        """Part of the separate cost that remains to be paid."""
+        return self.shared / self.separate if self.separate else 1.0
+
+
+def bill(nodes: Iterable[Node]) -> Bill:
+    """What the study costs, and what it would without trunks."""
+    nodes = [*nodes]
+    separate = sum(node.scratch for node in nodes if node.kind != "trunk")
+    return Bill(sum(node.flops for node in nodes), separate)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One line of a timetable, in seconds."""
+
+    node: Node
+    slot: int
+    start: float
+    end: float
+
+
+def timetable(nodes: Sequence[Node], slots: int, speed: float, startup: float = 3.0) -> list[Slot]:
+    """When each node would run on `slots` slots of `speed` FLOP/s, `startup` seconds each to begin.
+
+    The launcher's own rule: whenever a slot is free, the ready node with the most work behind it starts.
+    A branch is ready when its trunk has passed the branch point, not only when the trunk has ended."""
+    urgency = urgencies(nodes)
+    free = [0.0] * slots
+    placed: dict[str, Slot] = {}
+    waiting = {node.name: node for node in nodes}
+    while waiting:
+        slot = min(range(slots), key=free.__getitem__)
+        ready = {name: _ready(node, placed, startup) for name, node in waiting.items()}
+        now = max(free[slot], min(ready.values()))
+        name = max((name for name, when in ready.items() if when <= now), key=urgency.__getitem__)
+        node = waiting.pop(name)
+        placed[name] = Slot(node, slot, now, now + startup + node.flops / speed)
+        free[slot] = placed[name].end
+    return [*placed.values()]
+
+
+def _ready(node: Node, placed: Mapping[str, Slot], startup: float) -> float:
+    if node.after is None:
+        return 0.0
+    trunk = placed.get(node.after)
+    if trunk is None:
+        return float("inf")
+    training = trunk.end - trunk.start - startup
+    return trunk.start + startup + training * node.at / trunk.node.duration
+
+
+def urgencies(nodes: Iterable[Node]) -> dict[str, float]:
+    """FLOPs between the start of a node and the end of the longest chain through it."""
+    nodes = [*nodes]
+    after: dict[str, float] = {}
+    for node in nodes:
+        if node.after is not None:
+            after[node.after] = max(after.get(node.after, 0.0), node.flops)
+    return {node.name: node.flops + after.get(node.name, 0.0) for node in nodes}
+
+
+def facts(node: Node) -> dict[str, Any]:
+    """The node as plain values, for tables and JSON."""
+    kept = (
+        "name",
+        "kind",
+        "model",
+        "recipe",
+        "images",
+        "seed",
+        "after",
+        "at",
+        "steps",
+        "duration",
+        "flops",
+        "scratch",
+    )
+    tree = {name: getattr(node, name) for name in kept}
+    shape = node.run.model.resolve()
+    model = node.run.model
+    return tree | {
+        "parameters": shape.parameters(model.image, model.pool, model.classes),
+        "forward_flops": shape.flops(model.image, model.pool, model.classes),
+        "batch": node.run.train.batch,
+        "shape": dataclasses.asdict(shape),
+    }
