@@ -1,0 +1,141 @@
+"""Batch number `step` of a run: a pure function of the step, whatever the devices and workers.
+
+batches = Batches(source, order, batch=4096, rank=0, world=8, workers=4)
+for step, batch in batches.iter_from(12_000):        # resuming costs nothing
+    loss(model(as_floats(batch.images.to(device))), batch.labels.to(device))
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from scalevit.data.order import Order
+
+#: A finite source that renders its images and fits in this many bytes is rendered once and kept.
+KEEP_BYTES = 256 * 2**20
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Images ready for the model, by index. `positions` key the random crops; a renderer ignores them."""
+
+    @property
+    def samples(self) -> int:
+        """How many there are; 0 means endless."""
+        ...
+
+    @property
+    def keeps(self) -> bool:
+        """Whether an index always gives the same pixels, dear to make, so that they are worth keeping."""
+        ...
+
+    def images(self, indices: np.ndarray, positions: np.ndarray) -> Tensor:
+        """uint8 (n, side, side, 3)."""
+        ...
+
+    def labels(self, indices: np.ndarray) -> Tensor:
+        """int64 (n,) or multi-hot float32 (n, classes)."""
+        ...
+
+
+class Batch(NamedTuple):
+    """One device's share of a step. positions: which images of the run these are."""
+
+    images: UInt8[Tensor, "b h w 3"]
+    labels: Tensor
+    positions: Int64[np.ndarray, " b"]
+
+
+def as_floats(images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+    """Pixels as the model takes them: channels first, [-1, 1] (paper.md §2). Call it on the device."""
+    return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1
+
+
+class Batches:
+    """Every batch of a run, by its step.
+
+    batch counts images over all `world` devices; this one takes the share number `rank`. workers=0 makes
+    batches in the calling thread when they are asked for; otherwise that many threads work ahead.
+    `stalled` and `elapsed` are seconds: how long the caller waited, out of how long it has been iterating."""
+
+    def __init__(
+        self, source: Source, order: Order, *, batch: int, rank: int = 0, world: int = 1, workers: int = 0
+    ) -> None:
+        if batch % world:
+            raise ValueError(f"a batch of {batch} images cannot be shared evenly by {world} devices")
+        assert 0 <= rank < world
+        self.source, self.order, self.batch, self.rank, self.world = source, order, batch, rank, world
+        self.workers = workers
+        self.stalled = self.elapsed = 0.0
+        self._kept: Tensor | None = None
+
+    def __getitem__(self, step: int) -> Batch:
+        """This rank's share of the batch of `step`, counted from 0; any step, in any order, at equal cost."""
+        share = self.batch // self.world
+        first = step * self.batch + self.rank * share
+        positions = np.arange(first, first + share, dtype=np.int64)
+        _, indices = self.order.at(positions)
+        return Batch(self._images(indices, positions), self.source.labels(indices), positions)
+
+    def iter_from(self, step: int) -> Iterator[tuple[int, Batch]]:
+        """(step, batch) for this step and all that follow, endlessly."""
+        ahead = self._ahead(step) if self.workers else ((s, self[s]) for s in _count(step))
+        began = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            pair = next(ahead)
+            now = time.perf_counter()
+            self.stalled, self.elapsed = self.stalled + now - asked, self.elapsed + now - began
+            began = now
+            yield pair
+
+    @property
+    def stall_share(self) -> float:
+        """The part of the time, 0 to 1, that the caller spent waiting for images."""
+        return self.stalled / self.elapsed if self.elapsed else 0.0
+
+    def _ahead(self, step: int) -> Iterator[tuple[int, Batch]]:
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="scalevit-data")
+        queue: deque[tuple[int, Future[Batch]]] = deque()
+        try:
+            for following in _count(step):
+                queue.append((following, pool.submit(self.__getitem__, following)))
+                if len(queue) > 2 * self.workers:
+                    ready, future = queue.popleft()
+                    yield ready, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _images(self, indices: np.ndarray, positions: np.ndarray) -> Tensor:
+        if self._kept is None and self._worth_keeping():
+            self._kept = self._render_all()
+        if self._kept is not None:
+            return self._kept[torch.from_numpy(indices)]
+        return self.source.images(indices, positions)
+
+    def _worth_keeping(self) -> bool:
+        if not (self.source.keeps and self.order.images and not self.order.samples):
+            return False
+        one = self.source.images(np.zeros(1, np.int64), np.zeros(1, np.int64))
+        return self.order.images * one.numel() <= KEEP_BYTES
+
+    def _render_all(self) -> Tensor:
+        every = np.arange(self.order.images, dtype=np.int64)
+        return torch.cat(
+            [self.source.images(part, part) for part in np.array_split(every, len(every) // 256 + 1)]
+        )
+
+
+def _count(step: int) -> Iterator[int]:
+    while True:
+        yield step
+        step += 1

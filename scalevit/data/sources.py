@@ -1,0 +1,69 @@
+"""From the words of a configuration to a source of images: only this file knows which kinds there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from scalevit.config import Data, nearest
+from scalevit.data.loader import Batches, Source
+from scalevit.data.order import Order
+
+FAMILIES = ("strokes", "atoms", "fractals")
+
+
+class Rendered:
+    """A procedural family as a source: endless, and the same pixels for the same index."""
+
+    samples = 0
+    keeps = True
+
+    def __init__(self, family: str, classes: int, side: int, seed: int, palette: float) -> None:
+        from scalevit.data.procedural import Procedural
+
+        self._family = Procedural(family, classes, side, seed, palette)
+
+    def images(self, indices: np.ndarray, positions: np.ndarray) -> Tensor:
+        return self._family.images(indices)
+
+    def labels(self, indices: np.ndarray) -> Tensor:
+        return self._family.labels(indices)
+
+
+def open_source(data: Data, *, image: int, classes: int) -> Source:
+    """The source that `data` names, giving images of `image` pixels a side and labels below `classes`.
+
+    Raises ValueError when there is no such family or path, or when its labels do not fit."""
+    return OPENERS[_form(data.source)](data, image, classes)
+
+
+def order_of(data: Data, source: Source) -> Order:
+    """The order in which a run sees the images of `source`."""
+    return Order(source.samples, data.images, data.seed)
+
+
+def batches_of(data: Data, *, image: int, classes: int, batch: int, rank: int = 0, world: int = 1) -> Batches:
+    """Source, order and loader in one call: what a training run needs."""
+    source = open_source(data, image=image, classes=classes)
+    return Batches(source, order_of(data, source), batch=batch, rank=rank, world=world, workers=data.workers)
+
+
+def _form(source: str) -> str:
+    """Which kind of source a word or an address is."""
+    if source in FAMILIES:
+        return "procedural"
+    near = ", ".join(nearest(source, FAMILIES))
+    raise ValueError(f"data.source={source!r} is neither a path nor a procedural family; nearest: {near}")
+
+
+def _open_procedural(data: Data, image: int, classes: int) -> Source:
+    if classes < 1:
+        raise ValueError(f"data.source={data.source} is labelled: it needs model.classes of at least 1")
+    if data.transform != "none":
+        raise ValueError(f"data.transform={data.transform} is for stores of photographs; use none")
+    return Rendered(data.source, classes, image, data.seed, data.palette)
+
+
+OPENERS: dict[str, Callable[[Data, int, int], Source]] = {"procedural": _open_procedural}
