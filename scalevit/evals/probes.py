@@ -1,0 +1,244 @@
+"""What frozen features are worth: closed-form ridge few-shot, kNN, nearest class mean, logistic regression.
+
+Arrays in, numbers out; no torch. The ridge probe is that of the paper (App. D and the authors' code):
+features standardised with the support set's mean and standard deviation (+ 1e-5), a constant feature of 100,
+targets ±1, (XᵀX + λI)⁻¹XᵀY. Two things make all λ cheap and float32 products safe:
+
+- Standardised columns sum to zero over the support set, so the constant feature is orthogonal to the others
+  and its weight has a closed form of its own: its huge eigenvalue never meets the rest.
+- The smaller Gram matrix is decomposed once, with eigenvalues e. A λ shrinks direction k by eₖ / (eₖ + λ);
+  over the grid of λ that matrix has a small numerical rank, so many λ cost fewer products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from scalevit.evals.draws import ALL, balanced
+
+#: (x_train, y_train, x_test, y_test) to an accuracy.
+Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
+
+CONSTANT = 100.0
+STD_FLOOR = 1e-5
+#: 2⁻¹⁰ … 2²⁰; the paper's own is 2¹⁰.
+L2_GRID = tuple(2.0**k for k in range(-10, 21))
+
+#: Elements of the largest temporary array of scores (float32: 256 MiB).
+_CHUNK = 1 << 26
+#: Error allowed to the low-rank form of the shrinkage: what float32 products round off anyway.
+_RANK_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A fitted ridge probe for every λ at once.
+
+    classes (c,); mean, inverse_std (d,); directions (d, k): eigenvectors of the standardised XᵀX with
+    eigenvalues spectrum (k,); targets (k, c): XᵀY in their basis; counts (c,): examples of each class."""
+
+    classes: np.ndarray
+    mean: np.ndarray
+    inverse_std: np.ndarray
+    directions: np.ndarray
+    spectrum: np.ndarray
+    targets: np.ndarray
+    counts: np.ndarray
+
+    def scores(self, x: np.ndarray, l2: np.ndarray) -> Iterator[np.ndarray]:
+        """Chunks (rows, λ, c) of scores of features x (n, d), in order, float32, in `_unit`s of each λ."""
+        left, right = _factors(self.spectrum, l2)
+        rank = left.shape[1]
+        weights = self.targets / self.spectrum[:, None]
+        columns = (left[:, :, None] * weights[:, None, :]).reshape(len(left), -1).astype(np.float32)
+        bias = self._bias(l2).astype(np.float32)
+        right, directions = right.astype(np.float32), self.directions.astype(np.float32)
+        mean, scale = self.mean.astype(np.float32), self.inverse_std.astype(np.float32)
+        rows = max(1, _CHUNK // (len(self.classes) * (rank + len(l2))))
+        for start in range(0, len(x), rows):
+            z = ((x[start : start + rows].astype(np.float32) - mean) * scale) @ directions
+            yield np.matmul(right, (z @ columns).reshape(len(z), rank, -1)) + bias
+
+    def _bias(self, l2: np.ndarray) -> np.ndarray:
+        """The constant feature's share of the scores (λ, c): 100² Σ Y / (100² n + λ)."""
+        n = self.counts.sum()
+        share = CONSTANT**2 * (2 * self.counts - n) / (CONSTANT**2 * n + l2[:, None])
+        return share * _unit(self.spectrum, l2)[:, None]
+
+
+def _unit(spectrum: np.ndarray, l2: np.ndarray) -> np.ndarray:
+    """What scores of each λ are multiplied with: without it a large λ's scores would drown in rounding."""
+    return 1 + l2 / spectrum.max(initial=1e-300)
+
+
+def _factors(spectrum: np.ndarray, l2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """left (k, r), right (λ, r): left @ right.T is the shrinkage e / (e + λ) of each direction, in units."""
+    shrinkage = spectrum[:, None] / (spectrum[:, None] + l2) * _unit(spectrum, l2)
+    u, s, v = np.linalg.svd(shrinkage, full_matrices=False)
+    rank = int((s > _RANK_TOLERANCE * s[:1]).sum())
+    if rank >= len(l2):
+        return shrinkage, np.eye(len(l2))
+    return u[:, :rank] * s[:rank], v[:rank].T
+
+
+def fit_ridge(x: np.ndarray, y: np.ndarray) -> Ridge:
+    """The ridge probe of support features x (n, d) and labels y (n,), ready for any λ ≥ 0 (0: least norm)."""
+    classes, index, counts = np.unique(y, return_inverse=True, return_counts=True)
+    x = x.astype(np.float64)
+    mean = x.mean(axis=0)
+    inverse_std = 1 / (x.std(axis=0) + STD_FLOOR)
+    x -= mean
+    x *= inverse_std
+    spectrum, directions = _decompose(x)
+    projected = x @ directions
+    sums = np.stack([projected[index == c].sum(axis=0) for c in range(len(classes))], axis=1)
+    targets = 2 * sums - projected.sum(axis=0)[:, None]
+    return Ridge(classes, mean, inverse_std, directions, spectrum, targets, counts)
+
+
+def _decompose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (k,) and orthonormal eigenvectors (d, k) of xᵀx, those of its null space left out."""
+    n, d = x.shape
+    spectrum, vectors = np.linalg.eigh(x @ x.T if n < d else x.T @ x)
+    kept = spectrum > spectrum[-1] * max(n, d) * np.finfo(np.float64).eps
+    spectrum, vectors = spectrum[kept], vectors[:, kept]
+    return spectrum, (x.T @ vectors) / np.sqrt(spectrum) if n < d else vectors
+
+
+def ridge_probe(
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    l2: float | Sequence[float] | np.ndarray = 2.0**10,
+) -> float | np.ndarray:
+    """Accuracy in [0, 1] of the closed-form ridge probe: a float for one λ, an array (λ,) for several.
+
+    x_train (n, d), x_test (m, d) features; y_train (n,), y_test (m,) labels of any kind that compares.
+    Raises ValueError for features that are not finite, empty sets, sizes that disagree, a negative λ, and
+    test labels without a training example."""
+    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    lambdas = np.atleast_1d(np.asarray(l2, np.float64))
+    if not (lambdas >= 0).all():
+        raise ValueError(f"l2 must not be negative, found {lambdas.min()}")
+    ridge = fit_ridge(x_train, y_train)
+    correct, start = np.zeros(len(lambdas)), 0
+    truth = np.searchsorted(ridge.classes, y_test)
+    for scores in ridge.scores(x_test, lambdas):
+        stop = start + len(scores)
+        correct += (scores.argmax(axis=2) == truth[start:stop, None]).sum(axis=0)
+        start = stop
+    accuracy = correct / len(y_test)
+    return float(accuracy[0]) if np.ndim(l2) == 0 else accuracy
+
+
+def checked(
+    x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The four arrays, or a ValueError that names what is wrong with which of them."""
+    x_train, y_train = _features(x_train, y_train, "training")
+    x_test, y_test = _features(x_test, y_test, "test")
+    if x_train.shape[1] != x_test.shape[1]:
+        raise ValueError(
+            f"training features have {x_train.shape[1]} columns, test features {x_test.shape[1]}"
+        )
+    unknown = np.setdiff1d(y_test, y_train)
+    if len(unknown):
+        some = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+        raise ValueError(f"classes of the test set without a training example: {some}")
+    return x_train, y_train, x_test, y_test
+
+
+def _features(x: np.ndarray, y: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim != 2 or y.ndim != 1 or len(x) != len(y):
+        raise ValueError(
+            f"{name} set: expected features (n, d) and labels (n,), found {x.shape} and {y.shape}"
+        )
+    if not x.size:
+        raise ValueError(f"{name} set: empty")
+    if not np.isfinite(x).all():
+        row, column = np.argwhere(~np.isfinite(x))[0]
+        raise ValueError(f"{name} set: feature {column} of item {row} is {x[row, column]}")
+    return x, y
+
+
+# --------------------------------------------------------------------------- few-shot: draws and intervals
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Accuracies in [0, 1] over the draws of one number of shots, with their mean, standard deviation over
+    draws, and a 95 % interval of the mean that knows both the draws and the finite test set."""
+
+    shots: int
+    accuracies: tuple[float, ...]
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+def few_shot(
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    shots: Sequence[int] = (1, 5, 10, 25),
+    draws: int = 5,
+    l2: float = 2.0**10,
+    probe: Probe | None = None,
+) -> list[FewShot]:
+    """One `FewShot` for each number of shots: `probe` (the ridge probe with `l2` unless given) on `draws`
+    balanced draws with seeds 0, 1, …; `draws.ALL` shots take all training examples, once.
+
+    Raises ValueError as `ridge_probe` does, and for a class with fewer examples than shots."""
+    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    if draws < 1 or not shots or min(shots) < 0:
+        raise ValueError(f"shots and draws must be at least 1, found shots {list(shots)}, draws {draws}")
+    solve = probe or partial(ridge_probe, l2=l2)
+    results = []
+    for count in shots:
+        accuracies = []
+        for seed in range(1 if count == ALL else draws):
+            chosen = balanced(y_train, count, seed)
+            accuracies.append(float(solve(x_train[chosen], y_train[chosen], x_test, y_test)))
+        results.append(summary(count, accuracies, len(y_test)))
+    return results
+
+
+def summary(shots: int, accuracies: list[float], tests: int) -> FewShot:
+    """The draws' mean, standard deviation (n - 1; 0 for one draw) and interval."""
+    sd = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
+    mean = float(np.mean(accuracies))
+    low, high = interval(mean, sd, len(accuracies), tests)
+    return FewShot(shots, tuple(accuracies), mean, sd, low, high)
+
+
+def interval(mean: float, sd: float, draws: int, tests: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of an accuracy averaged over `draws` on the same `tests` items.
+
+    The variance is sd² / draws + p (1 - p) / tests, its quantile Student's t with Satterthwaite's degrees of
+    freedom; Wilson's form keeps it in [0, 1] and honest at 0 and 1. One draw: the test set's share alone."""
+    sampling = max(mean * (1 - mean), 0.0) / tests
+    drawing = sd**2 / draws
+    effective, quantile = float(tests), _student(level, np.inf)
+    if sampling > 0 and drawing > 0:
+        effective = tests * sampling / (sampling + drawing)
+        quantile = _student(level, (sampling + drawing) ** 2 / (drawing**2 / (draws - 1)))
+    z2 = quantile**2 / effective
+    centre = (mean + z2 / 2) / (1 + z2)
+    half = quantile * np.sqrt(sampling + drawing + z2 / (4 * effective)) / (1 + z2)
+    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
+
+
+def _student(level: float, freedom: float) -> float:
+    from scipy.stats import norm, t
+
+    return float(norm.ppf((1 + level) / 2) if np.isinf(freedom) else t.ppf((1 + level) / 2, freedom))
