@@ -31,6 +31,7 @@ VERBS = {
     "convert": "weights in and out: timm, Hugging Face, big_vision, ONNX",
     "data": "index, check, pack, preview and de-duplicate images",
     "parity": "replay the authors' numbers and print how far ours are",
+    "doctor": "what this machine can do, and what limits a run on it",
     "bench": "speed beside the peers that are installed, and beside this machine's ceiling",
 }
 

@@ -1,0 +1,37 @@
+"""`scalevit doctor`: what this machine can do, and what limits a run on it."""
+
+from __future__ import annotations
+
+import argparse
+
+from scalevit.answer import Answer
+
+SUMMARY = "What this machine can do, measured in a few seconds, and what limits a given run on it."
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", nargs="?", help="a preset or a run.yaml: say what limits it here")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the run")
+
+
+def main(args: argparse.Namespace) -> Answer:
+    from scalevit import doctor
+    from scalevit.config import load, require_source
+
+    run = load(args.target, args.overrides) if args.target else None
+    if run is not None:
+        require_source(run)
+    facts = doctor.examine()
+    facts["advice"] = doctor.advice(facts)
+    lines = [
+        f"torch {facts['torch']} on {facts['device']}, {facts['threads']} threads of {facts['cores']} cores",
+        *(f"matrix products  {name} {value:8.0f} GFLOP/s" for name, value in facts["gflops"].items()),
+        f"copy             {facts['copy_gb_per_second']:8.1f} GB/s",
+        f"disk             {facts['disk_mb_per_second']:8.0f} MB/s written",
+        *(f"- {line}" for line in facts["advice"]),
+    ]
+    if run is not None:
+        facts["run"] = doctor.limits(run)
+        facts["verdict"] = doctor.verdict(run, facts["run"])
+        lines.append(facts["verdict"])
+    return Answer("\n".join(lines), facts)
