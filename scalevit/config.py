@@ -60,7 +60,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model's images went through, and travels with its weights: the short side resized to image / crop
+    """What a model's images went through; it travels with the weights: short side resized to image / crop
     pixels, the central square cut out, values in [0, 1] shifted by `mean` and divided by `std` (each of red,
     green, blue). The defaults are the paper's (App. C): 256 → 224, values in [-1, 1]."""
 
@@ -204,7 +204,7 @@ def resolved(run: Run) -> Run:
 
 
 def run_id(run: Run) -> str:
-    """A stable short name of what decides the weights: neither names, nor folders, nor logging, nor probes."""
+    """A stable short name of what decides the weights: no names, folders, logging or probes."""
     facts = to_dict(resolved(run))
     for section, key in (("data", "workers"), ("branch", "trunk"), ("model", "shape")):
         facts[section].pop(key)
@@ -364,7 +364,9 @@ def _train_mistakes(run: Run) -> Iterator[str]:
     elif train.micro_batch and (train.micro_batch < 0 or train.batch % train.micro_batch):
         fits = [m for m in range(1, train.batch + 1) if train.batch % m == 0]
         near = sorted(fits, key=lambda m: abs(m - train.micro_batch))[:2]
-        yield f"train.micro_batch={train.micro_batch} does not divide train.batch={train.batch}; nearest: {near}"
+        yield (
+            f"train.micro_batch={train.micro_batch} does not divide train.batch={train.batch}; nearest: {near}"
+        )
     if not 0 <= train.ema < 1:
         yield f"train.ema: must lie in [0, 1), found {train.ema}"
     if run.data.images < 0:

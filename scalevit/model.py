@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scalevit.attention import attend
-from scalevit.config import Model
+from scalevit.config import Model, Preprocessing
 from scalevit.layout import View, plain, transposed
 
 # --------------------------------------------------------------------------- how parameters start
@@ -259,7 +259,10 @@ class ViT(nn.Module):
     """The model that `config` describes, with initial weights drawn from `seed`.
 
     device: where its parameters live, "meta" for a model without memory; materialise that with `to_empty`
-    and `init_weights`. `forward` takes float images in [-1, 1], NCHW, and gives logits."""
+    and `init_weights`. `forward` takes float images, NCHW, scaled as `preprocessing` says ([-1, 1] unless the
+    weights came from elsewhere), and gives logits."""
+
+    preprocessing = Preprocessing()
 
     def __init__(self, config: Model, *, device: torch.device | str | None = None, seed: int = 0) -> None:
         super().__init__()

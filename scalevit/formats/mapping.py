@@ -28,11 +28,10 @@ def held(names: Sequence[str], view: View, shape: tuple[int, ...] | None = None)
     return Held(tuple(names), view, view.shape if shape is None else shape)
 
 
-def rows(names: Sequence[str], view: View, shape: tuple[int, ...] | None = None) -> Held:
-    """A source with torch's own layout: its parts are stacked along the first dimension, as ours are."""
-    whole = (view.parts * view.split[0], *view.split[1:])
-    flat = (whole[0] // len(names), *whole[1:]) if shape is None else shape
-    return Held(tuple(names), View(len(names), flat, tuple(range(len(flat)))), flat)
+def rows(names: Sequence[str], ours: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Held:
+    """A source with torch's own layout: its tensors are stacked along the first axis of `ours`, our shape."""
+    part = (ours[0] // len(names), *ours[1:])
+    return held(names, View(len(names), part, tuple(range(len(part)))), shape)
 
 
 def to_ours(

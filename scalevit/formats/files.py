@@ -1,0 +1,96 @@
+"""Reading and writing files of weights: nothing pickled is ever executed, nothing half-written stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ValueError when the file is missing or holds something else."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of a torch file read without executing anything in it."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors, pickle and zip each raise their own kinds
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"cannot read {path}: it is damaged or holds more than tensors ({reason})") from None
+    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{path} holds more than a dictionary of tensors")
+    return found
+
+
+def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The first of `names` that the folder holds, whole or in the shards that its index lists."""
+    for name in names:
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+            return {key: value for shard in shards for key, value in read_tensors(folder / shard).items()}
+    raise ValueError(f"{folder} holds none of {', '.join(names)}")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path, {"format": "pt"}
+    )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def written_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends well, and vanishes when it does not.
+
+    Into a folder that exists already, its files move one by one, each replacing its namesake at once."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if target.is_dir():
+            for file in temporary.iterdir():
+                file.replace(target / file.name)
+        else:
+            temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def written_file(target: Path) -> Iterator[Path]:
+    """A temporary path that becomes `target`, along with whatever else was written beside it, when the block
+    ends well, and vanishes when it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        yield Path(folder) / target.name
+        for file in Path(folder).iterdir():
+            file.replace(target.parent / file.name)

@@ -1,0 +1,41 @@
+"""Our own folder: `model.safetensors` and `config.json`, in timm's layout, so that it needs no code of ours.
+
+`config.json` describes the model twice: to timm, where timm can build it, and to us under "scalevit".
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from scalevit.config import Model, Preprocessing, from_dict
+from scalevit.formats import files, timm
+from scalevit.formats.package import Package, packed
+from scalevit.model import ViT
+
+
+def read_folder(folder: Path) -> Package:
+    """What `write_folder` wrote."""
+    ours = files.read_json(folder / "config.json")["scalevit"]
+    mistakes: list[str] = []
+    config = from_dict(Model, ours["model"], mistakes, f"{folder / 'config.json'}: model.")
+    preprocessing = from_dict(Preprocessing, ours["preprocessing"], mistakes, "preprocessing.")
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return packed(config, files.read_folder(folder, ("model.safetensors",)), timm.places, preprocessing)
+
+
+def write_folder(model: ViT, folder: Path) -> None:
+    """Everything that `read_folder`, and timm where it can, needs to build the model again."""
+    about = {"scalevit": {"model": asdict(model.config), "preprocessing": asdict(model.preprocessing)}}
+    with files.written_folder(folder) as temporary:
+        files.write_tensors(temporary / "model.safetensors", model.state_dict())
+        files.write_json(temporary / "config.json", {**_for_timm(model), **about})
+
+
+def _for_timm(model: ViT) -> dict[str, Any]:
+    try:
+        return timm.description(model.config, model.preprocessing)
+    except ValueError as error:
+        return {"timm": f"cannot build this model: {error}"}
