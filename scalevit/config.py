@@ -365,7 +365,8 @@ def _train_mistakes(run: Run) -> Iterator[str]:
         fits = [m for m in range(1, train.batch + 1) if train.batch % m == 0]
         near = sorted(fits, key=lambda m: abs(m - train.micro_batch))[:2]
         yield (
-            f"train.micro_batch={train.micro_batch} does not divide train.batch={train.batch}; nearest: {near}"
+            f"train.micro_batch={train.micro_batch} does not divide train.batch={train.batch}; "
+            f"nearest: {near}"
         )
     if not 0 <= train.ema < 1:
         yield f"train.ema: must lie in [0, 1), found {train.ema}"

@@ -1,0 +1,185 @@
+"""Exact checkpoints: `step_N/` appears whole or not at all, and damage is noticed before anything is read.
+
+A checkpoint is written into a hidden folder beside its place, file by file to the disk, then a manifest with
+every file's size and SHA-256, and only then renamed. What a process that died left behind is removed by
+the next one. `scalevit.dcp` has the format of the tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scalevit import dcp
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is in place: its step and its folder."""
+
+    step: int
+    folder: Path
+
+
+def saved(folder: Path) -> list[Saved]:
+    """The checkpoints below `folder`, whole or damaged, by step."""
+    found = [
+        (re.fullmatch(r"step_(\d+)", path.name), path) for path in folder.glob("step_*") if path.is_dir()
+    ]
+    return sorted((Saved(int(m[1]), path) for m, path in found if m), key=lambda s: s.step)
+
+
+def place(folder: Path, step: int) -> Path:
+    return folder / f"step_{step}"
+
+
+# --------------------------------------------------------------------------- writing
+
+
+def draft(folder: Path, step: int) -> Path:
+    """An empty hidden folder to write the checkpoint of `step` into, before `commit`."""
+    path = folder / f".step_{step}.draft"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def commit(
+    path: Path, step: int, places: Sequence[dcp.Place], files: Iterable[dcp.Written], facts: Any
+) -> Path:
+    """Add index and manifest to a draft that holds all ranks' pieces, and give it its name.
+
+    facts: whatever JSON the owner wants back with the tensors."""
+    every = [*files, dcp.write_index(path, places)]
+    listed = {w.file: {"bytes": w.bytes, "sha256": w.sha256} for w in every}
+    body = {"format": FORMAT, "step": step, "facts": facts, "files": listed}
+    write_whole(path / MANIFEST, json.dumps({**body, "sha256": _digest(body)}, indent=1))
+    final = place(path.parent, step)
+    if final.exists():
+        shutil.rmtree(final)
+    path.rename(final)
+    sync_folder(path.parent)
+    return final
+
+
+def save(folder: Path, step: int, pieces: Iterable[dcp.Piece], facts: Any) -> Path:
+    """Write a checkpoint from one process, and return its folder."""
+    path = draft(folder, step)
+    places, file = dcp.write_pieces(path, 0, pieces)
+    return commit(path, step, places, [file], facts)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a reader finds the old text or the new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.draft")
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that changed in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def prune(folder: Path, keep_last: int, keep_at: Sequence[int]) -> None:
+    """Remove drafts that were never committed, and all but the last checkpoints and those to be kept."""
+    for path in folder.glob(".step_*.draft"):
+        shutil.rmtree(path, ignore_errors=True)
+    for old in saved(folder)[:-keep_last]:
+        if old.step not in keep_at:
+            # under a hidden name first: nobody may find a checkpoint of which half is gone
+            hidden = old.folder.rename(folder / f".step_{old.step}.draft")
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+# --------------------------------------------------------------------------- reading
+
+
+def manifest(path: Path) -> Mapping[str, Any]:
+    """The manifest of a checkpoint. Raises ValueError when it is missing or damaged."""
+    try:
+        body = json.loads((path / MANIFEST).read_text())
+        digest = body.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise ValueError(f"{path}: the manifest is missing or no JSON") from None
+    if digest != _digest(body):
+        raise ValueError(f"{path}: the manifest does not match its own checksum")
+    if body["format"] != FORMAT:
+        raise ValueError(f"{path}: written by another version (format {body['format']}, here {FORMAT})")
+    return body
+
+
+def damage(path: Path, contents: bool = True) -> list[str]:
+    """What is wrong with a checkpoint, one line each; empty when it is whole.
+
+    contents: read every byte and compare checksums; otherwise only look for files and their sizes."""
+    try:
+        files = manifest(path)["files"]
+    except ValueError as error:
+        return [str(error)]
+    wrong = []
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            wrong.append(f"{file}: missing")
+        elif file.stat().st_size != expected["bytes"]:
+            wrong.append(f"{file}: {file.stat().st_size} bytes instead of {expected['bytes']}")
+        elif contents and _file_digest(file) != expected["sha256"]:
+            wrong.append(f"{file}: its bytes have changed since it was written")
+    return wrong
+
+
+def latest(folder: Path, warn: Callable[[str], None]) -> Saved | None:
+    """The newest checkpoint that is whole; says through `warn` what is wrong with newer ones.
+
+    Raises ValueError when there are checkpoints and all are damaged: starting anew would hide a loss."""
+    everything = saved(folder)
+    for candidate in reversed(everything):
+        wrong = damage(candidate.folder)
+        if not wrong:
+            return candidate
+        warn("; ".join(wrong))
+        warn(f"step {candidate.step} is damaged and not used")
+    if everything:
+        raise ValueError(f"{folder}: every checkpoint is damaged; remove the folder to start the run anew")
+    return None
+
+
+def facts(path: Path) -> Any:
+    """What the owner stored beside the tensors."""
+    return manifest(path)["facts"]
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def summary(entry: Saved) -> dict[str, Any]:
+    """A checkpoint as a row of a table: step, bytes, files, and whether sizes match the manifest."""
+    size = sum(file.stat().st_size for file in entry.folder.iterdir())
+    row = asdict(entry) | {"folder": str(entry.folder), "bytes": size}
+    return row | {"files": len(list(entry.folder.iterdir())), "damage": damage(entry.folder, contents=False)}

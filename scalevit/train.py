@@ -1,0 +1,268 @@
+"""The training loop: accumulate, clip, step, average, log, evaluate, save, stop. Knows no model and no data.
+
+`State` is everything that decides the rest of a run: with the same state and the same batches, the same
+weights come out, bit for bit, whether or not the process died in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scalevit import dcp
+from scalevit.config import Train
+from scalevit.precision import compute_in
+from scalevit.schedule import Schedule, lr_at
+
+#: Inputs and labels of one micro-batch, on the device.
+Micro = tuple[Tensor, Tensor]
+
+
+@dataclass
+class State:
+    """average: running average of the weights by name, None when none is kept. step: optimizer steps done.
+    meters: sums since the last log line: loss, gradient norm, steps. seconds: trained so far, all attempts."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor] | None
+    device: torch.device
+    step: int = 0
+    seconds: float = 0.0
+    meters: Tensor = field(default_factory=lambda: torch.zeros(3))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step does. loss: mean over a micro-batch of (outputs, labels). clip: largest global gradient
+    norm, 0 for no clipping. prepare: inputs as they travel to inputs as the model takes them."""
+
+    schedule: Schedule
+    train: Train
+    clip: float
+    loss: Callable[[Tensor, Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Whom the loop tells what. log: step and values since the last line. stop: a reason to stop, or None.
+    tick: after every step, for a display; gets the state and the newest logged values."""
+
+    log: Callable[[int, Mapping[str, float]], None] = _nothing
+    save: Callable[[State], None] = _nothing
+    evaluate: Callable[[State], None] = _nothing
+    stop: Callable[[], str | None] = lambda: None
+    tick: Callable[[State, Mapping[str, float]], None] = _nothing
+
+
+def train(
+    state: State, batches: Callable[[int], Iterator[Sequence[Micro]]], recipe: Recipe, hooks: Hooks
+) -> str | None:
+    """Train from `state.step` to the schedule's end; gives the reason when stopped before.
+
+    batches: the micro-batches of each step, from a given step on."""
+    clock, stream = Clock(state), batches(state.step)
+    stopped, last = None, -1
+    while state.step < recipe.schedule.steps and stopped is None:
+        batch = clock.wait(stream)
+        take_step(state, batch, recipe)
+        clock.done(sum(len(labels) for _, labels in batch))
+        due = Due(state.step, recipe)
+        if due.log:
+            hooks.log(state.step, clock.values(recipe))
+        stopped = None if due.last else hooks.stop()
+        if due.save or stopped:
+            hooks.save(state)
+            last = state.step
+        if due.evaluate:
+            hooks.evaluate(state)
+        hooks.tick(state, clock.latest)
+    assert stopped is None or last == state.step
+    return stopped
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be done once `step` steps are; at the end, everything."""
+
+    step: int
+    recipe: Recipe
+
+    @property
+    def last(self) -> bool:
+        return self.step >= self.recipe.schedule.steps
+
+    def _every(self, steps: int) -> bool:
+        return self.last or (steps > 0 and self.step % steps == 0)
+
+    @property
+    def log(self) -> bool:
+        return self._every(self.recipe.train.log_every)
+
+    @property
+    def save(self) -> bool:
+        return self._every(self.recipe.train.save_every) or self.step in self.recipe.train.keep_at
+
+    @property
+    def evaluate(self) -> bool:
+        """The one at the end belongs to whoever finishes the run: it must survive a crash in between."""
+        return not self.last and self._every(self.recipe.train.eval_every)
+
+
+# --------------------------------------------------------------------------- one step
+
+
+def take_step(state: State, batch: Sequence[Micro], recipe: Recipe) -> None:
+    """One optimizer step on one batch, given as micro-batches."""
+    rate = lr_at(recipe.schedule, state.step)
+    for group in state.optimizer.param_groups:
+        set_rate(group, rate)
+    loss = accumulate(state, batch, recipe)
+    norm = clip([p.grad for p in state.model.parameters() if p.grad is not None], recipe.clip)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.average is not None:
+        follow(state.average, state.model, recipe.train.ema)
+    state.meters += torch.stack([loss, norm, torch.ones_like(loss)])
+    state.step += 1
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set a parameter group's learning rate, scaled by the group's own factor where it has one."""
+    rate *= group.get("lr_scale", 1.0)
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def accumulate(state: State, batch: Sequence[Micro], recipe: Recipe) -> Float[Tensor, ""]:
+    """Gradients of the mean loss over all micro-batches; gives that loss, still on the device."""
+    images = sum(len(labels) for _, labels in batch)
+    total = torch.zeros((), device=state.device)
+    for inputs, labels in batch:
+        with compute_in(recipe.train.precision, state.device):
+            loss = recipe.loss(state.model(recipe.prepare(inputs)).float(), labels) * (len(labels) / images)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def clip(gradients: list[Tensor], limit: float) -> Float[Tensor, ""]:
+    """Scale all gradients to a global norm of at most `limit`; gives the norm before. 0: no limit."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if limit:
+        torch._foreach_mul_(gradients, (limit / norm).clamp(max=1.0))
+    return norm
+
+
+@torch.no_grad()
+def follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    """average ← decay · average + (1 − decay) · weights."""
+    weights = [p.detach() for _, p in model.named_parameters()]
+    torch._foreach_lerp_(list(average.values()), weights, 1 - decay)
+
+
+def start_average(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+# --------------------------------------------------------------------------- time
+
+
+class Clock:
+    """Speed and stalls since the last log line; reads device values only when a line is due."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.before = self.began = time.perf_counter()
+        self.waited, self.images = 0.0, 0
+        self.latest: Mapping[str, float] = {}
+
+    def wait(self, stream: Iterator[Sequence[Micro]]) -> Sequence[Micro]:
+        began = time.perf_counter()
+        batch = next(stream)
+        self.waited += time.perf_counter() - began
+        return batch
+
+    def done(self, images: int) -> None:
+        now = time.perf_counter()
+        self.state.seconds += now - self.before
+        self.before = now
+        self.images += images
+
+    def values(self, recipe: Recipe) -> Mapping[str, float]:
+        """loss and grad_norm (means since the last line), lr (of the last step), images_per_second, and
+        stall: the share of the time spent waiting for data."""
+        loss, norm, steps = self.state.meters.tolist()
+        spent = max(1e-9, time.perf_counter() - self.began)
+        self.latest = {
+            "loss": loss / steps,
+            "grad_norm": norm / steps,
+            "lr": lr_at(recipe.schedule, self.state.step - 1),
+            "images_per_second": self.images / spent,
+            "stall": self.waited / spent,
+        }
+        self.state.meters.zero_()
+        self.began, self.waited, self.images = time.perf_counter(), 0.0, 0
+        return self.latest
+
+
+# --------------------------------------------------------------------------- in and out of a checkpoint
+
+
+def pieces(state: State) -> list[dcp.Piece]:
+    """Every tensor that decides the rest of the run, under the names that `restore` looks for."""
+    return dcp.whole(tensors(state))
+
+
+def tensors(state: State) -> dict[str, Tensor]:
+    out = {f"model.{name}": value for name, value in state.model.state_dict().items()}
+    out |= {f"average.{name}": value for name, value in (state.average or {}).items()}
+    for name, parameter in state.model.named_parameters():
+        for key, value in state.optimizer.state[parameter].items():
+            out[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
+    return out | {"meters": state.meters}
+
+
+def facts(state: State) -> dict[str, Any]:
+    """What of the state is no tensor."""
+    return {"step": state.step, "seconds": state.seconds}
+
+
+def restore(state: State, reader: dcp.Reader, facts: Mapping[str, Any]) -> None:
+    """Put a checkpoint's values into a freshly built state.
+
+    Raises ValueError when a tensor is missing, left over, or of another shape."""
+    expected = {name for name in tensors(state) if not name.startswith("optimizer.")}
+    found = {name for name in reader.places if not name.startswith("optimizer.")}
+    odd = sorted(expected ^ found)
+    odd += [name for name in expected & found if reader.size(name) != tuple(tensors(state)[name].shape)]
+    if odd:
+        raise ValueError(f"{reader.folder} is a checkpoint of something else: {', '.join(odd[:4])} differ")
+    with torch.no_grad():
+        for name, value in tensors(state).items():
+            if not name.startswith("optimizer."):
+                value.copy_(reader.whole(name))
+    _restore_optimizer(state, reader)
+    state.step, state.seconds = facts["step"], facts["seconds"]
+
+
+def _restore_optimizer(state: State, reader: dcp.Reader) -> None:
+    """Optimizers build their state in the first step, so it is put in place rather than filled."""
+    parameters = dict(state.model.named_parameters())
+    for full in (name for name in reader.places if name.startswith("optimizer.")):
+        name, _, key = full.removeprefix("optimizer.").rpartition(".")
+        parameter, value = parameters[name], reader.whole(full)
+        state.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
