@@ -1,0 +1,137 @@
+"""Probe sets from every form, and the mistakes people make with them."""
+
+import gzip
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scalevit.evals import datasets
+from scalevit.evals.datasets import is_set, open_set
+
+
+def arrays(n=12, classes=3, channels=(), seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, 6, 5, *channels), np.uint8), np.arange(n) % classes
+
+
+def save_images(folder, x, y):
+    for i, (image, label) in enumerate(zip(x, y)):
+        path = folder / f"class{label}" / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def test_digits_are_the_digits_of_scikit_learn():
+    found = open_set("digits")
+    assert len(found.support) + len(found.query) == 1797 and found.classes == 10
+    assert found.support[0].shape == (8, 8) and max(image.max() for image in found.query) == 255
+    assert abs(len(found.support) - len(found.query)) <= 10
+    assert found.fingerprint == open_set("digits").fingerprint
+
+
+def test_mnist_has_250_of_each_digit_on_either_side():
+    found = open_set("mnist")
+    assert (np.bincount(found.support_labels) == 250).all() and (np.bincount(found.query_labels) == 250).all()
+    assert found.support[0].shape == (28, 28)
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+def test_npz_with_a_split_keeps_it(tmp_path, channels):
+    x, y = arrays(channels=channels)
+    split = np.array([0, 1, 0, 0, 0, 1] * 2)
+    np.savez(tmp_path / "mine.npz", x=x, y=y, split=split)
+    found = open_set(str(tmp_path / "mine.npz"))
+    assert is_set(str(tmp_path / "mine.npz")) and found.name == "mine"
+    assert (np.stack(list(found.support)).reshape(x[split == 0].shape) == x[split == 0]).all()
+    assert (found.query_labels == y[split == 1]).all()
+
+
+def test_npz_without_a_split_is_halved_by_class(tmp_path):
+    x, y = arrays(n=18)
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    found = open_set(str(tmp_path / "a.npz"))
+    assert (np.bincount(found.support_labels) == 3).all() and (np.bincount(found.query_labels) == 3).all()
+    both = {image.tobytes() for image in [*found.support, *found.query]}
+    assert both == {image.tobytes() for image in x}
+
+
+def test_folders_of_classes_with_and_without_halves(tmp_path):
+    x, y = arrays(channels=(3,))
+    save_images(tmp_path / "flat", x, y)
+    save_images(tmp_path / "split" / "train", x[:9], y[:9])
+    save_images(tmp_path / "split" / "val", x[9:], y[9:])
+    flat, split = open_set(str(tmp_path / "flat")), open_set(str(tmp_path / "split"))
+    assert sorted({*flat.support_labels}) == ["class0", "class1", "class2"]
+    assert len(flat.support) == len(flat.query) == 6
+    assert len(split.support) == 9
+    assert (split.query[0] == x[9]).all() and split.query_labels[0] == f"class{y[9]}"
+    assert flat.fingerprint != split.fingerprint
+    assert is_set(str(tmp_path / "flat")) and is_set(str(tmp_path / "split"))
+
+
+def test_grey_and_palette_files_become_colour(tmp_path):
+    x, y = arrays(n=8, classes=2)
+    save_images(tmp_path, x, y)
+    assert open_set(str(tmp_path)).support[0].shape == (6, 5, 3)
+
+
+def write_idx(path, values):
+    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + values.tobytes()))
+
+
+def test_fashion_is_read_from_debians_files(tmp_path, monkeypatch):
+    x, y = arrays()
+    folder = tmp_path / "dataset-fashion-mnist"
+    folder.mkdir()
+    monkeypatch.setattr(datasets, "DEBIAN", tmp_path)
+    with pytest.raises(ValueError, match="apt install dataset-fashion-mnist"):
+        open_set("fashion")
+    for name, images, labels in (("train", x[:9], y[:9]), ("t10k", x[9:], y[9:])):
+        write_idx(folder / f"{name}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{name}-labels-idx1-ubyte.gz", labels.astype(np.uint8))
+    found = open_set("fashion")
+    assert (np.stack(list(found.support)) == x[:9]).all() and (found.query_labels == y[9:]).all()
+    assert open_set(str(folder)).fingerprint == found.fingerprint and is_set(str(folder))
+
+
+def test_models_are_no_sets(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    np.savez(tmp_path / "weights.npz", **{"params/head/bias": np.zeros(3)})
+    assert not is_set(str(tmp_path)) and not is_set(str(tmp_path / "weights.npz"))
+    assert not is_set("timm:vit_tiny_patch16_224")
+
+
+MISTAKES = [
+    ("no array y; there: x", lambda x, y: {"x": x}),
+    ("x must be uint8", lambda x, y: {"x": x / 255, "y": y}),
+    ("x must be uint8", lambda x, y: {"x": x[:, 0], "y": y}),
+    ("one label for each of 12 images", lambda x, y: {"x": x, "y": y[:-1]}),
+    ("the query set is empty", lambda x, y: {"x": x, "y": y, "split": 0 * y}),
+    ("the support set is empty", lambda x, y: {"x": x, "y": y, "split": 0 * y + 1}),
+    ("split must hold a 0", lambda x, y: {"x": x, "y": y, "split": y}),
+    ("without a support image: 2$", lambda x, y: {"x": x, "y": y, "split": (y == 2) * 1}),
+    ("one class only", lambda x, y: {"x": x, "y": 0 * y}),
+]
+
+
+@pytest.mark.parametrize(("message", "spoil"), MISTAKES)
+def test_mistakes_name_the_file(tmp_path, message, spoil):
+    np.savez(tmp_path / "bad.npz", **spoil(*arrays()))
+    with pytest.raises(ValueError, match=message) as error:
+        open_set(str(tmp_path / "bad.npz"))
+    assert "bad.npz" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unknown_names_empty_folders_and_broken_files(tmp_path):
+    with pytest.raises(ValueError, match=r"no data set, \.npz or folder 'digit'; nearest names: digits"):
+        open_set("digit")
+    with pytest.raises(ValueError, match="no images in folders of classes"):
+        open_set(str(tmp_path))
+    save_images(tmp_path, *arrays())
+    for path in tmp_path.rglob("000.png"):
+        path.write_text("no image")
+    found = open_set(str(tmp_path))
+    with pytest.raises(ValueError, match=r"000.png: cannot be read as an image"):
+        list(found.support), list(found.query)
