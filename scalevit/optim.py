@@ -1,0 +1,200 @@
+"""Which parameter is updated how: groups with their own decay and learning rate, and the three optimizers.
+
+Decay is in the authors' units, θ ← θ − lr · (u + λ θ): matrices of the body λ = 0.03, the head's 3.0
+(paper §3.1, App. B), biases, norms, positions and tokens none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalevit import config
+from scalevit.adafactor import Adafactor
+from scalevit.layout import plain
+from scalevit.momentum import Decoupled, Due, descend, flat, follow, piece_size, rounded
+
+__all__ = ["SGD", "Adafactor", "Adam", "Rule", "assign", "build", "group_table", "parameter_groups"]
+
+
+class Adam(Decoupled):
+    """Adam (Kingma and Ba 2015) whose first moment is kept in bf16; the second stays in fp32, which the
+    paper found it needs (§3.4). Decay is decoupled."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        momentum_dtype: torch.dtype = torch.bfloat16,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            key: value for key, value in locals().items() if key not in ("self", "params", "__class__")
+        }
+        super().__init__(params, defaults)
+
+    def _apply(self, due: list[Due]) -> None:
+        for group, _, parameter in due:
+            self._update(group, parameter, flat(parameter.grad))  # pyright: ignore
+
+    def _update(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
+        state = self._start(parameter, group)
+        if "second_moment" not in state:
+            state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32)
+        state["step"] += 1
+        beta1, beta2 = group["beta1"], group["beta2"]
+        unseen1, unseen2 = debias(beta1, state["step"]), debias(beta2, state["step"])
+        weights, momentum, second = flat(parameter), flat(state["momentum"]), flat(state["second_moment"])
+        decay = rounded(beta1, group["momentum_dtype"])
+        size = piece_size(weights.device)
+        for start in range(0, len(weights), size):
+            at = slice(start, start + size)
+            g, v = gradient[at], second[at]
+            update = g * (1 - beta1)
+            follow(momentum[at], update, decay)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            update.div_(v.sqrt().mul_(unseen2**-0.5).add_(group["eps"]))
+            descend(weights[at], update, group, 1 / unseen1)
+
+
+def debias(beta: float, step: Tensor) -> float:
+    """1 − β^t, the share of a moment that is not its start at 0; in fp32, as the authors' (else 1e-5 off)."""
+    return float(1 - torch.tensor(beta) ** step)
+
+
+class SGD(Decoupled):
+    """Stochastic gradient descent, m ← g + β m, θ ← θ − lr · (m + λ θ), with m kept in bf16."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        beta1: float = 0.9,
+        momentum_dtype: torch.dtype = torch.bfloat16,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            key: value for key, value in locals().items() if key not in ("self", "params", "__class__")
+        }
+        super().__init__(params, defaults)
+
+    def _apply(self, due: list[Due]) -> None:
+        for group, _, parameter in due:
+            self._update(group, parameter, flat(parameter.grad))  # pyright: ignore
+
+    def _update(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
+        state = self._start(parameter, group)
+        state["step"] += 1
+        weights, momentum = flat(parameter), flat(state["momentum"])
+        decay = rounded(group["beta1"], group["momentum_dtype"])
+        size = piece_size(weights.device)
+        for start in range(0, len(weights), size):
+            at = slice(start, start + size)
+            update = gradient[at].clone()
+            follow(momentum[at], update, decay)
+            descend(weights[at], update, group)
+
+
+# --------------------------------------------------------------------------- groups
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Parameters whose whole name matches `pattern` go into `group`, with this decay."""
+
+    group: str
+    pattern: str
+    decay: float
+
+
+def paper_rules(optimizer: config.Optimizer, names: Iterable[str]) -> list[Rule]:
+    """The paper's groups for a model with these parameters; of a model without a head, only the body's."""
+    head = [Rule("head", r"head\.weight", optimizer.head_decay)] if "head.weight" in names else []
+    plain = r".*\.bias|(.*\.)?\w*norm\w*\.weight|.*\.gamma|pos_embed|cls_token|reg_token|attn_pool\.latent"
+    return [
+        *head,
+        Rule("none", plain, 0.0),
+        Rule("body", r"(.*\.)?(proj|qkv|q|kv|fc|fc1|fc2)\.weight", optimizer.body_decay),
+    ]
+
+
+def assign(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, Rule]:
+    """The first matching rule of every name.
+
+    Raises ValueError when a rule matches no name at all, or no rule matches a name."""
+    for rule in rules:
+        if not any(re.fullmatch(rule.pattern, name) for name in names):
+            near = ", ".join(config.nearest(rule.pattern.replace("\\", ""), names))
+            raise ValueError(f"the pattern {rule.pattern!r} matches no parameter; nearest names: {near}")
+    found = {name: next((r for r in rules if re.fullmatch(r.pattern, name)), None) for name in names}
+    for name, rule in found.items():
+        if rule is None:
+            near = ", ".join(config.nearest(name, [other for other in names if found[other]]))
+            raise ValueError(f"no pattern covers the parameter {name!r}; nearest covered names: {near}")
+    return {name: rule for name, rule in found.items() if rule is not None}
+
+
+def lr_scale(name: str, blocks: int, layer_decay: float) -> float:
+    """layer_decay to the number of layers above: 1 for the pooling and the head, least for the patches."""
+    block = re.match(r"blocks\.(\d+)\.", name)
+    if block:
+        return layer_decay ** (blocks - int(block[1]))
+    first = re.match(r"patch_embed\.|pos_embed|cls_token|reg_token|norm_pre\.", name)
+    return layer_decay ** (blocks + 1) if first else 1.0
+
+
+def parameter_groups(
+    model: nn.Module, optimizer: config.Optimizer, rules: Sequence[Rule] | None = None
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer: name, params, names, views, weight_decay, lr_scale.
+
+    rules: the paper's when None. Raises ValueError when they do not fit the model's parameters."""
+    parameters = dict(model.named_parameters())
+    views = getattr(model, "views", lambda: {n: plain(tuple(p.shape)) for n, p in parameters.items()})()
+    chosen = assign([*parameters], paper_rules(optimizer, parameters) if rules is None else rules)
+    blocks = 1 + max(
+        [int(b[1]) for b in map(re.compile(r"blocks\.(\d+)\.").match, parameters) if b], default=-1
+    )
+    groups: dict[tuple[str, float, float], dict[str, Any]] = {}
+    for name, rule in chosen.items():
+        scale = lr_scale(name, blocks, optimizer.layer_decay)
+        start = {"name": rule.group, "params": [], "names": [], "views": [], "weight_decay": rule.decay}
+        group = groups.setdefault((rule.group, rule.decay, scale), {**start, "lr_scale": scale})
+        group["params"].append(parameters[name])
+        group["names"].append(name)
+        group["views"].append(views[name])
+    return list(groups.values())
+
+
+def build(optimizer: config.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a run, at learning rate 0: fill each group's `lr` with lr_at(…) × its `lr_scale`."""
+    return OPTIMIZERS[optimizer.name](parameter_groups(model, optimizer), optimizer)
+
+
+#: lr 0.0 until somebody who knows the step fills it in.
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], config.Optimizer], torch.optim.Optimizer]] = {
+    "adafactor": lambda groups, o: Adafactor(groups, 0.0, beta1=o.beta1, beta2_cap=o.beta2),
+    "adam": lambda groups, o: Adam(groups, 0.0, beta1=o.beta1, beta2=o.beta2),
+    "sgd": lambda groups, o: SGD(groups, 0.0, beta1=o.beta1),
+}
+
+
+def group_table(run: config.Run) -> list[dict[str, Any]]:
+    """Of every parameter of the run's model: name, group, decay, lr_scale, elements. Allocates nothing."""
+    from scalevit.model import ViT
+
+    rows = {}
+    model = ViT(run.model, device="meta")
+    for group in parameter_groups(model, run.optimizer):
+        shared = {"group": group["name"], "decay": group["weight_decay"], "lr_scale": group["lr_scale"]}
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            rows[name] = {"name": name, **shared, "elements": parameter.numel()}
+    return [rows[name] for name, _ in model.named_parameters()]
