@@ -15,9 +15,10 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scalevit import dcp
+if TYPE_CHECKING:
+    from scalevit import dcp
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -60,6 +61,8 @@ def commit(
     """Add index and manifest to a draft that holds all ranks' pieces, and give it its name.
 
     facts: whatever JSON the owner wants back with the tensors."""
+    from scalevit import dcp  # needs torch; looking at checkpoints does not
+
     every = [*files, dcp.write_index(path, places)]
     listed = {w.file: {"bytes": w.bytes, "sha256": w.sha256} for w in every}
     body = {"format": FORMAT, "step": step, "facts": facts, "files": listed}
@@ -74,6 +77,8 @@ def commit(
 
 def save(folder: Path, step: int, pieces: Iterable[dcp.Piece], facts: Any) -> Path:
     """Write a checkpoint from one process, and return its folder."""
+    from scalevit import dcp
+
     path = draft(folder, step)
     places, file = dcp.write_pieces(path, 0, pieces)
     return commit(path, step, places, [file], facts)
@@ -179,7 +184,7 @@ def _file_digest(path: Path) -> str:
 
 
 def summary(entry: Saved) -> dict[str, Any]:
-    """A checkpoint as a row of a table: step, bytes, files, and whether sizes match the manifest."""
-    size = sum(file.stat().st_size for file in entry.folder.iterdir())
-    row = asdict(entry) | {"folder": str(entry.folder), "bytes": size}
-    return row | {"files": len(list(entry.folder.iterdir())), "damage": damage(entry.folder, contents=False)}
+    """A checkpoint as a row of a table: step, folder, bytes, files, and what sizes tell of damage."""
+    sizes = [file.stat().st_size for file in entry.folder.iterdir()]
+    row = asdict(entry) | {"folder": str(entry.folder), "bytes": sum(sizes), "files": len(sizes)}
+    return row | {"damage": damage(entry.folder, contents=False)}

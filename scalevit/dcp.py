@@ -65,9 +65,9 @@ class _Digesting:
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha256, self.bytes = file, hashlib.sha256(), 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any) -> int:
         self.sha256.update(data)
-        self.bytes += len(data)
+        self.bytes += memoryview(data).nbytes
         return self.file.write(data)
 
     def flush(self) -> None:

@@ -167,16 +167,15 @@ class Session:
     def begin(cls, run: config.Run, out: Path, batches: Batches) -> Session:
         """Build everything and go back to the newest whole checkpoint, or to the trunk's."""
         log, state = rundir.Log(out), build(run, default_device())
-        start, origin = _resume(run, out, state, log)
+        last, origin = _resume(run, out, state, log)
         recipe = Recipe(
             run.schedule, run.train, run.optimizer.clip, losses.LOSSES[run.train.loss], prepare=as_floats
         )
         display = progress.display(run.name, run.schedule.steps, state.step)
-        session = cls(run, out, batches, state, recipe, Facts.of(run), log, display, start)
+        session = cls(run, out, batches, state, recipe, Facts.of(run), log, display, last)
         session.say(f"{run.name}: {origin}; training to step {run.schedule.steps}")
-        records.append(
-            out, [session.facts.row("start", state.step, "seconds", state.seconds) | _whereabouts(state)]
-        )
+        start = session.facts.row("start", state.step, "seconds", state.seconds)
+        records.append(out, [start | records.provenance() | _whereabouts(state)])
         return session
 
     def micro_batches(self, first: int) -> Iterator[Sequence[Micro]]:
@@ -315,3 +314,15 @@ class Facts:
             "train_flops": images * self.flops, "parameters": self.parameters,
             "metric": metric, "value": value,
         }  # fmt: skip
+
+
+def consolidated(entry: checkpoint.Saved, folder: Path) -> ViT:
+    """The model of one checkpoint, whole, on the CPU: the running average where one is kept."""
+    run, reader = config.load(str(folder / rundir.CONFIG)), dcp.Reader(entry.folder)
+    model = ViT(run.model, device="meta")
+    names = model.state_dict()
+    kept = {
+        name: f"average.{name}" if f"average.{name}" in reader.places else f"model.{name}" for name in names
+    }
+    model.load_state_dict({name: reader.whole(full) for name, full in kept.items()}, assign=True)
+    return model

@@ -77,6 +77,18 @@ def claim(run: config.Run, out: Path) -> Iterator[None]:
         yield
 
 
+def busy(out: Path) -> bool:
+    """Whether a process is training into the folder now."""
+    try:
+        with (out / LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class Log:
     """log.txt: one line an event, with the time."""
 

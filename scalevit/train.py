@@ -27,7 +27,7 @@ Micro = tuple[Tensor, Tensor]
 @dataclass
 class State:
     """average: running average of the weights by name, None when none is kept. step: optimizer steps done.
-    meters: sums since the last log line: loss, gradient norm, steps. seconds: trained so far, all attempts."""
+    meters: sums since the last log line: loss, gradient norm, steps. seconds: trained in all attempts."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer

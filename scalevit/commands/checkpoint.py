@@ -1,0 +1,83 @@
+"""scalevit checkpoint: what is on disk, whether it is whole, and weights out of it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from scalevit import checkpoint
+from scalevit.answer import FAILED, Answer
+
+SUMMARY = "list, verify and consolidate checkpoints"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="what", required=True)
+    for name, text in (
+        ("list", "every checkpoint: step, size, whether its files have the right sizes"),
+        ("verify", "read every byte and compare checksums; exit 1 when something is damaged"),
+        ("consolidate", "write the weights of a checkpoint as model.safetensors + config.json"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("folder", type=Path, help="a run's folder, or one checkpoint's")
+        if name == "consolidate":
+            verb.add_argument("--step", type=int, help="which checkpoint; default: the newest whole one")
+            verb.add_argument("--out", type=Path, help="default: model/ in the run's folder")
+
+
+def main(args: argparse.Namespace) -> Answer:
+    if args.what == "consolidate":
+        return consolidate(args.folder, args.step, args.out)
+    found = entries(args.folder)
+    return {"list": listing, "verify": verify}[args.what](found)
+
+
+def entries(folder: Path) -> list[checkpoint.Saved]:
+    """The checkpoints of a run's folder, of a folder of checkpoints, or the one that `folder` is."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    if (folder / checkpoint.MANIFEST).exists() or folder.name.startswith("step_"):
+        return [
+            entry for entry in checkpoint.saved(folder.absolute().parent) if entry.folder.name == folder.name
+        ]
+    found = checkpoint.saved(folder / "checkpoints") or checkpoint.saved(folder)
+    if not found:
+        raise ValueError(f"{folder}: holds no checkpoint (no checkpoints/step_N)")
+    return found
+
+
+def listing(found: list[checkpoint.Saved]) -> Answer:
+    rows = [checkpoint.summary(entry) for entry in found]
+    lines = [
+        f"step {row['step']:>9}  {row['bytes'] / 2**20:>10.1f} MiB  {row['files']:>5} files  "
+        f"{row['damage'][0] if row['damage'] else 'sizes right'}"
+        for row in rows
+    ]
+    return Answer("\n".join(lines), {"checkpoints": rows})
+
+
+def verify(found: list[checkpoint.Saved]) -> Answer:
+    rows = [{"step": entry.step, "damage": checkpoint.damage(entry.folder)} for entry in found]
+    lines = [f"step {row['step']:>9}  {'; '.join(row['damage']) or 'whole'}" for row in rows]
+    damaged = any(row["damage"] for row in rows)
+    return Answer("\n".join(lines), {"checkpoints": rows, "whole": not damaged}, FAILED if damaged else 0)
+
+
+def consolidate(folder: Path, step: int | None, out: Path | None) -> Answer:
+    """Weights of one checkpoint, whole, where `scalevit.load` and timm find them."""
+    found = [entry for entry in entries(folder) if step is None or entry.step == step]
+    if not found:
+        raise ValueError(
+            f"{folder}: no checkpoint of step {step}; there: {[e.step for e in entries(folder)]}"
+        )
+    whole = [entry for entry in found if not checkpoint.damage(entry.folder)]
+    if not whole:
+        raise ValueError("; ".join(checkpoint.damage(found[-1].folder)))
+    from scalevit import weights
+    from scalevit.run import consolidated
+
+    home = whole[-1].folder.parent.parent
+    target = out or home / "model"
+    weights.save(consolidated(whole[-1], home), target)
+    text = f"{target}: the weights of step {whole[-1].step}"
+    return Answer(text, {"step": whole[-1].step, "model": str(target)})
