@@ -19,14 +19,11 @@ from torch import Tensor
 from scalevit.config import Model
 from scalevit.formats import bigvision, files, hf, native, onnx, openclip, timm
 from scalevit.formats.mapping import require_finite
-from scalevit.formats.package import Package
+from scalevit.formats.package import Package, checked
 from scalevit.model import ViT, sincos2d
 
 if TYPE_CHECKING:
     import numpy as np
-
-#: What `write` can write, and what each is called on the command line.
-TARGETS = ("scalevit", "timm", "hf", "bigvision", "onnx")
 
 
 def load(source: str | Path, *, image: int = 0) -> ViT:
@@ -53,7 +50,7 @@ def save(model: ViT, path: str | Path) -> None:
 
 
 def write(model: ViT, path: Path, target: str) -> dict[str, float]:
-    """Write `model` in the format `target` (one of TARGETS); gives figures of the check, if one is made.
+    """Write `model` as `target`: scalevit, timm, hf, bigvision or onnx. Gives figures of the check, if made.
 
     Raises ValueError when that format cannot hold a model that computes the same, and writes nothing then."""
     if target == "onnx":
@@ -152,7 +149,7 @@ def _bare(path: Path) -> Package:
 
 
 def _bigvision(flat: dict[str, np.ndarray], image: int) -> Package:
-    config = bigvision.infer(flat, image)
+    config = checked(bigvision.infer(flat, image))
     state = bigvision.to_ours(flat, ViT(config, device="meta"))
     return Package(config, {name: value.float() for name, value in state.items()})
 

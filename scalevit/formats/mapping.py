@@ -43,7 +43,7 @@ def to_ours(
     ours = {}
     for name, place in places.items():
         parts = torch.stack([source[part].reshape(place.view.shape) for part in place.names])
-        ours[name] = place.view.back(parts).reshape(shapes[name])
+        ours[name] = place.view.back(parts).reshape(shapes[name]).contiguous()
     return ours
 
 

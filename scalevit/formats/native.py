@@ -28,7 +28,8 @@ def read_folder(folder: Path) -> Package:
 
 def write_folder(model: ViT, folder: Path) -> None:
     """Everything that `read_folder`, and timm where it can, needs to build the model again."""
-    about = {"scalevit": {"model": asdict(model.config), "preprocessing": asdict(model.preprocessing)}}
+    described = {**asdict(model.config), **asdict(model.config.resolve())}
+    about = {"scalevit": {"model": described, "preprocessing": asdict(model.preprocessing)}}
     with files.written_folder(folder) as temporary:
         files.write_tensors(temporary / "model.safetensors", model.state_dict())
         files.write_json(temporary / "config.json", {**_for_timm(model), **about})

@@ -30,7 +30,8 @@ def write(model: ViT, path: Path) -> float:
             warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
             torch.onnx.export(
                 model, (images,), str(temporary), input_names=["images"], output_names=["logits"],
-                verbose=False, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=beside,
+                dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+                external_data=beside,
             )  # fmt: skip
         error = _difference(model, temporary, torch.cat([images, images.flip(-1)])[:3])
         if error > TOLERANCE:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scalevit.config import Model, Preprocessing
+from scalevit.config import Model, Preprocessing, nearest
 from scalevit.formats import files
 from scalevit.formats.mapping import Held, rows
 from scalevit.formats.package import Package, packed
@@ -42,8 +42,8 @@ def read_name(name: str) -> Package:
     """The pretrained model that timm knows under this name; downloads its weights."""
     timm = _timm()
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0]}*", module="vision_transformer")[:3]
-        raise ValueError(f"timm has no model {name!r}{'; nearest: ' + ', '.join(near) if near else ''}")
+        near = nearest(name, timm.list_models(module="vision_transformer"))
+        raise ValueError(f"timm has no model {name!r}; nearest: {', '.join(near)}")
     return from_module(timm.create_model(name, pretrained=True))
 
 
