@@ -164,9 +164,17 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
-def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
-    """Write every node's run.yaml. Raises ValueError, before writing anything, when a folder already holds
-    another run: what is done must keep its meaning."""
+def held(home: Path) -> bool:
+    """Whether a process works on the node in this folder."""
+    path = home / "lock"
+    if not path.exists():
+        return False
+    with path.open("a+") as lock:
+        return not _lock(lock)
+
+
+def refuse_changes(nodes: Sequence[grid.Node], folder: Path) -> None:
+    """Raises ValueError when a node's folder already holds another run: what is done keeps its meaning."""
     changed = [node.name for node in nodes if _other(folder / "runs" / node.name, node.run)]
     if changed:
         names = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
@@ -174,12 +182,17 @@ def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
             f"{folder}: the study now means something else by {len(changed)} of its runs ({names}); "
             "choose another --out, or undo the change"
         )
+
+
+def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
+    """Write every node's run.yaml, unless one of the folders holds another run."""
+    refuse_changes(nodes, folder)
     for node in nodes:
         home = folder / "runs" / node.name
         home.mkdir(parents=True, exist_ok=True)
         path, text = home / "run.yaml", config.dump(config.resolved(node.run))
         if not path.exists() or path.read_text() != text:
-            _write(path, text)
+            write_whole(path, text)
 
 
 def _other(home: Path, run: config.Run) -> bool:
@@ -187,7 +200,7 @@ def _other(home: Path, run: config.Run) -> bool:
     return path.exists() and config.run_id(config.load(str(path))) != config.run_id(run)
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """All of the file or nothing of it."""
     draft = path.with_suffix(".draft")
     draft.write_text(text)
@@ -280,8 +293,7 @@ class _Loop:
         """Whether the node's process has ended; one that an earlier launcher left is known by its lock."""
         if process is not None:
             return process.poll() is not None
-        with (self.work.of(name) / "lock").open("a+") as lock:
-            return _lock(lock)
+        return not held(self.work.of(name))
 
     def settle(self, name: str, code: int) -> None:
         if self.worker.finished(self.work.of(name)):

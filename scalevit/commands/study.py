@@ -1,0 +1,156 @@
+"""`scalevit study`: a grid of runs, the law through them, a forecast and a report; resumable."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalevit.answer import DONE, FAILED, RESUMABLE, Answer
+
+if TYPE_CHECKING:
+    from scalevit.study.grid import Node, Spec
+    from scalevit.study.launch import Outcome
+
+SUMMARY = "a grid of runs, the law through them, a forecast and a report; resumable"
+
+EXECUTORS = ("local",)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "start: scalevit study demo --out runs/demo    again, after an interruption: the same command, or "
+        "scalevit study resume runs/demo    look: scalevit study status runs/demo    "
+        "widen: scalevit study add runs/demo --images 10000 --seeds 1 2"
+    )
+    parser.add_argument(
+        "spec", help="a preset, a YAML file, or one of: resume, status, add (then a study's folder)"
+    )
+    parser.add_argument(
+        "rest", nargs="*", metavar="section.key=value", help="changes to the base run; or the folder"
+    )
+    parser.add_argument("--out", type=Path, help="the study's folder")
+    parser.add_argument("--executor", choices=EXECUTORS, default="local", help="where nodes run (local)")
+    parser.add_argument("--slots", type=int, default=0, help="nodes at a time (one a core)")
+    parser.add_argument("--attempts", type=int, default=2, help="how often a failing node is tried (2)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the grid, its cost and timetable; create nothing"
+    )
+    parser.add_argument(
+        "--images", type=int, nargs="+", default=[], help="add: more numbers of unique images"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="add: more seeds")
+
+
+def main(args: argparse.Namespace) -> Answer:
+    if args.slots < 0 or args.attempts < 1:
+        raise ValueError("--slots must not be negative and --attempts at least 1")
+    return VERBS.get(args.spec, _start)(args)
+
+
+def _start(args: argparse.Namespace) -> Answer:
+    from scalevit.study import grid
+
+    if args.out is None:
+        raise ValueError("say where the study lives: --out DIR")
+    spec = grid.load(args.spec, args.rest)
+    return _dry(args, spec) if args.dry_run else _run(args, args.out, spec)
+
+
+def _resume(args: argparse.Namespace) -> Answer:
+    folder = _folder(args)
+    return _run(args, folder, _spec(folder))
+
+
+def _add(args: argparse.Namespace) -> Answer:
+    """Widen the grid; what is done stays done because nodes that exist keep their meaning."""
+    from dataclasses import replace
+
+    folder = _folder(args)
+    spec = _spec(folder)
+    if not args.images and not args.seeds:
+        raise ValueError("study add: say what, e.g. --images 10000 or --seeds 1 2")
+    images = (*spec.images, *(n for n in args.images if n not in spec.images))
+    seeds = (*spec.seeds, *(n for n in args.seeds if n not in spec.seeds))
+    wider = replace(spec, images=images, seeds=seeds)
+    args.out = folder
+    return _dry(args, wider) if args.dry_run else _run(args, folder, wider)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    from scalevit.study.results import SPEC
+
+    folder = Path(args.rest[0]) if args.rest else args.out
+    if folder is None or not (folder / SPEC).exists():
+        raise ValueError(f"study {args.spec}: name a study's folder (one that holds {SPEC}), found {folder}")
+    return folder
+
+
+def _spec(folder: Path) -> Spec:
+    from scalevit.study import grid, results
+
+    return grid.read(folder / results.SPEC)
+
+
+# --------------------------------------------------------------------------- the study itself
+
+
+def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
+    from scalevit.study import grid, launch, progress, results
+
+    nodes = grid.expand(spec, folder.absolute() / "runs")
+    results.claim(folder, spec, nodes)
+    with progress.display(nodes, folder, lambda: results.foresee(folder, spec, nodes)) as display:
+        outcome = launch.launch(nodes, folder, display, slots=args.slots, attempts=args.attempts)
+    if outcome.stopped:
+        done = sum(state == "done" for state in outcome.states.values())
+        text = f"{folder}: stopped, {done} of {len(nodes)} nodes done; resume: scalevit study resume {folder}"
+        return Answer(text, {"folder": str(folder), "states": dict(outcome.states)}, RESUMABLE)
+    return _conclude(folder, spec, nodes, outcome)
+
+
+def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: Outcome) -> Answer:
+    """Forecast, figures and report, from the records alone."""
+    from scalevit.study import figures, report, results
+
+    failed = [f"{name} {state}" for name, state in outcome.states.items() if state != "done"]
+    lines = [f"{folder}: {len(nodes) - len(failed)} of {len(nodes)} nodes done"]
+    lines += [f"{name}:\n{tail}" for name, tail in outcome.errors.items()]
+    data: dict[str, Any] = {
+        "folder": str(folder),
+        "states": dict(outcome.states),
+        "failed": dict(outcome.errors),
+    }
+    if not failed:
+        data["forecast"] = dict(results.foresee(folder, spec, nodes))
+    found = results.read(folder)
+    if found.points:
+        drawn = figures.draw(found, folder / "figures")
+        page = report.write([found], folder / "report.html")
+        summary = report.summary(found)
+        lines += [*summary, f"figures: {drawn[0].parent}" if drawn else "", f"report: {page}"]
+        data |= {"summary": summary, "report": str(page), "figures": [str(path) for path in drawn]}
+    if failed:
+        lines.append(f"not done: {', '.join(failed)}; try again with: scalevit study resume {folder}")
+    return Answer("\n".join(line for line in lines if line), data, FAILED if failed else DONE)
+
+
+def _dry(args: argparse.Namespace, spec: Spec) -> Answer:
+    from scalevit.study import grid, timetable
+
+    nodes = grid.expand(spec, args.out.absolute() / "runs")
+    text, data = timetable.show(nodes, args.out, args.slots)
+    return Answer(text, data)
+
+
+def _status(args: argparse.Namespace) -> Answer:
+    from scalevit.study import grid, timetable
+
+    folder = _folder(args)
+    nodes = grid.expand(_spec(folder), folder.absolute() / "runs")
+    text, data = timetable.status(nodes, folder)
+    return Answer(text, data)
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], Answer]] = {"resume": _resume, "add": _add, "status": _status}

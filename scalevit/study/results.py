@@ -1,0 +1,335 @@
+"""What came out of runs, from their folders alone.
+
+Points (one error a run and task), floors, training curves, the law through the frontier, and the forecast of
+the largest run that is made before its result is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalevit import config, records, schedule
+from scalevit.study import grid
+from scalevit.study.frontier import frontier
+from scalevit.study.launch import refuse_changes, write_whole
+from scalevit.study.laws import Fit, fit
+
+FORECAST, NODES, SPEC = "forecast.json", "nodes.json", "study.yaml"
+
+#: Level of every interval that a report shows.
+LEVEL = 0.9
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run is, from its run.yaml. compute: FLOPs of training it from scratch. unique: images it could
+    learn from, never more than it saw."""
+
+    run: str
+    study: str
+    folder: str
+    model: str
+    recipe: str
+    images: int
+    unique: int
+    seed: int
+    steps: int
+    batch: int
+    seen: int
+    compute: float
+    parameters: int
+    forward: float
+    parent: str
+    schedule: schedule.Schedule
+    branch_step: int
+    trunk: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """The error of one run on one task: mean and standard deviation over the draws of the support set."""
+
+    facts: Facts
+    dataset: str
+    shots: int
+    error: float
+    spread: float
+    draws: int
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What needs no training: the error of raw pixels, or of the untrained network of a run's model."""
+
+    name: str
+    model: str
+    dataset: str
+    shots: int
+    error: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that tables, figures and reports are drawn from."""
+
+    title: str
+    facts: tuple[Facts, ...]
+    points: tuple[Point, ...]
+    floors: tuple[Floor, ...]
+    curves: Mapping[str, Sequence[tuple[int, float]]]
+    about: Mapping[str, records.Row]
+    forecast: Mapping[str, Any] | None = None
+    bill: grid.Bill | None = None
+    target: tuple[str, int] | None = None
+
+    def tasks(self) -> list[tuple[str, int]]:
+        """(dataset, shots) of all points; the study's own target first."""
+        found = sorted({(point.dataset, point.shots) for point in self.points})
+        return sorted(found, key=lambda task: task != self.target)
+
+    def of(self, task: tuple[str, int]) -> list[Point]:
+        """The points of one task, cheapest first."""
+        chosen = [point for point in self.points if (point.dataset, point.shots) == task]
+        return sorted(chosen, key=lambda point: (point.facts.compute, point.error))
+
+
+def claim(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> None:
+    """Write the study down in its folder. Raises ValueError when the folder holds something else, or when a
+    run in it would change its meaning."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder}: a file, not a folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / SPEC).exists():
+        raise ValueError(f"--out {folder}: holds something that is no study; choose an empty or new folder")
+    refuse_changes(nodes, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = _known(folder) | {node.name: grid.facts(node) for node in nodes}
+    write_whole(folder / NODES, json.dumps(known, indent=1))
+    write_whole(folder / SPEC, grid.dump(spec))
+
+
+# --------------------------------------------------------------------------- reading folders
+
+
+def read(folder: Path, without: Iterable[str] = ()) -> Results:
+    """The results of a study's folder, or of a folder that holds runs or is one. Records of the runs named
+    in `without` are not opened."""
+    without = {*without}
+    known = _known(folder)
+    homes = [home for home in records.runs_below(folder) if (home / "run.yaml").exists()]
+    facts = {home: _facts(home, folder.name, known.get(home.name)) for home in homes}
+    rows = {home: records.read(home) for home in homes if facts[home].run not in without}
+    spec = grid.read(folder / SPEC) if (folder / SPEC).exists() else None
+    path = folder / FORECAST
+    return Results(
+        title=spec.name if spec else folder.name,
+        facts=tuple(facts.values()),
+        points=tuple(point for home in rows for point in _points(facts[home], rows[home])),
+        floors=_floors(facts, rows),
+        curves={facts[home].run: _curve(rows[home]) for home in rows},
+        about={facts[home].run: row for home in rows for row in rows[home] if row["kind"] == "run"},
+        forecast=json.loads(path.read_text()) if path.exists() else None,
+        bill=_bill(known),
+        target=(spec.dataset, spec.shots) if spec else None,
+    )
+
+
+def _known(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / NODES
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _bill(known: Mapping[str, Mapping[str, Any]]) -> grid.Bill | None:
+    if not known:
+        return None
+    separate = sum(node["scratch"] for node in known.values() if node["kind"] != "trunk")
+    return grid.Bill(sum(node["flops"] for node in known.values()), separate)
+
+
+def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> Facts:
+    run = config.load(str(home / "run.yaml"))
+    shape, model = run.model.resolve(), run.model
+    size = (model.image, model.pool, model.classes)
+    seen = run.schedule.steps * run.train.batch
+    named = {"model": _label(run), "recipe": "", "kind": ""} | dict(node or {})
+    return Facts(
+        run=run.name, study=study, folder=str(home), model=named["model"], recipe=named["recipe"],
+        images=run.data.images, unique=min(run.data.images or seen, seen), seed=run.train.seed,
+        steps=run.schedule.steps, batch=run.train.batch, seen=seen,
+        compute=run.schedule.steps * grid.step_flops(run), parameters=shape.parameters(*size),
+        forward=shape.flops(*size), parent=Path(run.branch.trunk).name if run.branch.trunk else "",
+        schedule=run.schedule, branch_step=run.branch.step, trunk=named["kind"] == "trunk",
+    )  # fmt: skip
+
+
+def _label(run: config.Run) -> str:
+    """The shape's own name when nothing about it was changed, else width × depth."""
+    plain = replace(run.model, width=None, depth=None, mlp=None, heads=None, patch=None)
+    shape = run.model.resolve()
+    return run.model.shape if plain.resolve() == shape else f"{shape.width}x{shape.depth}"
+
+
+def _error(row: records.Row) -> float | None:
+    """The row's error as a fraction; None when its metric is no accuracy."""
+    if row["metric"] not in ("accuracy", "error"):
+        return None
+    value = float(row["value"])
+    return 1 - value if row["metric"] == "accuracy" else value
+
+
+def _tasks(rows: Iterable[records.Row], kind: str) -> dict[tuple[str, int], list[records.Row]]:
+    found: dict[tuple[str, int], list[records.Row]] = {}
+    for row in rows:
+        if row["kind"] == kind and _error(row) is not None:
+            found.setdefault((str(row.get("dataset")), int(row.get("shots") or 0)), []).append(row)
+    return found
+
+
+def _points(facts: Facts, rows: Sequence[records.Row]) -> list[Point]:
+    """A run's errors at its last step: points before the end of a cooldown are no results of the schedule."""
+    points = []
+    for (dataset, shots), found in _tasks(rows, "probe").items():
+        errors = [_error(row) for row in found if (row.get("step") or 0) >= facts.steps]
+        if errors:
+            points.append(Point(facts, dataset, shots, *_summary(errors)))
+    return points
+
+
+def _summary(errors: Sequence[Any]) -> tuple[float, float, int]:
+    values = np.asarray(errors, float)
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0, len(values)
+
+
+def _floors(facts: Mapping[Path, Facts], rows: Mapping[Path, Sequence[records.Row]]) -> tuple[Floor, ...]:
+    found: dict[tuple[str, str, str, int], list[records.Row]] = {}
+    for home, mine in rows.items():
+        for row in mine:
+            if row["kind"] == "floor" and _error(row) is not None:
+                name = str(row.get("floor") or row.get("name") or "floor")
+                model = "" if "pixel" in name else facts[home].model
+                key = (name, model, str(row.get("dataset")), int(row.get("shots") or 0))
+                found.setdefault(key, []).append(row)
+    return tuple(
+        Floor(*key, *_summary([_error(row) for row in mine])[:2]) for key, mine in sorted(found.items())
+    )
+
+
+def _curve(rows: Sequence[records.Row], most: int = 120) -> list[tuple[int, float]]:
+    """(step, loss) of training, thinned evenly to at most `most` points."""
+    curve = [(int(row["step"]), float(row["value"])) for row in rows if _is_loss(row)]
+    curve.sort()
+    kept = np.unique(np.linspace(0, len(curve) - 1, most).round().astype(int)) if curve else []
+    return [curve[index] for index in kept]
+
+
+def _is_loss(row: records.Row) -> bool:
+    return row["kind"] == "train" and row["metric"] == "loss" and row.get("value") is not None
+
+
+# --------------------------------------------------------------------------- the law
+
+
+@dataclass(frozen=True)
+class Law:
+    """The law through a task's frontier; fit is None when it does not fit. verdict: why, or what weakens it."""
+
+    frontier: tuple[Point, ...]
+    fit: Fit | None
+    verdict: str
+
+
+#: A law whose points scatter by more than this (standard deviation of ln error) describes nothing.
+SCATTER = 0.25
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """The points that no cheaper or equally cheap one beats (an error of exactly 0 has no logarithm)."""
+    positive = [point for point in points if point.error > 0]
+    if not positive:
+        return []
+    best = frontier([p.facts.compute for p in positive], [p.error for p in positive])
+    return [positive[index] for index in best.index]
+
+
+def law_of(points: Sequence[Point]) -> Law:
+    """The richest law that the task's frontier can carry (the paper's, then without its delay, then a power
+    law), with a verdict in words."""
+    best = pareto(points)
+    x, y = [p.facts.compute for p in best], [p.error for p in best]
+    names = {4: "saturating", 3: "M2", 2: "M1"}
+    allowed = [name for size, name in names.items() if len(best) >= size + 1]
+    if not allowed:
+        return Law(tuple(best), None, f"{len(best)} points on the frontier are too few for any law")
+    made = fit(x, y, law=allowed[0], chance=1.0)
+    if made.spread > SCATTER:
+        return Law(
+            tuple(best), None, f"the law does not fit: its points scatter by {made.spread:.0%} around it"
+        )
+    return Law(tuple(best), made, "; ".join(made.warnings))
+
+
+# --------------------------------------------------------------------------- the forecast
+
+
+def largest(nodes: Sequence[grid.Node]) -> list[grid.Node]:
+    """The node to be forecast, then the others of the same compute, whose results are not looked at either:
+    most compute, most unique images, first seed."""
+    results = [node for node in nodes if node.kind != "trunk"]
+    most = max(node.scratch for node in results)
+    held = [node for node in results if node.scratch > 0.99 * most]
+    return sorted(held, key=lambda node: (-(node.images or float("inf")), node.seed, node.name))
+
+
+def foresee(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> Mapping[str, Any]:
+    """Forecast the largest run's error from the smaller runs and write it down with the time, before the
+    largest run's records are opened. A forecast from the same smaller runs is kept as it is."""
+    held = largest(nodes)
+    path, task = folder / FORECAST, (spec.dataset, spec.shots)
+    smaller = read(folder, without=[node.name for node in held])
+    best = pareto([point for point in smaller.of(task) if not point.facts.trunk])
+    evidence = [[p.facts.run, p.facts.compute, p.error] for p in best]
+    digest = hashlib.sha256(json.dumps([task, held[0].name, evidence]).encode()).hexdigest()[:12]
+    if path.exists() and json.loads(path.read_text()).get("evidence_id") == digest:
+        return json.loads(path.read_text())
+    forecast = {
+        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "run": held[0].name, "compute": held[0].scratch,
+        "held_out": [node.name for node in held], "dataset": task[0], "shots": task[1], "level": LEVEL,
+        "evidence": evidence, "evidence_id": digest, **_prediction(best, held[0].scratch),
+    }  # fmt: skip
+    write_whole(path, json.dumps(forecast, indent=1))
+    return forecast
+
+
+def _prediction(best: Sequence[Point], compute: float) -> dict[str, Any]:
+    from scalevit.study.forecast import forecast
+
+    x, y = [p.facts.compute for p in best], [p.error for p in best]
+    try:
+        made = forecast(x, y, [compute], level=LEVEL)
+    except ValueError as error:
+        return {"mean": None, "low": None, "high": None, "why_not": str(error)}
+    numbers = {name: float(np.ravel(getattr(made, name))[0]) for name in ("mean", "low", "high")}
+    return numbers | {"reach": compute / max(x), "why_not": ""}
+
+
+# --------------------------------------------------------------------------- tables
+
+
+def rows_of(results: Results) -> list[dict[str, Any]]:
+    """One flat row a point: what figures are drawn from and what their CSV holds."""
+    return [
+        {
+            **{key: value for key, value in asdict(point.facts).items() if key not in ("schedule", "folder")},
+            "dataset": point.dataset, "shots": point.shots, "error": point.error, "spread": point.spread,
+            "draws": point.draws,
+        }
+        for point in results.points
+    ]  # fmt: skip

@@ -1,0 +1,93 @@
+"""A study before and while it runs, in tables: what each node costs, when it would run, how far it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from scalevit import records
+from scalevit.study import grid, launch
+from scalevit.study.progress import SPEED, duration
+
+
+def show(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dict[str, Any]]:
+    """What `--dry-run` prints, and the same as data."""
+    slots = slots or os.cpu_count() or 1
+    speed, measured = speed_of(nodes, folder)
+    times = grid.timetable(nodes, slots, speed, launch.STARTUP)
+    whole, bill = max(line.end for line in times), grid.bill(nodes)
+    how = "measured on finished nodes" if measured else "assumed; run something to know"
+    lines = [
+        _table(("node", "kind", "images", "steps", "FLOPs", "slot", "start", "end"), map(_line, times)),
+        f"{len(nodes)} nodes, {bill.shared:.3g} FLOPs; without shared trunks {bill.separate:.3g}: "
+        f"sharing leaves {bill.share:.0%} of the cost",
+        f"about {duration(whole)} on {slots} slots at {speed / 1e9:.3g} GFLOP/s each ({how})",
+        f"nothing created in {folder}",
+    ]
+    data = {
+        "nodes": [{**grid.facts(t.node), "slot": t.slot, "start": t.start, "end": t.end} for t in times],
+        "flops": bill.shared, "flops_without_sharing": bill.separate, "share": bill.share, "slots": slots,
+        "seconds": whole, "flops_per_second_a_slot": speed, "speed_measured": measured,
+    }  # fmt: skip
+    return "\n".join(lines), data
+
+
+def _line(line: grid.Slot) -> tuple[str, ...]:
+    node = line.node
+    images = f"{node.images:,}" if node.images else "fresh"
+    steps = f"{node.at} → {node.duration}" if node.at else f"{node.duration}"
+    when = (str(line.slot), duration(line.start), duration(line.end))
+    return node.name, node.kind, images, steps, f"{node.flops:.3g}", *when
+
+
+def speed_of(nodes: Sequence[grid.Node], folder: Path) -> tuple[float, bool]:
+    """FLOP/s of a slot over the finished nodes' training, or a plain assumption and False."""
+    flops = seconds = 0.0
+    for node in nodes:
+        for row in records.read(folder / "runs" / node.name):
+            if row["kind"] == "run" and row.get("seconds"):
+                flops, seconds = flops + node.flops, seconds + float(row["seconds"])
+    return (flops / seconds, True) if flops else (SPEED, False)
+
+
+def status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any]]:
+    """How far each node of the study has come, as its folder tells."""
+    found = []
+    for node in nodes:
+        home = folder / "runs" / node.name
+        done = launch.ended(home)
+        step = node.duration if done else max(node.at, launch.steps_of(home))
+        state = (
+            "done" if done else "running" if launch.held(home) else "begun" if step > node.at else "waiting"
+        )
+        found.append(
+            {"node": node.name, "kind": node.kind, "state": state, "step": step, "of": node.duration}
+        )
+    done = sum(node.flops for node, row in zip(nodes, found) if row["state"] == "done")
+    total = grid.bill(nodes).shared
+    cells = ((str(row["node"]), str(row["state"]), f"{row['step']}/{row['of']}") for row in found)
+    counts = {
+        state: sum(row["state"] == state for row in found)
+        for state in ("done", "running", "begun", "waiting")
+    }
+    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    text = f"{_table(('node', 'state', 'step'), cells)}\n{words}; {done / total:.0%} of the FLOPs"
+    return text, {"folder": str(folder), "nodes": found, "counts": counts, "share": done / total}
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [*rows]
+    table = Table(*head, box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    out = StringIO()
+    width = sum(max(len(row[i]) for row in [head, *rows]) + 3 for i in range(len(head)))
+    Console(file=out, width=width).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip())
