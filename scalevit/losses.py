@@ -25,10 +25,12 @@ def sigmoid_xent_each(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Ten
 
 
 def softmax_xent_each(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, " b"]:
-    """Per image, -Σ y log softmax(x); multi-hot labels are taken as they are, not normalised."""
+    """Per image, -Σ y log softmax(x), y shared equally among several right classes: what a softmax can
+    reach is a distribution. Without a right class the loss is 0."""
     logits = logits.float()
     if labels.is_floating_point():
-        return -(labels * F.log_softmax(logits, dim=-1)).sum(dim=-1)
+        target = labels / labels.sum(dim=-1, keepdim=True).clamp_min(1.0)
+        return -(target * F.log_softmax(logits, dim=-1)).sum(dim=-1)
     return F.cross_entropy(logits, labels.long(), reduction="none")
 
 

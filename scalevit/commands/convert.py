@@ -39,13 +39,14 @@ def main(args: argparse.Namespace) -> Answer:
     parameters = sum(p.numel() for p in model.parameters())
     data: dict[str, Any] = {
         "source": args.source, "out": str(args.out), "to": args.to, "parameters": parameters,
-        "model": {**asdict(model.config), **asdict(model.config.resolve())}, "preprocessing": asdict(model.preprocessing), **figures,
+        "model": {**asdict(model.config), **asdict(model.config.resolve())},
+        "preprocessing": asdict(model.preprocessing), **figures,
     }  # fmt: skip
     return Answer(_text(data), data)
 
 
 def _difference(model: Any, out: Path) -> float:
-    """Largest difference between the outputs of `model` and of what is on disk now, relative to the largest."""
+    """Largest difference between the outputs of `model` and of what is on disk now, over the largest."""
     import torch
 
     from scalevit import weights

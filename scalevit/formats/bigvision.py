@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalevit.config import Model
+from scalevit.config import Model, Preprocessing
 from scalevit.formats import mapping
 from scalevit.formats.mapping import Held, held
 from scalevit.layout import View
@@ -126,6 +126,11 @@ def from_ours(model: ViT, values: Mapping[str, Tensor] | None = None) -> dict[st
 def write(model: ViT) -> dict[str, np.ndarray]:
     """What an npz of `model` holds: `from_ours`, after checking that big_vision would compute the same."""
     _require_expressible(model.config)
+    ours, theirs = model.preprocessing, Preprocessing()
+    if (ours.mean, ours.std) != (theirs.mean, theirs.std):
+        raise ValueError(
+            f"big_vision scales images to [-1, 1]; these weights want mean {ours.mean}, std {ours.std}"
+        )
     values: dict[str, Tensor] = dict(model.named_parameters())
     if model.config.prefix_positions and model.has_class_token and "pos_embed" in values:
         values["cls_token"] = values["cls_token"] + values["pos_embed"][:, :1]

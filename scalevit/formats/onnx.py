@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -34,6 +36,7 @@ def write(model: ViT, path: Path) -> float:
                 external_data=beside,
             )  # fmt: skip
         error = _difference(model, temporary, torch.cat([images, images.flip(-1)])[:3])
+        _describe(model, temporary)
         if error > TOLERANCE:
             raise ValueError(
                 f"ONNX differs from torch by {error:.1e}, more than {TOLERANCE:.0e}: not written"
@@ -49,6 +52,15 @@ def _difference(model: ViT, path: Path, images: torch.Tensor) -> float:
         ours = model(images)
     theirs = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
     return ((theirs - ours).abs().max() / ours.abs().max().clamp_min(1.0)).item()
+
+
+def _describe(model: ViT, path: Path) -> None:
+    """Preprocessing goes into the file's metadata, under that name, as JSON."""
+    import onnx
+
+    proto = onnx.load(str(path), load_external_data=False)
+    onnx.helper.set_model_props(proto, {"preprocessing": json.dumps(asdict(model.preprocessing))})
+    path.write_bytes(proto.SerializeToString())
 
 
 def _require_installed() -> None:
