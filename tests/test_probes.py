@@ -101,6 +101,17 @@ def test_few_shot_is_the_probe_on_each_draw():
     assert everything.accuracies == (probes.ridge_probe(x, y, z, truth, l2=4.0),)
 
 
+def test_few_shot_gives_each_l2_and_other_probes_take_its_place():
+    rng = np.random.default_rng(0)
+    (x, y), (z, truth) = clusters(rng, 4, 9, noise=3.0), clusters(rng, 4, 25, noise=3.0)
+    both = probes.few_shot(x, y, z, truth, shots=(3,), draws=2, l2=(1.0, 2.0**20))
+    apart = [probes.few_shot(x, y, z, truth, shots=(3,), draws=2, l2=value)[0] for value in (1.0, 2.0**20)]
+    assert both == apart and both[0] != both[1]
+    (found,) = probes.few_shot(x, y, z, truth, shots=(3,), draws=2, probe=probes.nearest_mean_probe)
+    i = balanced(y, 3, 1)
+    assert found.l2 is None and found.accuracies[1] == probes.nearest_mean_probe(x[i], y[i], z, truth)
+
+
 def test_interval_is_wilsons_for_one_draw_and_stays_inside():
     low, high = probes.interval(0.9, 0.0, 1, 100)  # Wilson's textbook example: 90 of 100
     assert (low, high) == (pytest.approx(0.8256, abs=2e-4), pytest.approx(0.9448, abs=2e-4))
@@ -120,6 +131,34 @@ def test_interval_covers_the_true_accuracy(spread, tests):
         result = probes.summary(5, accuracies, tests)
         hits += result.low <= 0.8 <= result.high
     assert 0.93 <= hits / rounds <= 0.995
+
+
+def test_nearest_mean_and_knn_against_a_loop():
+    rng = np.random.default_rng(3)
+    x, y = clusters(rng, 4, 9, noise=2.0)
+    z, truth = clusters(rng, 4, 30, noise=2.0)
+    centred = [(a - x.mean(0)) / np.linalg.norm(a - x.mean(0), axis=1, keepdims=True) for a in (x, z)]
+    means = np.stack([centred[0][y == c].mean(0) for c in range(4)])
+    nearest = np.array([np.argmin(((row - means) ** 2).sum(1)) for row in centred[1]])
+    assert probes.nearest_mean_probe(x, y, z, truth) == (nearest == truth).mean()
+    cosine = (z / np.linalg.norm(z, axis=1, keepdims=True)) @ (x / np.linalg.norm(x, axis=1, keepdims=True)).T
+    votes = []
+    for row in cosine:
+        near = np.argsort(row)[-5:]
+        votes.append(np.argmax([np.exp(row[near[y[near] == c]] / 0.07).sum() for c in range(4)]))
+    assert probes.knn_probe(x, y, z, truth, k=5) == (np.array(votes) == truth).mean()
+    assert probes.knn_probe(x, y, x, y, k=1) == 1.0
+    assert probes.knn_probe(x, y, z, truth, k=10_000) == probes.knn_probe(x, y, z, truth, k=len(x))
+
+
+def test_linear_probe_reads_what_is_linear_and_chooses_its_strength(monkeypatch):
+    rng = np.random.default_rng(4)
+    x, z = rng.normal(size=(200, 60)), rng.normal(size=(500, 60))
+    y, truth = ((a[:, 0] + 0.3 * rng.normal(size=len(a)) > 0).astype(int) for a in (x, z))
+    best = probes.linear_probe(x, y, z, truth)
+    assert best > 0.75
+    monkeypatch.setattr(probes, "LINEAR_GRID", (1e-6,))
+    assert probes.linear_probe(x, y, z, truth) < best
 
 
 MISTAKES = [

@@ -99,7 +99,7 @@ def is_set(target: str) -> bool:
     return target in NAMES
 
 
-_OF_MODELS = ("model.safetensors", "config.json", "run.yaml", "model", "pytorch_model.bin")
+_OF_MODELS = ("model.safetensors", "config.json", "open_clip_config.json", "run.yaml", "model/config.json")
 
 
 # --------------------------------------------------------------------------- arrays

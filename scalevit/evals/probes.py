@@ -21,12 +21,15 @@ import numpy as np
 from scalevit.evals.draws import ALL, balanced
 
 #: (x_train, y_train, x_test, y_test) to an accuracy.
-Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
+Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float | np.ndarray]
 
 CONSTANT = 100.0
 STD_FLOOR = 1e-5
 #: 2⁻¹⁰ … 2²⁰; the paper's own is 2¹⁰.
 L2_GRID = tuple(2.0**k for k in range(-10, 21))
+
+#: L2 strengths of the linear probe, strong to weak; of equals the strongest wins.
+LINEAR_GRID = (10.0, 1.0, 0.1, 0.01, 0.001)
 
 #: Elements of the largest temporary array of scores (float32: 256 MiB).
 _CHUNK = 1 << 26
@@ -168,6 +171,77 @@ def _features(x: np.ndarray, y: np.ndarray, name: str) -> tuple[np.ndarray, np.n
     return x, y
 
 
+# --------------------------------------------------------------------------- other ways to ask
+
+
+def nearest_mean_probe(
+    x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
+) -> float:
+    """Accuracy of the nearest class mean among features centred on the training set's mean and scaled to
+    unit length (Wang et al. 2019, SimpleShot, "CL2N")."""
+    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    classes, index = np.unique(y_train, return_inverse=True)
+    centre = x_train.mean(axis=0, dtype=np.float64)
+    x, z = _unit_length(x_train - centre), _unit_length(x_test - centre)
+    means = np.stack([x[index == c].mean(axis=0) for c in range(len(classes))])
+    nearest = (2 * z @ means.T - (means**2).sum(axis=1)).argmax(axis=1)
+    return float((classes[nearest] == y_test).mean())
+
+
+def knn_probe(
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> float:
+    """Accuracy of a vote among the k training examples of highest cosine similarity (all, when there are
+    fewer), each weighted with exp(similarity / temperature) (Wu et al. 2018, arXiv 1805.01978)."""
+    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    classes, index = np.unique(y_train, return_inverse=True)
+    onehot = (index[:, None] == np.arange(len(classes))).astype(np.float32)
+    x, z, k = _unit_length(x_train), _unit_length(x_test), min(k, len(x_train))
+    rows, correct = max(1, _CHUNK // len(x)), 0
+    for start in range(0, len(z), rows):
+        similarity = z[start : start + rows] @ x.T
+        kept = np.partition(similarity, -k, axis=1)[:, -k][:, None]
+        weights = np.where(similarity >= kept, np.exp((similarity - 1) / temperature), 0)
+        correct += int((classes[(weights @ onehot).argmax(axis=1)] == y_test[start : start + rows]).sum())
+    return correct / len(z)
+
+
+def linear_probe(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> float:
+    """Accuracy of multinomial logistic regression on standardised features, its L2 strength chosen from
+    `LINEAR_GRID` on every fifth training example of each class, held out; with fewer than five of a class
+    the grid's middle is taken."""
+    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    mean = x_train.mean(axis=0, dtype=np.float64)
+    scale = x_train.std(axis=0, dtype=np.float64) + STD_FLOOR
+    x, z = (x_train - mean) / scale, (x_test - mean) / scale
+    held = np.zeros(len(x), bool)
+    for label in np.unique(y_train):
+        held[np.flatnonzero(y_train == label)[4::5]] = True
+    strength = LINEAR_GRID[len(LINEAR_GRID) // 2]
+    if set(y_train[held]) == set(y_train):
+        tried = [_logistic(x[~held], y_train[~held], x[held], y_train[held], c) for c in LINEAR_GRID]
+        strength = LINEAR_GRID[int(np.argmax(tried))]
+    return _logistic(x, y_train, z, y_test, strength)
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, z: np.ndarray, truth: np.ndarray, strength: float) -> float:
+    """Strength is L2 over the number of examples: the same grid for any size."""
+    from sklearn.linear_model import LogisticRegression
+
+    return float(LogisticRegression(C=1 / (strength * len(x)), max_iter=2000).fit(x, y).score(z, truth))
+
+
+def _unit_length(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float32)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
 # --------------------------------------------------------------------------- few-shot: draws and intervals
 
 
@@ -192,33 +266,32 @@ def few_shot(
     *,
     shots: Sequence[int] = (1, 5, 10, 25),
     draws: int = 5,
-    l2: float = 2.0**10,
+    l2: float | Sequence[float] = 2.0**10,
     probe: Probe | None = None,
 ) -> list[FewShot]:
-    """One `FewShot` for each number of shots: `probe` (the ridge probe with `l2` unless given) on `draws`
+    """One `FewShot` for each number of shots and each λ: the ridge probe, or `probe` instead, on `draws`
     balanced draws with seeds 0, 1, …; `draws.ALL` shots take all training examples, once.
 
     Raises ValueError as `ridge_probe` does, and for a class with fewer examples than shots."""
     x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
     if draws < 1 or not shots or min(shots) < 0:
         raise ValueError(f"shots and draws must be at least 1, found shots {list(shots)}, draws {draws}")
-    solve = probe or partial(ridge_probe, l2=l2)
+    lambdas = (None,) if probe else tuple(np.atleast_1d(l2).tolist())
+    solve = probe or partial(ridge_probe, l2=np.array(lambdas, np.float64))
     results = []
     for count in shots:
-        accuracies = []
-        for seed in range(1 if count == ALL else draws):
-            chosen = balanced(y_train, count, seed)
-            accuracies.append(float(solve(x_train[chosen], y_train[chosen], x_test, y_test)))
-        results.append(summary(count, accuracies, len(y_test)))
+        chosen = [balanced(y_train, count, seed) for seed in range(1 if count == ALL else draws)]
+        table = np.array([np.atleast_1d(solve(x_train[i], y_train[i], x_test, y_test)) for i in chosen])
+        results += [summary(count, list(table[:, k]), len(y_test), value) for k, value in enumerate(lambdas)]
     return results
 
 
-def summary(shots: int, accuracies: list[float], tests: int) -> FewShot:
+def summary(shots: int, accuracies: list[float], tests: int, l2: float | None = None) -> FewShot:
     """The draws' mean, standard deviation (n - 1; 0 for one draw) and interval."""
     sd = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
     mean = float(np.mean(accuracies))
     low, high = interval(mean, sd, len(accuracies), tests)
-    return FewShot(shots, tuple(accuracies), mean, sd, low, high)
+    return FewShot(shots, l2, tuple(map(float, accuracies)), mean, sd, low, high)
 
 
 def interval(mean: float, sd: float, draws: int, tests: int, level: float = 0.95) -> tuple[float, float]:

@@ -1,0 +1,241 @@
+"""Models as probes see them: images in, the features of named layers out, and a fingerprint of the weights.
+
+A word names a run's or a model's folder, "timm:NAME", "timm-local:DIR", a big_vision npz, or
+"module:callable", any function of images (b, 3, side, side) in [-1, 1] that gives features (b, d).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalevit import weights
+from scalevit.config import Preprocessing, nearest
+from scalevit.model import ViT
+
+#: The representation that the head reads; what the paper probes.
+LAST = "pre_logits"
+
+Run = Callable[[Tensor, tuple[str, ...]], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """run(images, layers) gives features (b, d) of each layer for images (b, 3, image, image) that went
+    through `preprocessing`. layers: every name it knows, from the input to the output. fingerprint tells
+    everything that decides the features; None when that cannot be told. untrained: the same network with
+    fresh weights. note: what a reader of its numbers must know."""
+
+    name: str
+    run: Run
+    layers: tuple[str, ...]
+    image: int
+    preprocessing: Preprocessing
+    fingerprint: Callable[[], str] | None
+    untrained: Callable[[], Backbone] | None = None
+    note: str = ""
+
+
+def open_model(target: str, *, image: int = 0) -> Backbone:
+    """The model that a word names. image: side in pixels to resample a ViT's positions to, or the side of
+    the images that a function takes (224 unless given). Raises ValueError when there is no such model."""
+    scheme, colon, rest = target.partition(":")
+    if colon and scheme in OPENERS:
+        return OPENERS[scheme](rest, image)
+    if colon and not Path(target).exists() and scheme.replace(".", "").isidentifier():
+        return _callable(scheme, rest, image)
+    return of_vit(weights.load(target, image=image), target)
+
+
+def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
+    """A ViT of ours. Layers of tokens are averaged over the patches."""
+    layers = ("embedded", *(f"blocks.{i}" for i in range(len(model.blocks))), "pooled", LAST)
+
+    def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
+        taps: dict[str, Tensor] = {}
+        last = model.features(images.to(next(model.parameters()).device), taps)
+        taps[LAST] = last
+        return {layer: _flat(taps[layer], model.prefix) for layer in wanted}
+
+    def untrained() -> Backbone:
+        fresh = ViT(model.config, device=next(model.parameters()).device, seed=0)
+        fresh.preprocessing = model.preprocessing
+        return of_vit(fresh, f"{name} untrained")
+
+    about = repr(replace(model.config, classes=0))
+    told = partial(fingerprint, model.state_dict(), about)
+    return Backbone(name, run, layers, model.config.image, model.preprocessing, told, untrained, note)
+
+
+def _flat(x: Tensor, prefix: int) -> Tensor:
+    return x[:, prefix:].mean(dim=1) if x.dim() == 3 else x
+
+
+def fingerprint(state: Mapping[str, Tensor], about: str) -> str:
+    """SHA-256 of every tensor but the head's, which features do not see, and of `about`."""
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(state):
+        if not name.startswith("head."):
+            value = state[name].detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------- timm
+
+
+def _timm(name: str, image: int) -> Backbone:
+    timm = import_timm()
+    if not timm.is_model(name):
+        near = ", ".join(nearest(name.split(".")[0], timm.list_models()))
+        raise ValueError(f"timm has no model {name!r}; nearest: {near}")
+    module, note = _with_weights(timm, name)
+    return _of_timm(module, f"timm:{name}", image, note)
+
+
+def _timm_local(folder: str, image: int) -> Backbone:
+    timm = import_timm()
+    try:
+        return of_vit(weights.load(folder, image=image), f"timm-local:{folder}")
+    except ValueError as error:
+        if not (Path(folder) / "config.json").is_file():
+            raise
+        reason = str(error)
+    try:
+        module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (RuntimeError, KeyError, OSError, AssertionError):
+        raise ValueError(reason) from None
+    return _of_timm(module, f"timm-local:{folder}", image, "")
+
+
+def _of_timm(module: nn.Module, name: str, image: int, note: str) -> Backbone:
+    """Through our own ViT where it computes the same, so that `scalevit convert` changes no number."""
+    from scalevit.formats import timm as reader
+
+    try:
+        package = reader.from_module(module)
+    except ValueError:
+        return _raw_timm(module, name, image, note)
+    model = ViT(package.config, device="meta")
+    model.load_state_dict(package.state, assign=True)
+    model.preprocessing = package.preprocessing
+    return of_vit(weights.resized(model, image) if image else model, name, note)
+
+
+def _raw_timm(module: Any, name: str, image: int, note: str) -> Backbone:
+    """Any other network of timm: its features behind pooling, before its classifier."""
+    given = import_timm().data.resolve_model_data_config(module)
+    found = Preprocessing(
+        tuple(given["mean"]), tuple(given["std"]), str(given["interpolation"]), float(given["crop_pct"])
+    )
+    module.eval()
+
+    def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
+        images = images.to(next(module.parameters()).device)
+        return {LAST: module.forward_head(module.forward_features(images), pre_logits=True).flatten(1)}
+
+    side = image or given["input_size"][-1]
+    told = partial(fingerprint, module.state_dict(), name)
+    return Backbone(name, run, (LAST,), side, found, told, note=note)
+
+
+def _with_weights(timm: Any, name: str) -> tuple[nn.Module, str]:
+    """The pretrained network; where its weights cannot be had, the network with random weights, loudly."""
+    try:
+        with _no_vain_retries():
+            return timm.create_model(name, pretrained=True), ""
+    except (OSError, RuntimeError):
+        note = "random weights: the pretrained ones are neither here nor to be downloaded"
+        print(f"scalevit: timm:{name}: {note}", file=sys.stderr)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return timm.create_model(name, pretrained=False), note
+
+
+class _no_vain_retries:
+    """Without a network the hub's client retries for a minute; then only its local cache is asked."""
+
+    def __enter__(self) -> None:
+        from huggingface_hub import constants
+
+        self.before = constants.HF_HUB_OFFLINE
+        host = constants.ENDPOINT.split("//")[-1].split("/")[0].split(":")[0]
+        try:
+            if not os.environ.get("HTTPS_PROXY") and not os.environ.get("https_proxy"):
+                socket.getaddrinfo(host, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+
+    def __exit__(self, *about: object) -> None:
+        from huggingface_hub import constants
+
+        constants.HF_HUB_OFFLINE = self.before
+
+
+def import_timm() -> Any:
+    """timm, also beside a torchvision built for another torch, whose import fails on missing operators."""
+    try:
+        import timm
+
+        return timm
+    except ImportError:
+        raise ValueError('timm: models need timm: pip install "scalevit[timm]"') from None
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for module in [name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")]:
+        del sys.modules[module]
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEPT.append(library)
+    return importlib.import_module("timm")
+
+
+#: Operators that `import_timm` declared live as long as this.
+_KEPT: list[torch.library.Library] = []
+
+
+# --------------------------------------------------------------------------- functions
+
+
+def _callable(module: str, attribute: str, image: int) -> Backbone:
+    """A function, or a torch module, that somebody else wrote."""
+    try:
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{module}:{attribute}: {error}") from None
+    finally:
+        sys.path.pop(0)
+    function = getattr(found, attribute, None)
+    if not callable(function):
+        near = ", ".join(nearest(attribute, [n for n in vars(found) if callable(getattr(found, n))]))
+        raise ValueError(f"{module} has no callable {attribute!r}; nearest: {near}")
+    name, side = f"{module}:{attribute}", image or 224
+    told = None
+    if isinstance(function, nn.Module):
+        told = partial(fingerprint, function.eval().state_dict(), f"{name} {function}")
+
+    def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
+        given = torch.as_tensor(function(images))
+        if given.shape[:1] != images.shape[:1] or given.dim() < 2:
+            raise ValueError(f"{name}: expected ({len(images)}, d) features, found {tuple(given.shape)}")
+        return {LAST: given.flatten(1)}
+
+    return Backbone(name, run, (LAST,), side, Preprocessing(), told)
+
+
+OPENERS: dict[str, Callable[[str, int], Backbone]] = {"timm": _timm, "timm-local": _timm_local}

@@ -1,0 +1,219 @@
+"""Features of frozen models: images fitted to the model, batches over ranks, results kept by content.
+
+A batch is always the same images, however many processes share the work, and the same images give the same
+bits: accuracies do not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from scalevit.config import Preprocessing, nearest
+from scalevit.evals.backbones import Backbone
+from scalevit.evals.datasets import Images
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the work. gather: gives a Python object of every rank, in order, to each."""
+
+    rank: int = 0
+    world: int = 1
+    gather: Callable[[Any], list[Any]] = lambda own: [own]
+
+
+ALONE = Share()
+
+
+def extract(
+    backbone: Backbone,
+    images: Images,
+    *,
+    whole: bool,
+    layers: Sequence[str],
+    share: Share = ALONE,
+    batch: int = BATCH,
+) -> dict[str, np.ndarray]:
+    """Features (n, d) float32 of each layer, for all images, on every rank.
+
+    whole: keep the whole frame instead of the model's central crop. Raises ValueError for an unknown layer
+    and for features that are not finite."""
+    wanted = tuple(layers)
+    for layer in wanted:
+        if layer not in backbone.layers:
+            near = ", ".join(nearest(layer, backbone.layers))
+            raise ValueError(f"{backbone.name} has no layer {layer!r}; nearest: {near}")
+    blocks = [range(i, min(i + batch, len(images))) for i in range(0, len(images), batch)]
+    shares = share.gather(_own(backbone, images, blocks[share.rank :: share.world], whole, wanted))
+    for found in shares:
+        if isinstance(found, ValueError):
+            raise found
+    out = {layer: _interleaved([found[layer] for found in shares], len(blocks)) for layer in wanted}
+    for layer, values in out.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"{backbone.name}: features of {layer} are not finite; are its weights damaged?")
+    return out
+
+
+def _own(
+    backbone: Backbone, images: Images, blocks: Sequence[range], whole: bool, layers: tuple[str, ...]
+) -> dict[str, list[np.ndarray]] | ValueError:
+    """Features of some blocks. A mistake is given back, for every rank to raise: none waits for another."""
+    own: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    try:
+        with torch.inference_mode():
+            for prepared in _prepared(backbone, images, blocks, whole):
+                for layer, values in backbone.run(prepared, layers).items():
+                    own[layer].append(values.float().cpu().numpy())
+    except ValueError as error:
+        return error
+    return own
+
+
+def _interleaved(shares: list[list[np.ndarray]], blocks: int) -> np.ndarray:
+    """Block i was the work of rank i modulo the number of ranks."""
+    return np.concatenate([shares[i % len(shares)][i // len(shares)] for i in range(blocks)])
+
+
+def _prepared(
+    backbone: Backbone, images: Images, blocks: Sequence[range], whole: bool
+) -> Iterator[Float[Tensor, "b 3 y x"]]:
+    """Batches as the model takes them; others are made ready in threads while it computes."""
+
+    def prepare(block: range) -> Tensor:
+        return fit([images[i] for i in block], backbone.image, backbone.preprocessing, whole)
+
+    workers = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        coming, ahead = iter(blocks), deque[Future[Tensor]]()
+        for block in coming:
+            ahead.append(pool.submit(prepare, block))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+# --------------------------------------------------------------------------- images to tensors
+
+
+def fit(
+    images: Sequence[np.ndarray], side: int, preprocessing: Preprocessing, whole: bool
+) -> Float[Tensor, "b 3 y x"]:
+    """uint8 images of any size, grey or colour, as one batch of `side` × `side` pixels.
+
+    whole: each image is resized to the square. Otherwise its short side is resized to side / crop and the
+    central square cut out. Values are shifted by the mean and divided by the standard deviation."""
+    if len({image.shape for image in images}) == 1:
+        square = _square(np.stack(images), side, preprocessing, whole)
+    else:
+        square = torch.cat([_square(image[None], side, preprocessing, whole) for image in images])
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return (square / 255 - mean) / std
+
+
+def _square(images: np.ndarray, side: int, preprocessing: Preprocessing, whole: bool) -> Tensor:
+    """(b, h, w[, 3]) as (b, 3, side, side) in [0, 255]."""
+    x = torch.from_numpy(np.ascontiguousarray(images)).float()
+    x = x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)
+    height, width = x.shape[-2:]
+    if whole:
+        size = (side, side)
+    else:
+        scale = round(side / preprocessing.crop) / min(height, width)
+        size = (max(side, round(height * scale)), max(side, round(width * scale)))
+    if size != (height, width):
+        mode = "bicubic" if preprocessing.interpolation == "bicubic" else "bilinear"
+        x = F.interpolate(x, size, mode=mode, antialias=True, align_corners=False).clamp(0, 255)
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    return x[:, :, top : top + side, left : left + side].expand(-1, 3, -1, -1)
+
+
+def pixels(images: Images, largest: int = 32) -> np.ndarray:
+    """The floor under every network: pixels (n, d) in [0, 1], of arrays at their own size up to
+    `largest` a side, of files as squares."""
+    height, width = images.shape[1:3] if isinstance(images, np.ndarray) else (largest, largest)
+    size = (min(height, largest), min(width, largest))
+    return np.stack([_small(images[i], size) for i in range(len(images))])
+
+
+def _small(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    x = torch.from_numpy(np.ascontiguousarray(image)).float() / 255
+    x = x[None, None] if x.dim() == 2 else x.permute(2, 0, 1)[None]
+    if x.shape[-2:] != size:
+        x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+    return x.flatten().numpy()
+
+
+# --------------------------------------------------------------------------- kept by content
+
+
+def default_cache() -> Path:
+    """Where features are kept unless the user names another folder."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "scalevit" / "features"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Features by what decided them: weights, images, preprocessing, layer. folder None keeps nothing."""
+
+    folder: Path | None = None
+
+    def extract(
+        self, backbone: Backbone, images: Images, fingerprint: str, *, whole: bool, layers: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """As `extract`, for images with this fingerprint; only layers that are not here yet are computed."""
+        places = {layer: self._place(backbone, fingerprint, whole, layer) for layer in layers}
+        found = {layer: _read(place) for layer, place in places.items()}
+        missing = [layer for layer, values in found.items() if values is None or len(values) != len(images)]
+        if missing:
+            for layer, values in extract(backbone, images, whole=whole, layers=missing).items():
+                found[layer] = values
+                _write(places[layer], values)
+        return {layer: values for layer, values in found.items() if values is not None}
+
+    def _place(self, backbone: Backbone, fingerprint: str, whole: bool, layer: str) -> Path | None:
+        if self.folder is None or backbone.fingerprint is None:
+            return None
+        facts = {
+            "weights": backbone.fingerprint(), "images": fingerprint, "side": backbone.image, "whole": whole,
+            "layer": layer, "preprocessing": asdict(backbone.preprocessing), "batch": BATCH,
+            "torch": torch.__version__, "device": "cuda" if torch.cuda.is_available() else "cpu",
+        }  # fmt: skip
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return self.folder / key[:2] / f"{key}.npy"
+
+
+def _read(place: Path | None) -> np.ndarray | None:
+    """A kept array; None when there is none, or a file that a full disk cut short."""
+    try:
+        return None if place is None else np.load(place, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _write(place: Path | None, values: np.ndarray) -> None:
+    if place is None:
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, values)
+    temporary.replace(place)
