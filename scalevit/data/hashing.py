@@ -34,3 +34,17 @@ def uniform(keys: np.ndarray, counter: int) -> np.ndarray:
     """Float64 draws in [0, 1): draw number `counter` of each key, all independent."""
     words = mix(keys + np.uint64((counter + 1) * _GAMMA & _MASK))
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def uniforms(keys: np.ndarray, count: int) -> np.ndarray:
+    """Float32 draws in [0, 1), shape (keys, count): the first `count` draws of each key, all independent."""
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
+    return (mix(keys[:, None] + steps) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def uniform_one(one: int, counter: int) -> float:
+    """`uniform` of a single key, without arrays: a hundred times quicker for one number."""
+    word = (one + (counter + 1) * _GAMMA) & _MASK
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
+    return ((word ^ (word >> 31)) >> 11) * 2.0**-53
