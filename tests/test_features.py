@@ -268,11 +268,17 @@ def test_rows_of_model_and_floors(monkeypatch):
         ("toy", s, d) for s in (1, 5) for d in range(3)
     ]
     assert {(r["kind"], r["metric"]) for r in rows} == {("probe", "accuracy")}
-    assert {(r["kind"], r["metric"]) for r in floors} == {("floor", "pixels"), ("floor", "untrained")}
+    assert {(r["kind"], r["metric"]) for r in floors} == {
+        ("floor", "raw_pixels_accuracy"),
+        ("floor", "untrained_accuracy"),
+    }
     untouched = ViT(model.config, seed=0)
     expected = [r["value"] for r in evaluator.probe_rows(untouched, probe)]
-    assert [r["value"] for r in floors if r["metric"] == "untrained"] == expected
-    assert np.mean([r["value"] for r in floors if r["metric"] == "pixels" and r["shots"] == 5]) > 0.8
+    assert [r["value"] for r in floors if r["metric"] == "untrained_accuracy"] == expected
+    assert (
+        np.mean([r["value"] for r in floors if r["metric"] == "raw_pixels_accuracy" and r["shots"] == 5])
+        > 0.8
+    )
 
 
 def test_rows_are_equal_on_every_rank(monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scalevit.data.procedural import Procedural
 from scalevit.evals import datasets
 from scalevit.evals.datasets import is_set, open_set
 
@@ -34,6 +35,16 @@ def test_mnist_has_250_of_each_digit_on_either_side():
     found = open_set("mnist")
     assert (np.bincount(found.support_labels) == 250).all() and (np.bincount(found.query_labels) == 250).all()
     assert found.support[0].shape == (28, 28)
+
+
+def test_unseen_classes_are_balanced_and_their_own():
+    found = open_set("unseen-strokes")
+    assert (np.bincount(found.support_labels) == 30).all() and found.classes == 64
+    trained = Procedural("strokes", 64, 32, seed=0)
+    same = (trained.images(np.arange(64)).numpy() == np.stack([found.support[i] for i in range(64)])).all(
+        (1, 2, 3)
+    )
+    assert not same.any()
 
 
 @pytest.mark.parametrize("channels", [(), (1,), (3,)])

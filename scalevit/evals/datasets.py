@@ -21,6 +21,8 @@ SUPPORT, QUERY = ("support", "train"), ("query", "test", "val", "validation")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 #: Where Debian's packages of data sets put their files.
 DEBIAN = Path("/usr/share")
+#: Procedural classes to probe with: a seed far from those that runs use, and the images' side in pixels.
+UNSEEN_SEED, UNSEEN_SIDE = 2_106_045_60, 32
 
 
 @runtime_checkable
@@ -267,4 +269,22 @@ def _fashion(name: str) -> ProbeSet:
     )
 
 
-NAMES: dict[str, Callable[[str], ProbeSet]] = {"digits": _digits, "mnist": _mnist, "fashion": _fashion}
+def _unseen(name: str) -> ProbeSet:
+    """Procedural classes of a seed that no run trains on: 64 classes, 30 support and 30 query images each."""
+    from scalevit.data.procedural import Procedural
+
+    classes, each = 64, 60
+    family = Procedural(name.removeprefix("unseen-"), classes, UNSEEN_SIDE, UNSEEN_SEED)
+    indices = np.arange(classes * each)
+    x, y = family.images(indices).numpy(), family.labels(indices).numpy()
+    return from_arrays(name, x, y, (indices >= classes * each // 2).astype(np.uint8))
+
+
+NAMES: dict[str, Callable[[str], ProbeSet]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "fashion": _fashion,
+    "unseen-strokes": _unseen,
+    "unseen-atoms": _unseen,
+    "unseen-fractals": _unseen,
+}

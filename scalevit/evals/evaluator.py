@@ -35,14 +35,17 @@ def probe_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Ro
 
 
 def floor_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Row]:
-    """Rows of kind "floor": what the same probe makes of raw pixels (metric "pixels") and of the model's
-    shape with fresh weights (metric "untrained"). They do not depend on training: once a run is enough."""
+    """Rows of kind "floor": what the same probe makes of raw pixels (metric "raw_pixels_accuracy") and of the
+    model's shape with fresh weights ("untrained_accuracy"). They do not depend on
+    training: once a run is enough."""
     fresh = of_vit(model, "the model").untrained
     assert fresh is not None
     backbone = fresh()
     return [
-        *_rows(probe, "floor", "pixels", lambda data: (pixels(data.support), pixels(data.query))),
-        *_rows(probe, "floor", "untrained", lambda data: halves(backbone, data, share)),
+        *_rows(
+            probe, "floor", "raw_pixels_accuracy", lambda data: (pixels(data.support), pixels(data.query))
+        ),
+        *_rows(probe, "floor", "untrained_accuracy", lambda data: halves(backbone, data, share)),
     ]
 
 

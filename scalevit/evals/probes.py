@@ -248,9 +248,11 @@ def _unit_length(x: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class FewShot:
     """Accuracies in [0, 1] over the draws of one number of shots, with their mean, standard deviation over
-    draws, and a 95 % interval of the mean that knows both the draws and the finite test set."""
+    draws, and a 95 % interval of the mean that knows both the draws and the finite test set. l2: the ridge
+    probe's, None for other probes."""
 
     shots: int
+    l2: float | None
     accuracies: tuple[float, ...]
     mean: float
     sd: float
