@@ -80,8 +80,12 @@ def save(folder: Path, step: int, pieces: Iterable[dcp.Piece], facts: Any) -> Pa
     from scalevit import dcp
 
     path = draft(folder, step)
-    places, file = dcp.write_pieces(path, 0, pieces)
-    return commit(path, step, places, [file], facts)
+    try:
+        places, file = dcp.write_pieces(path, 0, pieces)
+        return commit(path, step, places, [file], facts)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def write_whole(path: Path, text: str) -> None:

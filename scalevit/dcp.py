@@ -64,11 +64,16 @@ class _Digesting:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha256, self.bytes = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.sha256.update(data)
         self.bytes += memoryview(data).nbytes
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -90,7 +95,10 @@ def write_pieces(folder: Path, rank: int, pieces: Iterable[Piece]) -> tuple[list
         file = _Digesting(raw)
         for piece in pieces:
             start, data = file.bytes, _compact(piece.data)
-            torch.save(data, file)  # pyright: ignore[reportArgumentType]
+            try:
+                torch.save(data, file)  # pyright: ignore[reportArgumentType]
+            except RuntimeError:  # torch hides what went wrong with the file
+                raise file.error or RuntimeError(f"cannot write {folder / name}") from None
             shape = tuple(data.shape)
             span = (name, start, file.bytes - start)
             places.append(Place(piece.name, data.dtype, piece.size, piece.offset, shape, *span))

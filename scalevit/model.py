@@ -270,7 +270,8 @@ class ViT(nn.Module):
         with torch.device("meta"):
             self._build(config)
         if torch.device(device or "cpu").type != "meta":
-            self.to_empty(device=device or "cpu")
+            # to_empty would do it too, through a part of torch that costs every process most of a second
+            self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device or "cpu"))
             self.init_weights(seed)
 
     def _build(self, config: Model) -> None:

@@ -39,7 +39,8 @@ class Decoupled(torch.optim.Optimizer):
         super().__init__(params, {"views": None, **defaults})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
+        # without the wrapper that imports torch's compiler, which costs every process most of a second
+        torch.optim.Optimizer.add_param_group.__wrapped__(self, param_group)  # pyright: ignore
         group = self.param_groups[-1]
         group["lr"] = torch.tensor(float(group["lr"]))
         views = group["views"]

@@ -90,7 +90,8 @@ def trunk_mistakes(run: config.Run) -> list[str]:
         return [f"branch.trunk={trunk}: its past is another; different: {', '.join(odd[:5])}"]
     there = [entry.step for entry in checkpoint.saved(trunk / rundir.CHECKPOINTS)]
     if run.branch.step not in there:
-        return [f"branch.trunk={trunk}: no checkpoint of step {run.branch.step}; there: {there or 'none'}"]
+        listed = ", ".join(map(str, there)) or "none"
+        return [f"branch.trunk={trunk}: no checkpoint of step {run.branch.step}; there: {listed}"]
     return []
 
 
@@ -120,11 +121,7 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
     with rundir.claim(run, out), Stop(max_minutes) as stop:
         session = Session.begin(run, out, batches)
         with session.display:
-            stopped = train(session.state, session.micro_batches, session.recipe, session.hooks(stop))
-            if stopped is None:
-                session.finish()
-            else:
-                session.say(f"stopped by {stopped} at step {session.state.step}; the same command goes on")
+            stopped = session.go(stop)
     return Outcome(out, session.state.step, stopped)
 
 
@@ -177,6 +174,20 @@ class Session:
         start = session.facts.row("start", state.step, "seconds", state.seconds)
         records.append(out, [start | records.provenance() | _whereabouts(state)])
         return session
+
+    def go(self, stop: Stop) -> str | None:
+        """Train to the end and finish, or say why not. A disk that is full is a reason to stop, too: what is
+        saved is whole, and the run goes on from there once there is room."""
+        try:
+            stopped = train(self.state, self.micro_batches, self.recipe, self.hooks(stop))
+            if stopped is None:
+                self.finish()
+        except OSError as error:
+            stopped = f"{error.strerror or error} (last checkpoint: {self.saved or 'none'})"
+        if stopped is not None:
+            with contextlib.suppress(OSError):
+                self.say(f"stopped by {stopped} at step {self.state.step}; the same command goes on")
+        return stopped
 
     def micro_batches(self, first: int) -> Iterator[Sequence[Micro]]:
         """Each step's share of the batch as micro-batches, on the device, from step `first` on."""

@@ -8,12 +8,12 @@ array, and a range of a row-major array is a short list of boxes.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
 
 #: First and last index + 1 along each dimension.
 Box = tuple[slice, ...]
@@ -49,13 +49,22 @@ class Span:
 
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that is in this process's memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this is a DTensor. Importing that class costs half a second; who has one has imported it."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def span(parameter: Tensor) -> Span:
     """Which elements of a parameter are here. Raises ValueError for a sharding other than FSDP2's."""
-    if not isinstance(parameter, DTensor):
+    if not is_sharded(parameter):
         return Span(0, parameter.numel(), None)
+    from torch.distributed.tensor import DTensor, Shard
+
+    assert isinstance(parameter, DTensor)
     mesh, cuts = parameter.device_mesh, [(d, p) for d, p in enumerate(parameter.placements) if p.is_shard()]
     if len(cuts) != 1 or cuts[0][1] != Shard(0):
         raise ValueError(

@@ -131,7 +131,8 @@ def take_step(state: State, batch: Sequence[Micro], recipe: Recipe) -> None:
     loss = accumulate(state, batch, recipe)
     norm = clip([p.grad for p in state.model.parameters() if p.grad is not None], recipe.clip)
     state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    for parameter in state.model.parameters():  # zero_grad would import torch's compiler
+        parameter.grad = None
     if state.average is not None:
         follow(state.average, state.model, recipe.train.ema)
     state.meters += torch.stack([loss, norm, torch.ones_like(loss)])
