@@ -1,0 +1,221 @@
+"""A run from words to weights: interrupted, branched, refused, and recognised as finished."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file
+
+from scalevit import checkpoint, config, records, rundir
+from scalevit.cli import main
+from scalevit.run import mistakes, pretrain
+
+STEPS = 12
+TINY = config.Run(
+    name="tiny",
+    model=config.Model(
+        shape="mu/4", width=32, depth=1, mlp=64, heads=2, patch=4, image=16, classes=8, head_bias=0.0
+    ),
+    data=config.Data(source="strokes"),
+    optimizer=config.Optimizer(name="adafactor"),
+    schedule=config.Schedule(steps=STEPS, warmup=3, timescale=10, cooldown=4),
+    train=config.Train(
+        batch=8, micro_batch=4, loss="softmax", precision="fp32", ema=0.9,
+        log_every=4, save_every=5, keep_at=(7,),
+    ),
+)  # fmt: skip
+
+
+def weights(folder):
+    return {name: value.tolist() for name, value in load_file(folder / "model" / "model.safetensors").items()}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    outcome = pretrain(TINY, folder)
+    assert (outcome.stopped, outcome.step) == (None, STEPS)
+    return folder
+
+
+def test_what_a_run_leaves(done):
+    rows = records.read(done)
+    last = {row["metric"]: row["value"] for row in rows if row["kind"] == "train" and row["step"] == STEPS}
+    about = [row for row in rows if row["kind"] == "run"]
+    assert config.load(str(done / "run.yaml")) == config.resolved(TINY)
+    assert {"loss", "grad_norm", "lr", "images_per_second", "stall"} <= set(last)
+    assert len(about) == 1
+    assert {"commit", "versions", "device", "world", "command", "seconds", "mfu"} <= set(about[0])
+    shape = TINY.model.resolve()
+    assert about[0]["train_flops"] == pytest.approx(STEPS * 8 * 3 * shape.flops(16, "map", 8))
+    assert [entry.step for entry in checkpoint.saved(done / "checkpoints")] == [7, 10, STEPS]
+    assert "step 12 · loss" in (done / "log.txt").read_text()
+
+
+def test_a_finished_run_is_not_done_again(done, capsys):
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
+    assert pretrain(TINY, done).step == STEPS
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()} == before
+
+
+def test_interrupted_anywhere_the_weights_are_the_same(done, tmp_path):
+    """Stopped by a time limit of nothing after every step: as many processes' worth of resuming as steps."""
+    for step in range(1, STEPS):
+        outcome = pretrain(TINY, tmp_path / "run", max_minutes=0)
+        assert (outcome.stopped, outcome.step) == ("the time limit", step)
+    assert pretrain(TINY, tmp_path / "run").stopped is None
+    assert weights(tmp_path / "run") == weights(done)
+
+    def losses(folder):
+        return [(r["step"], r["value"]) for r in records.read(folder) if r["metric"] == "loss"]
+
+    assert losses(tmp_path / "run") == losses(done)
+
+
+def test_a_damaged_checkpoint_costs_steps_and_nothing_else(done, tmp_path, capsys):
+    folder = tmp_path / "run"
+    for _ in range(3):
+        pretrain(TINY, folder, max_minutes=0)
+    path = folder / "checkpoints" / "step_3" / "__0_0.distcp"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert pretrain(TINY, folder).stopped is None
+    assert weights(folder) == weights(done)
+    assert "step 3 is damaged and not used" in capsys.readouterr().err
+
+
+def test_a_cooldown_branch_is_the_run_from_scratch(done, tmp_path, capsys):
+    words = ["cooldown", str(done), "--at", "7", "--steps", "3", "--out", str(tmp_path / "branch"), "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 10
+    branch = config.load(str(tmp_path / "branch" / "run.yaml"))
+    assert (branch.schedule.steps, branch.schedule.cooldown) == (10, 3)
+    pretrain(replace(branch, branch=config.Branch()), tmp_path / "scratch")
+    assert weights(tmp_path / "branch") == weights(tmp_path / "scratch")
+    assert weights(tmp_path / "branch") != weights(done)
+    (row,) = [row for row in records.read(tmp_path / "branch") if row["kind"] == "run"]
+    assert row["parent"] == config.run_id(TINY)
+
+
+@pytest.mark.parametrize(
+    ("at", "steps", "message"), [(6, 3, "there: 7, 10, 12"), (10, 3, "plateau ends at 8"), (7, 0, "--steps")]
+)
+def test_a_branch_that_cannot_be(done, tmp_path, capsys, at, steps, message):
+    words = ["cooldown", str(done), "--at", str(at), "--steps", str(steps), "--out", str(tmp_path / "b")]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_branch_off_another_past_is_refused(done, tmp_path):
+    schedule = replace(TINY.schedule, steps=10, cooldown=3, lr=0.5)
+    run = replace(TINY, schedule=schedule, branch=config.Branch(str(done), 7))
+    (line,) = mistakes(run, tmp_path / "b")
+    assert "schedule.lr" in line
+
+
+def test_all_mistakes_at_once_and_nothing_created(done, tmp_path):
+    bad = replace(
+        TINY, data=config.Data(source=""), train=replace(TINY.train, batch=9),
+        schedule=replace(TINY.schedule, warmup=STEPS),
+    )  # fmt: skip
+    with pytest.raises(config.Mistakes) as error:
+        pretrain(bad, tmp_path / "run")
+    text = str(error.value)
+    assert all(word in text for word in ("data.source", "micro_batch", "warmup"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_another_run_is_refused(done, tmp_path):
+    with pytest.raises(ValueError, match=r"holds another run \(tiny\); different: .*train.seed"):
+        pretrain(replace(TINY, train=replace(TINY.train, seed=1)), done)
+    (tmp_path / "odd").mkdir()
+    records.append(tmp_path / "odd", [{"metric": "loss", "value": 1}])
+    with pytest.raises(ValueError, match=r"no run\.yaml says of which run"):
+        pretrain(TINY, tmp_path / "odd")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        pretrain(TINY, tmp_path / "file")
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+    with rundir.claim(TINY, tmp_path / "run"), pytest.raises(ValueError, match="another process"):
+        pretrain(TINY, tmp_path / "run")
+
+
+def test_dry_run_creates_nothing(tmp_path, capsys):
+    assert main(["pretrain", "demo", "--dry-run", "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 300
+    assert not (tmp_path / "run").exists()
+    assert main(["pretrain", "paper/S16", "--dry-run", "--out", str(tmp_path / "run")]) == 2
+    assert "data.source" in capsys.readouterr().err
+
+
+def test_a_full_disk_says_so_and_leaves_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    pretrain(TINY, tmp_path / "run", max_minutes=0)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    outcome = pretrain(TINY, tmp_path / "run")
+    assert outcome.stopped is not None
+    assert "No space left on device" in outcome.stopped
+    assert [entry.step for entry in checkpoint.saved(tmp_path / "run" / "checkpoints")] == [1]
+    monkeypatch.undo()
+    assert pretrain(TINY, tmp_path / "run").stopped is None
+
+
+def start(folder, *overrides):
+    (folder.parent / "tiny.yaml").write_text(config.dump(TINY))
+    words = ["pretrain", str(folder.parent / "tiny.yaml"), *overrides, "--out", str(folder)]
+    return subprocess.Popen([sys.executable, "-m", "scalevit", *words], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path, seconds=60):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"no {path}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_exits_with_3(tmp_path, number):
+    process = start(tmp_path / "run", "schedule.steps=100000", "train.save_every=5")
+    wait_for(tmp_path / "run" / "checkpoints" / "step_5")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    (last,) = [line for line in said.splitlines() if "stopped by" in line]
+    newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1]
+    assert f"{number.name} at step {newest.step};" in last
+    assert checkpoint.damage(newest.folder) == []
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_weights_are_the_same(done, tmp_path):
+    """SIGKILL, also while starting and while saving: nothing is lost but the steps since the checkpoint."""
+    import random
+
+    moments, kills = random.Random(0), 0
+    longer = ["schedule.steps=60", "train.save_every=1"]
+    straight = start(tmp_path / "straight", *longer)
+    began = time.monotonic()
+    assert straight.wait(timeout=120) == 0
+    takes = time.monotonic() - began
+    while True:
+        process = start(tmp_path / "killed", *longer)
+        try:
+            assert process.wait(timeout=moments.uniform(0.5, 1.1) * takes) == 0
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        assert kills < 40
+    assert kills > 0
+    assert weights(tmp_path / "killed") == weights(tmp_path / "straight")
