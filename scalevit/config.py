@@ -75,13 +75,18 @@ class Data:
     """Where images come from and what happens to them on the way.
 
     source: a procedural family ("strokes", "atoms", "fractals") or a path or URL of images.
-    images: how many unique images; 0 means all of a store, and endlessly new ones of a procedural family."""
+    images: how many unique images; 0 means all of a store, and endlessly new ones of a procedural family.
+    transform: none squeezes a store's images into the square, inception crops at random, central for
+    evaluation. block: neighbours kept together when shuffling, for object stores; 0 shuffles freely.
+    tolerate: the share of broken samples, each replaced by its neighbour, above which a run stops."""
 
     source: str = "strokes"
     images: int = 0
     seed: int = 0
     palette: float = 0.0
-    transform: Literal["none", "inception"] = "none"
+    transform: Literal["none", "inception", "central"] = "none"
+    block: int = 0
+    tolerate: float = 0.001
     workers: int = 0
 
 

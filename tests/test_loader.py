@@ -18,16 +18,13 @@ class Numbered:
     def __init__(self, samples: int) -> None:
         self.samples, self.asked = samples, 0
 
-    def images(self, indices, positions):
+    def get(self, indices, positions):
         self.asked += len(indices)
         pixels = np.zeros((len(indices), 2, 2, 3), np.uint8)
         for byte in range(3):
             pixels[:, 0, 0, byte] = indices >> (8 * byte) & 255
             pixels[:, 0, 1, byte] = positions >> (8 * byte) & 255
-        return torch.from_numpy(pixels)
-
-    def labels(self, indices):
-        return torch.from_numpy(indices % 10)
+        return torch.from_numpy(pixels), torch.from_numpy(indices % 10)
 
 
 class Kept(Numbered):
@@ -35,8 +32,8 @@ class Kept(Numbered):
 
     keeps = True
 
-    def images(self, indices, positions):
-        return super().images(indices, indices)
+    def get(self, indices, positions):
+        return super().get(indices, indices)
 
 
 def batches(source=None, **options) -> Batches:
@@ -96,7 +93,7 @@ def test_a_small_finite_family_is_rendered_once():
 
 def test_a_worker_that_fails_stops_the_run_with_its_reason():
     class Broken(Numbered):
-        def images(self, indices, positions):
+        def get(self, indices, positions):
             raise ValueError(f"cannot read sample {indices[0]}")
 
     with pytest.raises(ValueError, match="cannot read sample"):

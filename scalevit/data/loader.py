@@ -7,6 +7,7 @@ for step, batch in batches.iter_from(12_000):        # resuming costs nothing
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -38,12 +39,8 @@ class Source(Protocol):
         """Whether an index always gives the same pixels, dear to make, so that they are worth keeping."""
         ...
 
-    def images(self, indices: np.ndarray, positions: np.ndarray) -> Tensor:
-        """uint8 (n, side, side, 3)."""
-        ...
-
-    def labels(self, indices: np.ndarray) -> Tensor:
-        """int64 (n,) or multi-hot float32 (n, classes)."""
+    def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """uint8 (n, side, side, 3), and int64 (n,) or multi-hot float32 (n, classes)."""
         ...
 
 
@@ -76,7 +73,8 @@ class Batches:
         self.source, self.order, self.batch, self.rank, self.world = source, order, batch, rank, world
         self.workers = workers
         self.stalled = self.elapsed = 0.0
-        self._kept: Tensor | None = None
+        self._kept: tuple[Tensor, Tensor] | None = None
+        self._rendering = threading.Lock()
 
     def __getitem__(self, step: int) -> Batch:
         """This rank's share of the batch of `step`, counted from 0; any step, in any order, at equal cost."""
@@ -84,7 +82,7 @@ class Batches:
         first = step * self.batch + self.rank * share
         positions = np.arange(first, first + share, dtype=np.int64)
         _, indices = self.order.at(positions)
-        return Batch(self._images(indices, positions), self.source.labels(indices), positions)
+        return Batch(*self._get(indices, positions), positions)
 
     def iter_from(self, step: int) -> Iterator[tuple[int, Batch]]:
         """(step, batch) for this step and all that follow, endlessly."""
@@ -115,24 +113,25 @@ class Batches:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _images(self, indices: np.ndarray, positions: np.ndarray) -> Tensor:
-        if self._kept is None and self._worth_keeping():
-            self._kept = self._render_all()
-        if self._kept is not None:
-            return self._kept[torch.from_numpy(indices)]
-        return self.source.images(indices, positions)
+    def _get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        with self._rendering:
+            if self._kept is None and self._worth_keeping():
+                self._kept = self._render_all()
+        if self._kept:
+            chosen = torch.from_numpy(indices)
+            return self._kept[0][chosen], self._kept[1][chosen]
+        return self.source.get(indices, positions)
 
     def _worth_keeping(self) -> bool:
-        if not (self.source.keeps and self.order.images and not self.order.samples):
+        if not (self.source.keeps and self.order.images):
             return False
-        one = self.source.images(np.zeros(1, np.int64), np.zeros(1, np.int64))
+        one, _ = self.source.get(np.zeros(1, np.int64), np.zeros(1, np.int64))
         return self.order.images * one.numel() <= KEEP_BYTES
 
-    def _render_all(self) -> Tensor:
+    def _render_all(self) -> tuple[Tensor, Tensor]:
         every = np.arange(self.order.images, dtype=np.int64)
-        return torch.cat(
-            [self.source.images(part, part) for part in np.array_split(every, len(every) // 256 + 1)]
-        )
+        parts = [self.source.get(part, part) for part in np.array_split(every, len(every) // 256 + 1)]
+        return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def _count(step: int) -> Iterator[int]:

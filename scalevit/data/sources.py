@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -25,11 +26,8 @@ class Rendered:
 
         self._family = Procedural(family, classes, side, seed, palette)
 
-    def images(self, indices: np.ndarray, positions: np.ndarray) -> Tensor:
-        return self._family.images(indices)
-
-    def labels(self, indices: np.ndarray) -> Tensor:
-        return self._family.labels(indices)
+    def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        return self._family.images(indices), self._family.labels(indices)
 
 
 def open_source(data: Data, *, image: int, classes: int) -> Source:
@@ -41,7 +39,7 @@ def open_source(data: Data, *, image: int, classes: int) -> Source:
 
 def order_of(data: Data, source: Source) -> Order:
     """The order in which a run sees the images of `source`."""
-    return Order(source.samples, data.images, data.seed)
+    return Order(source.samples, data.images, data.seed, data.block)
 
 
 def batches_of(data: Data, *, image: int, classes: int, batch: int, rank: int = 0, world: int = 1) -> Batches:
@@ -54,6 +52,8 @@ def _form(source: str) -> str:
     """Which kind of source a word or an address is."""
     if source in FAMILIES:
         return "procedural"
+    if "/" in source or Path(source).exists() or set(source) & set("*{."):
+        return "store"
     near = ", ".join(nearest(source, FAMILIES))
     raise ValueError(f"data.source={source!r} is neither a path nor a procedural family; nearest: {near}")
 
@@ -66,4 +66,25 @@ def _open_procedural(data: Data, image: int, classes: int) -> Source:
     return Rendered(data.source, classes, image, data.seed, data.palette)
 
 
-OPENERS: dict[str, Callable[[Data, int, int], Source]] = {"procedural": _open_procedural}
+def _open_store(data: Data, image: int, classes: int) -> Source:
+    # image libraries cost a fifth of a second, which a run on procedural images need not pay
+    from scalevit.data.photographs import Photographs
+    from scalevit.data.stores import open_store
+
+    store = open_store(data.source)
+    if classes and store.unlabelled:
+        raise ValueError(f"{data.source}: {store.unlabelled} of {store.samples} samples have no label")
+    if classes and store.classes > classes:
+        raise ValueError(
+            f"{data.source} has labels up to {store.classes - 1}, the model {classes} classes; "
+            f"set model.classes={store.classes}"
+        )
+    return Photographs(
+        store, side=image, transform=data.transform, seed=data.seed, classes=classes, tolerate=data.tolerate
+    )
+
+
+OPENERS: dict[str, Callable[[Data, int, int], Source]] = {
+    "procedural": _open_procedural,
+    "store": _open_store,
+}

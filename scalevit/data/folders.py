@@ -1,0 +1,60 @@
+"""Images in a folder for each class: FOLDER/cat/1.jpg. Classes are numbered in the order of their names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from scalevit.data.decode import ENDINGS, BrokenImage
+from scalevit.data.index import Builder, Header, ShardIndex, stamp_of
+
+
+def scan(path: str) -> ShardIndex:
+    """An index of a folder's images from its listing alone. Raises ValueError when it holds none."""
+    root = Path(path)
+    if not root.is_dir():
+        raise ValueError(f"{path}: there is no such folder")
+    classes = sorted(item.name for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
+    if not classes:
+        raise ValueError(f"{path} holds no folder for each class; expected {path}/CLASS/IMAGE.jpg")
+    size, changed = stamp_of(path, "folder")
+    builder = Builder(Header("folder", path, size, changed, names=tuple(classes)))
+    for label, name in enumerate(classes):
+        for file, length in _images(root / name):
+            builder.add(0, length, (label,), name=file)
+    if not builder.rows:
+        raise ValueError(f"{path} holds {len(classes)} folders but no image ({', '.join(ENDINGS)})")
+    return builder.done()
+
+
+def _images(folder: Path) -> Iterator[tuple[str, int]]:
+    """(name below the class's folder, bytes) of every image, in a fixed order; follows no link."""
+    for here, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            if file.lower().endswith(ENDINGS) and not file.startswith("."):
+                full = os.path.join(here, file)  # noqa: PTH118  (Path costs more than the listing)
+                try:
+                    length = os.stat(full).st_size  # noqa: PTH116
+                except OSError:
+                    length = 0  # a dangling link: reading it will say so
+                yield os.path.relpath(full, folder), min(length, 2**32 - 1)
+
+
+def name(index: ShardIndex, number: int) -> str:
+    """The path of one image."""
+    label = int(index.records[number]["label"])
+    return f"{index.header.path}/{index.header.names[label]}/{index.text_of(number)}"
+
+
+def encoded(index: ShardIndex, number: int) -> bytes:
+    """The bytes of one image."""
+    path = Path(name(index, number))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BrokenImage(f"{path}: {error.strerror}") from None
+    if len(data) != int(index.records[number]["length"]):
+        raise BrokenImage(f"{path} changed after the folder was indexed or listed")
+    return data

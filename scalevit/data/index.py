@@ -1,0 +1,184 @@
+"""What is known of every sample without reading it: 40 bytes each, memory-mapped beside the shard.
+
+A sidecar is one JSON line (`Header`, padded to a multiple of 64 bytes), then the records, then what does not
+fit a record: the labels of samples that have several (uint32), and the file names of a folder (UTF-8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from scalevit.data.storage import Stamp, is_remote, stamp
+
+#: offset, length: bytes of the image in a tar; a folder's file name in the names; a table's row group and row
+#: (`row`). label: the class, or where the labels start when `labels` (how many there are) is not 1.
+#: phash, checksum (CRC-32), width, height: 0 until measured.
+RECORD = np.dtype(
+    [
+        ("offset", "<u8"), ("phash", "<u8"), ("length", "<u4"), ("label", "<u4"), ("checksum", "<u4"),
+        ("row", "<u4"), ("labels", "<u2"), ("width", "<u2"), ("height", "<u2"), ("flags", "<u2"),
+    ]
+)  # fmt: skip
+MEASURED, BROKEN = 1, 2
+SUFFIX = ".scalevit-index"
+_MAGIC = "scalevit index 1"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What holds for a whole shard. classes: one more than its largest label. names: of the classes."""
+
+    form: str
+    path: str
+    size: int
+    changed: str
+    samples: int = 0
+    extra_labels: int = 0
+    classes: int = 0
+    unlabelled: int = 0
+    multi: bool = False
+    measured: bool = False
+    names: tuple[str, ...] = ()
+    magic: str = _MAGIC
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The samples of one shard: `records` (RECORD), `labels` of those that have several, `text` of names."""
+
+    header: Header
+    records: np.ndarray
+    labels: np.ndarray
+    text: np.ndarray
+
+    def labels_of(self, number: int) -> np.ndarray:
+        """Classes of one sample: none, one or several."""
+        record = self.records[number]
+        count, first = int(record["labels"]), int(record["label"])
+        return np.array([first]) if count == 1 else self.labels[first : first + count].astype(np.int64)
+
+    def text_of(self, number: int) -> str:
+        """The file name of one sample of a folder."""
+        start, length = int(self.records[number]["offset"]), int(self.records[number]["row"])
+        return self.text[start : start + length].tobytes().decode("utf-8", "surrogateescape")
+
+
+@dataclass
+class Builder:
+    """Collects the samples of one shard into an index."""
+
+    header: Header
+    rows: list[tuple[int, ...]] = field(default_factory=list)
+    extra: list[int] = field(default_factory=list)
+    text: bytearray = field(default_factory=bytearray)
+    largest: int = -1
+    unlabelled: int = 0
+    multi: bool = False
+
+    def add(
+        self, offset: int, length: int, labels: Sequence[int], *, row: int = 0, name: str | None = None
+    ) -> None:
+        """One more sample. Raises ValueError for labels that are no class numbers."""
+        if any(not 0 <= label < 2**31 for label in labels):
+            raise ValueError(f"{self.header.path}: a label is out of range: {list(labels)[:5]}")
+        if len(labels) > 65535:
+            raise ValueError(f"{self.header.path}: a sample has {len(labels)} labels, at most 65535 fit")
+        first = labels[0] if len(labels) == 1 else len(self.extra)
+        if len(labels) > 1:
+            self.extra.extend(labels)
+            self.multi = True
+        if name is not None:
+            encoded = name.encode("utf-8", "surrogateescape")
+            offset, row = len(self.text), len(encoded)
+            self.text += encoded
+        self.unlabelled += not labels
+        self.largest = max(self.largest, *labels, -1)
+        self.rows.append((offset, length, first, row, len(labels)))
+
+    def done(self) -> ShardIndex:
+        """The index of all that was added."""
+        records = np.zeros(len(self.rows), RECORD)
+        if self.rows:
+            columns = np.array(self.rows, np.uint64).T
+            for name, column in zip(("offset", "length", "label", "row", "labels"), columns):
+                records[name] = column
+        header = replace(
+            self.header, samples=len(self.rows), extra_labels=len(self.extra), unlabelled=self.unlabelled,
+            multi=self.multi, classes=max(self.largest + 1, len(self.header.names)),
+        )  # fmt: skip
+        text = np.frombuffer(bytes(self.text), np.uint8)
+        return ShardIndex(header, records, np.array(self.extra, np.uint32), text)
+
+
+def sidecar(path: str, form: str) -> Path:
+    """Where the index of a shard lies: beside it, in a folder's case inside it; for what is remote or not
+    ours to write, in a cache ($SCALEVIT_CACHE or ~/.cache/scalevit)."""
+    if not is_remote(path):
+        beside = Path(path) / SUFFIX if form == "folder" else Path(path + SUFFIX)
+        if beside.exists() or os.access(beside.parent, os.W_OK):
+            return beside
+        path = str(Path(path).resolve())
+    cache = Path(os.environ.get("SCALEVIT_CACHE") or Path.home() / ".cache" / "scalevit")
+    return cache / (hashlib.sha256(path.encode()).hexdigest()[:24] + SUFFIX)
+
+
+def write(index: ShardIndex, target: Path) -> None:
+    """Put the index there, whole or not at all."""
+    line = json.dumps(asdict(index.header)).encode()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
+            for block in (index.records, index.labels, index.text):
+                file.write(block.tobytes())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(target: Path) -> ShardIndex:
+    """An index, mapped: what is not looked at is not read. Raises ValueError when it is none, or cut."""
+    try:
+        with target.open("rb") as file:
+            line = file.readline()
+        facts = json.loads(line)
+        header = Header(**{**facts, "names": tuple(facts["names"])})
+        whole = np.memmap(target, np.uint8, mode="r")
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{target} is no index; remove it and run scalevit data index again") from None
+    start = len(line)
+    middle = start + header.samples * RECORD.itemsize
+    end = middle + 4 * header.extra_labels
+    if header.magic != _MAGIC or len(whole) < end:
+        raise ValueError(
+            f"{target} is cut or of another version; remove it and run scalevit data index again"
+        )
+    return ShardIndex(header, whole[start:middle].view(RECORD), whole[middle:end].view("<u4"), whole[end:])
+
+
+def opened(path: str, form: str, now: Stamp) -> ShardIndex | None:
+    """The index beside a shard, None when there is none; ValueError when the shard changed after it."""
+    target = sidecar(path, form)
+    if not target.exists():
+        return None
+    index = read(target)
+    if (index.header.size, index.header.changed) != tuple(now):
+        raise ValueError(f"{path} changed after it was indexed; run scalevit data index {path}")
+    return index
+
+
+def stamp_of(path: str, form: str) -> Stamp:
+    """What the shard is known by; a folder by the latest change of its own and its classes' listings."""
+    if form != "folder":
+        return stamp(path)
+    root = Path(path)
+    times = [item.stat().st_mtime_ns for item in root.iterdir() if item.is_dir()]
+    return Stamp(0, str(max(times, default=0)))

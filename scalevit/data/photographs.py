@@ -1,0 +1,96 @@
+"""A store as a source of training images: read, decoded, cropped, and replaced where it is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scalevit.data.decode import BrokenImage, decode
+from scalevit.data.hashing import key
+from scalevit.data.stores import Store
+from scalevit.data.transforms import eval_view, square_view, train_view
+
+#: Before so many samples were seen, the share of broken ones says little.
+ENOUGH = 1000
+_AUGMENT = 7
+
+
+def _inception(data: bytes, name: str, side: int, one: int) -> np.ndarray:
+    return train_view(data, name, side, one)
+
+
+def _central(data: bytes, name: str, side: int, one: int) -> np.ndarray:
+    return eval_view(decode(data, name), side)
+
+
+def _whole(data: bytes, name: str, side: int, one: int) -> np.ndarray:
+    return square_view(decode(data, name), side)
+
+
+VIEWS: dict[str, Callable[[bytes, str, int, int], np.ndarray]] = {
+    "inception": _inception,
+    "central": _central,
+    "none": _whole,
+}
+
+
+class Photographs:
+    """Views of `side` pixels of a store's images, with labels of `classes` classes.
+
+    A broken sample is replaced by the next whole one, with that one's label, and listed in `broken` (name →
+    reason). When more than the share `tolerate` of all samples seen is broken, the run stops."""
+
+    keeps = False
+
+    def __init__(
+        self, store: Store, *, side: int, transform: str, seed: int, classes: int, tolerate: float
+    ) -> None:
+        self.store, self.side, self.seed, self.classes, self.tolerate = store, side, seed, classes, tolerate
+        self.view = VIEWS[transform]
+        self.seen, self.broken, self.replaced = 0, dict[str, str](), 0
+
+    @property
+    def samples(self) -> int:
+        return self.store.samples
+
+    def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(images uint8 (n, side, side, 3), labels)."""
+        keys = key(self.seed, _AUGMENT, positions)
+        images = np.empty((len(indices), self.side, self.side, 3), np.uint8)
+        used = np.empty(len(indices), np.int64)
+        for place, (index, one) in enumerate(zip(indices.tolist(), keys.tolist())):
+            images[place], used[place] = self._whole_one(index, one)
+        self.seen += len(indices)
+        return torch.from_numpy(images), self._labels(used)
+
+    def _whole_one(self, index: int, one: int) -> tuple[np.ndarray, int]:
+        for step in range(self.samples):
+            number = (index + step) % self.samples
+            try:
+                return self.view(self.store.encoded(number), self.store.name(number), self.side, one), number
+            except BrokenImage as error:
+                self._note(self.store.name(number), str(error))
+        raise ValueError(f"{self.store.name(0)}: none of the {self.samples} samples can be decoded")
+
+    def _note(self, name: str, reason: str) -> None:
+        self.broken[name] = reason
+        self.replaced += 1
+        if self.replaced > self.tolerate * max(self.seen, ENOUGH):
+            first = next(iter(self.broken.values()))
+            raise ValueError(
+                f"{self.replaced} of {max(self.seen, ENOUGH)} samples were broken, over data.tolerate="
+                f"{self.tolerate:g}; the first: {first}; see all with scalevit data check"
+            )
+
+    def _labels(self, numbers: np.ndarray) -> Tensor:
+        """int64 (n,), or where the store has samples of several labels, multi-hot float32 (n, classes)."""
+        labels = [self.store.labels(number) for number in numbers.tolist()]
+        if not self.store.multi:
+            return torch.from_numpy(np.array([one[0] if len(one) else -1 for one in labels], np.int64))
+        hot = torch.zeros(len(labels), self.classes)
+        for row, one in zip(hot, labels):
+            row[torch.from_numpy(one)] = 1
+        return hot

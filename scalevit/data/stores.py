@@ -1,0 +1,107 @@
+"""Encoded images by number, over one or many shards of one form: folder, tars or tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from scalevit.data import folders, parquet, shards
+from scalevit.data.index import ShardIndex, opened, stamp_of
+from scalevit.data.storage import expand, is_remote
+
+#: Each knows how to scan a shard, and to name and read one of its samples.
+FORMS: dict[str, ModuleType] = {"folder": folders, "tar": shards, "parquet": parquet}
+ENDINGS = {".tar": "tar", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Store:
+    """Samples numbered through all shards. starts: the number of each shard's first sample, and the total."""
+
+    shards: tuple[ShardIndex, ...]
+    starts: np.ndarray
+
+    @property
+    def samples(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def classes(self) -> int:
+        """One more than the largest label."""
+        return max(shard.header.classes for shard in self.shards)
+
+    @property
+    def multi(self) -> bool:
+        """Whether any sample has several labels."""
+        return any(shard.header.multi for shard in self.shards)
+
+    @property
+    def unlabelled(self) -> int:
+        return sum(shard.header.unlabelled for shard in self.shards)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes where the form knows them, in the order of their numbers."""
+        return self.shards[0].header.names
+
+    def place(self, number: int) -> tuple[ShardIndex, int]:
+        """(shard, number within it)."""
+        which = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return self.shards[which], number - int(self.starts[which])
+
+    def encoded(self, number: int) -> bytes:
+        """The bytes of an image as stored; BrokenImage when they cannot be read."""
+        shard, inside = self.place(number)
+        return FORMS[shard.header.form].encoded(shard, inside)
+
+    def name(self, number: int) -> str:
+        """Where the sample lies, for messages."""
+        shard, inside = self.place(number)
+        return FORMS[shard.header.form].name(shard, inside)
+
+    def labels(self, number: int) -> np.ndarray:
+        """Its classes: none, one or several."""
+        shard, inside = self.place(number)
+        return shard.labels_of(inside)
+
+    def records(self) -> np.ndarray:
+        """What the index knows of all samples, in one array."""
+        return np.concatenate([shard.records for shard in self.shards])
+
+
+def store_of(shards: list[ShardIndex]) -> Store:
+    """Several shards as one store."""
+    return Store(tuple(shards), np.cumsum([0, *(shard.header.samples for shard in shards)]))
+
+
+def open_store(source: str) -> Store:
+    """The store at a path or address: a folder of classes, a tar, a table, a folder of tars or tables, or a
+    pattern such as `s3://bucket/train-{00000..00127}.tar`. Uses the indexes beside the shards; a shard
+    without one is scanned first. Raises ValueError saying what is missing or changed."""
+    paths, form = shard_paths(source)
+    return store_of([_open_shard(path, form) for path in paths])
+
+
+def _open_shard(path: str, form: str) -> ShardIndex:
+    return opened(path, form, stamp_of(path, form)) or FORMS[form].scan(path)
+
+
+def shard_paths(source: str) -> tuple[list[str], str]:
+    """(paths of the shards, their form). Raises ValueError for a path that is none of ours."""
+    if not is_remote(source) and Path(source).is_dir():
+        for ending, form in ENDINGS.items():
+            found = sorted(str(path) for path in Path(source).glob(f"*{ending}"))
+            if found:
+                return found, form
+        return [source.rstrip("/") or "/"], "folder"
+    paths = expand(source)
+    form = ENDINGS.get(Path(paths[0].split("?")[0]).suffix)
+    if form is None:
+        known = ", ".join(ENDINGS)
+        there = is_remote(source) or Path(source).exists()
+        reason = f"no folder, and not one of {known}" if there else "there is no such file or folder"
+        raise ValueError(f"{source}: {reason}")
+    return paths, form
