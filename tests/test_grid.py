@@ -34,21 +34,21 @@ def spec(tmp_path, text=SPEC):
 
 def test_a_study_is_one_trunk_and_its_branches_for_each_of_the_other_axes(tmp_path):
     nodes = grid.expand(spec(tmp_path))
-    assert len(nodes) == 2 * 2 * 2 * 2 * (1 + 3)
+    assert len(nodes) == 2 * 2 * 2 * 2 * 3
     assert len({node.name for node in nodes}) == len(nodes)
     node = next(n for n in nodes if n.name == "large-gap-1k-seed1-200")
     assert (node.run.model.width, node.run.model.pool, node.run.optimizer.head_decay) == (64, "gap", 0.1)
     assert (node.run.data.images, node.run.train.seed, node.run.train.batch) == (1000, 1, 64)
-    assert (node.after, node.at, node.steps) == ("large-gap-1k-seed1-trunk", 160, 40)
-    assert node.run.branch == config.Branch("runs/large-gap-1k-seed1-trunk", 160)
+    assert (node.after, node.at, node.steps) == ("large-gap-1k-seed1-400", 160, 40)
+    assert node.run.branch == config.Branch("runs/large-gap-1k-seed1-400", 160)
 
 
-def test_the_trunk_ends_at_the_last_branch_point_keeps_them_all_and_probes_nothing(tmp_path):
+def test_the_longest_run_is_the_trunk_and_keeps_every_branch_point(tmp_path):
     trunk = grid.expand(spec(tmp_path))[0]
     assert trunk.kind == "trunk"
     assert trunk.run.train.keep_at == (80, 160, 320)
-    assert trunk.run.schedule.steps == trunk.steps == 320
-    assert trunk.run.probe.datasets == ()
+    assert trunk.run.schedule.steps == trunk.steps == 400
+    assert trunk.run.schedule.cooldown == 80
 
 
 @settings(max_examples=30, deadline=None)
@@ -75,7 +75,7 @@ def test_cost_is_three_forward_passes_an_image_and_sharing_saves_the_common_step
     shape = small[0].run.model.resolve()
     step = 3 * 64 * shape.flops(28, "map", 512)
     assert grid.bill(small).separate == pytest.approx(step * 700)
-    assert grid.bill(small).shared == pytest.approx(step * (320 + 20 + 40 + 80))
+    assert grid.bill(small).shared == pytest.approx(step * (400 + 20 + 40))
 
 
 def test_four_durations_on_one_trunk_cost_at_most_55_percent_of_four_runs():

@@ -39,7 +39,7 @@ def worker(more="", only=""):
 
     def command(node, home):
         kept = " ".join(f'"{home}/checkpoints/step_{step}"' for step in node.run.train.keep_at)
-        extra = (f"mkdir -p {kept}; " if kept else "") + (f"{more}; " if only in node.name else "")
+        extra = (f"mkdir -p {kept}; " if kept else "") + (f"{more}; " if more and only in node.name else "")
         at = {"name": node.name, "out": home.parents[1], "home": home, "at": node.duration, "more": extra}
         return ["/bin/sh", "-c", NOOP.format(**at)]
 
@@ -65,7 +65,7 @@ def test_a_branch_starts_when_its_trunk_has_saved_the_step_and_not_when_it_has_e
     nodes = [n for n in grid.expand(SPEC, tmp_path / "runs") if n.model == "32x1"]
     trunk, first = nodes[0].name, nodes[1]
     waits = f'while ! [ -e "{tmp_path}/runs/{first.name}/ended" ]; do sleep 0.01; done'
-    outcome = launch.launch(nodes, tmp_path, Quiet(), worker(waits, "trunk"), slots=2)
+    outcome = launch.launch(nodes, tmp_path, Quiet(), worker(waits, trunk), slots=2)
     assert outcome.complete, "the trunk waits for its first branch, which must not wait for the trunk's end"
     assert order(tmp_path)[0] == trunk
 
@@ -73,7 +73,7 @@ def test_a_branch_starts_when_its_trunk_has_saved_the_step_and_not_when_it_has_e
 def test_a_failing_node_is_retried_then_given_up_with_its_log_and_the_others_go_on(tmp_path):
     nodes = grid.expand(SPEC, tmp_path / "runs")
     watcher = Quiet()
-    bad = "32x2-256-trunk"
+    bad = "32x2-256-32"
     broken = worker('rm -rf "checkpoints"; echo boom >&2; exit 1', bad)
     broken = replace(broken, reached=lambda home, step: home.name != bad and launch.checkpointed(home, step))
     outcome = launch.launch(nodes, tmp_path, watcher, broken, slots=2, attempts=3)

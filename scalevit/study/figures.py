@@ -59,8 +59,8 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def look_of(points: Sequence[Point]) -> Look:
-    """Colours along matplotlib's coolwarm by forward FLOPs, darkened so that its middle shows on white; marker
-    areas by unique images."""
+    """Colours along matplotlib's coolwarm by forward FLOPs, darkened so that its middle shows on white;
+    marker areas by unique images."""
     from matplotlib import colormaps
 
     size = {point.facts.model: point.facts.forward for point in points}

@@ -1,8 +1,9 @@
 """A study's grid: what is varied, the runs that follow from it, and what each of them costs beforehand.
 
-Runs that differ only in how long they last share their past. One *trunk* trains on the plateau of a schedule
-without a horizon (paper §3.5), and every duration is a *branch* that starts from the trunk's checkpoint and
-cools down. A branch equals the same run trained from scratch, bit for bit; only the bill is smaller.
+Runs that differ only in how long they last share their past. On a schedule without a horizon (paper §3.5) the
+longest of them is the *trunk*: it keeps its checkpoints where the shorter ones leave its plateau, and each of
+those is a *branch* that starts there and cools down. A branch equals the same run trained from scratch, bit
+for bit; only the bill is smaller.
 """
 
 from __future__ import annotations
@@ -234,8 +235,9 @@ def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int,
     ]
     if mistakes:
         raise config.Mistakes(mistakes)
-    trunk = family.trunk(tuple(points.values()))
-    return [trunk, *(family.branch(trunk, runs, steps, at) for steps, at in points.items())]
+    *shorter, longest = points
+    trunk = family.trunk(longest, tuple(points.values()))
+    return [trunk, *(family.branch(trunk, runs, steps, points[steps]) for steps in shorter)]
 
 
 @dataclass(frozen=True)
@@ -253,15 +255,15 @@ class _Family:
         plan = replace(self.run.schedule, steps=steps, cooldown=cooldown if shares else 0)
         return self._node("whole", f"{self.stem}-{steps}", replace(self.run, schedule=plan), None, 0, steps)
 
-    def trunk(self, points: tuple[int, ...]) -> Node:
-        """The shared past: no cooldown, no evaluation, a checkpoint kept at every branch point."""
+    def trunk(self, steps: int, points: tuple[int, ...]) -> Node:
+        """The longest run, with a checkpoint kept at every branch point, its own included: later, longer runs
+        can start there."""
         run = replace(
             self.run,
-            schedule=replace(self.run.schedule, steps=points[-1], cooldown=0),
-            train=replace(self.run.train, keep_at=points, eval_every=0),
-            probe=replace(self.run.probe, datasets=()),
+            schedule=replace(self.run.schedule, steps=steps, cooldown=steps - points[-1]),
+            train=replace(self.run.train, keep_at=points),
         )
-        return self._node("trunk", f"{self.stem}-trunk", run, None, 0, points[-1])
+        return self._node("trunk", f"{self.stem}-{steps}", run, None, 0, steps)
 
     def branch(self, trunk: Node, runs: Path, steps: int, at: int) -> Node:
         run = replace(
@@ -318,8 +320,7 @@ class Bill:
 def bill(nodes: Iterable[Node]) -> Bill:
     """What the study costs, and what it would without trunks."""
     nodes = [*nodes]
-    separate = sum(node.scratch for node in nodes if node.kind != "trunk")
-    return Bill(sum(node.flops for node in nodes), separate)
+    return Bill(sum(node.flops for node in nodes), sum(node.scratch for node in nodes))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
   const $ = (id) => document.getElementById(id);
   const studies = JSON.parse($("data").textContent);
   const runs = studies.flatMap((study) => study.runs);
-  const trunks = studies.flatMap((study) => study.trunks);
   const SHAPES = ["circle", "square", "diamond", "up", "down", "hex", "cross"];
   // from small to large; light and dark differ in lightness only, and shapes say the same as colours
   const RAMP = { light: ["#2f5fc4", "#7a4fb8", "#b5478f", "#cf5640", "#c77700"], dark: ["#7ea6ff", "#b493f5", "#e585c3", "#ff8d78", "#ffb84d"] };
@@ -12,8 +11,8 @@
   const SI = [[1e24, "Y"], [1e21, "Z"], [1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
   const trim = (v, digits = 3) => String(Number(v.toPrecision(digits)));
   const si = (v) => { for (const [size, letter] of SI) if (Math.abs(v) >= size * 0.9995) return trim(v / size) + letter; return trim(v); };
-  const pct = (v) => (v === null || v === undefined ? "–" : trim(100 * v, v < 0.1 ? 2 : 3) + " %");
-  const plus = (v, s) => `${(100 * v).toFixed(1)} ± ${(100 * s).toFixed(1)} %`;
+  const pct = (v) => (v === null || v === undefined ? "–" : trim(100 * v, v < 0.1 ? 2 : 3) + "%");
+  const plus = (v, s) => `${(100 * v).toFixed(1)} ± ${(100 * s).toFixed(1)}%`;
   const esc = (s) => String(s).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
   const imagesName = (n) => (n ? si(n) : "all new");
   const unique = (list) => [...new Set(list)];
@@ -166,9 +165,11 @@
       while (taken.some((t) => Math.abs(t - py) < 14)) py += 14;
       taken.push(py);
       const length = level.name.length * 6.2;
-      const clear = (from) => !places.some((q) => q.px > from - 8 && q.px < from + length + 8 && Math.abs(q.py - py + 4) < 12);
-      const left = clear(box.left + 6) || !clear(box.right - 6 - length);
-      out.push(`<text class="halo" x="${left ? box.left + 6 : box.right - 6}" y="${py}" text-anchor="${left ? "start" : "end"}" style="fill:var(--warn)">${esc(level.name)}</text>`);
+      const clear = [...places, ...spec.intervals.map((i) => ({ px: x(i.x) - 30, py: y(i.y) - 12 })), ...spec.lines.filter((l) => l.width > 1.5).flatMap((l) => l.points.map((p) => ({ px: x(p[0]), py: y(p[1]) })))];
+      const crowd = (from) => clear.filter((q) => q.px > from - 10 && q.px < from + length + 10 && Math.abs(q.py - py + 4) < 15).length;
+      const spots = Array.from({ length: 9 }, (_, i) => box.left + 6 + ((box.right - box.left - 12 - length) * i) / 8);
+      const from = spots.reduce((best, spot) => (crowd(spot) < crowd(best) ? spot : best), spots[0]);
+      out.push(`<text class="halo" x="${from}" y="${py}" style="fill:var(--warn)">${esc(level.name)}</text>`);
     }
     for (const i of spec.intervals)
       out.push(`<text class="halo" x="${x(i.x) - 10}" y="${y(i.y) - 9}" text-anchor="end" style="fill:var(--ink)">${esc(i.name)}</text>`);
@@ -271,7 +272,7 @@
   }
   function caption(compute) {
     const words = ["Bars: standard deviation over draws of the support set. Larger markers had more unique images; dotted lines join the durations of one model."];
-    if (compute) words.push("Blue: frontier of what is shown. Dashed: the law fitted to the frontier of all runs, with its 90 % interval.");
+    if (compute) words.push("Blue: frontier of what is shown. Dashed: the law fitted to the frontier of all runs, with its 90% interval.");
     studies.forEach((study) => { const law = study.laws[state.task]; if (law && law.verdict) words.push(`${studies.length > 1 ? study.title + ": " : ""}${law.verdict}.`); });
     return words.join(" ");
   }
@@ -299,10 +300,10 @@
     () => varies((r) => r.unique), () => ({ ...bestOf((r) => r.unique), x: { label: "unique images", log: true, form: si }, y: yAxis(true) }));
   panel("Few shots", "Error of the best run by examples a class, beside the floors that need no training.",
     () => tasks.length > 1, fewShot);
-  panel("Learning rates", "The trunk of the largest model and the cooldowns that branch off it.",
+  panel("Learning rates", "Shorter runs branch off the longest one's plateau and cool down; here the largest model.",
     () => runs.some((r) => r.rates.length > 2), rates);
   panel("Training", "Loss of each run against its steps, as far as it was logged.",
-    () => [...runs, ...trunks].some((r) => r.curve.length > 1), training);
+    () => runs.some((r) => r.curve.length > 1), training);
 
   function fewShot() {
     const dataset = state.task.split("|")[0], best = bestOf((r) => r.model).points.map((p) => p.run);
@@ -325,19 +326,17 @@
     return { points: [], lines, x: { label: "steps", log: false, form: si }, y: { label: "learning rate", log: false, form: (v) => (v ? v.toExponential(1).replace(".0e", "e") : "0") } };
   }
   function training() {
-    const all = [...trunks, ...runs].filter((r) => visible(r) && r.curve.length > 1);
-    const lines = all.map((r) => ({ points: r.curve, colour: colour(r), width: 1, dash: r.images ? "4 2" : "", run: state.on === r.parent ? undefined : r.run }));
+    const all = runs.filter((r) => visible(r) && r.curve.length > 1);
+    const lines = all.map((r) => ({ points: r.curve, colour: colour(r), width: 1, dash: r.images ? "4 2" : "", run: r.run }));
     return { points: [], lines, x: { label: "steps", log: false, form: si }, y: { label: "training loss", log: false, form: (v) => trim(v) } };
   }
   function drawPanels() {
-    const host = $("panels");
-    for (const [index, item] of PANELS.entries()) {
-      const id = `panel${index}`;
-      if (!item.has() || (!state.task && index < 4)) continue;
-      if (!$(id)) host.insertAdjacentHTML("beforeend", `<div><h3>${item.title}</h3><p class="caption">${item.words}</p><figure id="${id}"></figure></div>`);
-      chart($(id), { ...blank, name: item.title, height: sizeOf, ...item.spec() });
-    }
-    host.hidden = !host.children.length;
+    const host = $("panels"), kept = [...PANELS.entries()].filter(([index, item]) => item.has() && (state.task || index > 3));
+    host.hidden = !kept.length;
+    // all frames first: the width of one depends on how many there are
+    for (const [index, item] of kept)
+      if (!$(`panel${index}`)) host.insertAdjacentHTML("beforeend", `<div><h3>${item.title}</h3><p class="caption">${item.words}</p><figure id="panel${index}"></figure></div>`);
+    for (const [index, item] of kept) chart($(`panel${index}`), { ...blank, name: item.title, height: sizeOf, ...item.spec() });
   }
 
   // ------------------------------------------------------------------ tables

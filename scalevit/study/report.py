@@ -23,6 +23,14 @@ from scalevit.study.results import LEVEL, Facts, Floor, Law, Point, Results, law
 #: Points of a learning-rate curve in the page.
 RATES = 60
 
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+#: What the page's script knows of a run.
+FACTS = (
+    "run", "model", "recipe", "images", "unique", "seed", "steps", "batch", "seen", "compute", "parameters",
+    "forward", "parent",
+)  # fmt: skip
+
 Task = tuple[str, int]
 
 
@@ -75,8 +83,7 @@ def _study(results: Results, index: int) -> dict[str, Any]:
         "title": results.title,
         "tasks": [{"key": _key(task), "name": task_name(task)} for task in tasks],
         "laws": {_key(task): _law(results, task) for task in tasks},
-        "runs": [_run(results, facts, index) for facts in results.facts if not facts.trunk],
-        "trunks": [_run(results, facts, index) for facts in results.facts if facts.trunk],
+        "runs": [_run(results, facts, index) for facts in results.facts],
         "floors": [_floor(floor) for floor in results.floors],
         "forecast": results.forecast,
     }
@@ -107,10 +114,8 @@ def _run(results: Results, facts: Facts, study: int) -> dict[str, Any]:
     mine = [point for point in results.points if point.facts is facts]
     steps = np.unique(np.linspace(0, facts.steps, RATES).astype(int)).tolist()
     return {
-        "study": study, "run": facts.run, "model": facts.model, "recipe": facts.recipe, "images": facts.images,
-        "unique": facts.unique, "seed": facts.seed, "steps": facts.steps, "batch": facts.batch, "seen": facts.seen,
-        "compute": facts.compute, "parameters": facts.parameters, "forward": facts.forward,
-        "parent": facts.parent, "seconds": about.get("seconds"), "speed": about.get("images_per_second"),
+        **{key: getattr(facts, key) for key in FACTS},
+        "study": study, "seconds": about.get("seconds"), "speed": about.get("images_per_second"),
         "errors": {_key((p.dataset, p.shots)): [p.error, p.spread, p.draws] for p in mine},
         "curve": results.curves.get(facts.run, ()),
         "rates": [[step, lr_at(facts.schedule, step)] for step in steps],
@@ -140,7 +145,7 @@ def _head(results: Results) -> dict[str, Any]:
 
 
 def percent(error: float) -> str:
-    return f"{100 * error:.1f} %"
+    return f"{100 * error:.1f}%"
 
 
 def _interval(low: float, high: float) -> str:
@@ -159,20 +164,32 @@ def summary(results: Results) -> list[str]:
     if results.bill and results.bill.share < 1:
         bill = results.bill
         sentences.append(
-            f"Durations shared their trunks: {bill.shared:.2g} FLOPs were trained instead of {bill.separate:.2g}, "
-            f"{bill.share:.0%} of the cost of separate runs."
+            f"Durations shared their trunks: {number(bill.shared)} FLOPs were trained instead of "
+            f"{number(bill.separate)}, {bill.share:.0%} of the cost of separate runs."
         )
     return [sentence for sentence in sentences if sentence]
 
 
 def _span(values: Sequence[float], unit: str = "") -> str:
     low, high = min(values), max(values)
-    ends = f"{low:,.3g}" if low == high else f"{low:,.3g} to {high:,.3g}"
+    ends = number(low) if low == high else f"{number(low)} to {number(high)}"
     return f"{ends}{unit}"
 
 
+def number(value: float) -> str:
+    """Two or three digits as people write them: 0.046, 600, 1.1 × 10¹³."""
+    if 1e-3 <= abs(value) < 1e5 or value == 0:
+        return f"{value:,.0f}" if value == round(value) and abs(value) >= 1000 else f"{value:.3g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
+
+
+def _formula(formula: str) -> str:
+    return formula.replace("x", "C").replace("^-b", "⁻ᵇ").replace("^b", "ᵇ")
+
+
 def _extent(results: Results) -> str:
-    runs = [facts for facts in results.facts if not facts.trunk]
+    runs = results.facts
     if not runs:
         return ""
     models = {facts.model for facts in runs}
@@ -193,8 +210,8 @@ def _frontier(task: Task, law: Law) -> str:
         return f"{task_name(task)} error of {last.facts.run}: {_measured(last)}."
     factor, compute = first.error / last.error, last.facts.compute / first.facts.compute
     return (
-        f"On the frontier the {task_name(task)} error falls from {percent(first.error)} ({first.facts.run}) to "
-        f"{_measured(last)} ({last.facts.run}): a factor {factor:.1f} for {compute:.0f} times the compute."
+        f"On the frontier the {task_name(task)} error falls from {percent(first.error)} ({first.facts.run}) "
+        f"to {_measured(last)} ({last.facts.run}): a factor {factor:.1f} for {compute:.0f} times the compute."
     )
 
 
@@ -208,13 +225,17 @@ def _law_words(law: Law) -> str:
     fit, ranges = law.fit, law.fit.ranges(LEVEL)
     low, high = ranges["b"]
     words = (
-        f"The law through {len(law.frontier)} frontier points, E = {fit.form.formula.replace('x', 'C')}, has the "
+        f"The law through {len(law.frontier)} frontier points, E = {_formula(fit.form.formula)}, has the "
         f"exponent b = {fit.params['b']:.2f} [{low:.2f}, {high:.2f}]"
     )
     if "c" in ranges:
         words += f" and the floor c = {percent(fit.floor)} {_interval(*ranges['c'])}"
     weak = f" Weak: {law.verdict}." if law.verdict else ""
     return f"{words} ({LEVEL:.0%} bootstrap intervals).{weak}"
+
+
+def _when(told: Mapping[str, Any]) -> str:
+    return str(told["made"])[:16].replace("T", " ")
 
 
 def _truth(told: Mapping[str, Any], points: Sequence[Point]) -> Point | None:
@@ -228,9 +249,9 @@ def _forecast_words(results: Results, points: Sequence[Point]) -> str:
     if told["mean"] is None:
         return f"No forecast of {told['run']} could be made: {told['why_not']}."
     words = (
-        f"From the smaller runs alone, written down at {told['made']} before its result was read, {told['run']} "
-        f"({told['reach']:.1f} times their largest compute) was forecast at {percent(told['mean'])} "
-        f"{_interval(told['low'], told['high'])}"
+        f"From the smaller runs alone, written down at {_when(told)} before its result was read, "
+        f"{told['run']} ({told['reach']:.1f} times their largest compute) was forecast "
+        f"at {percent(told['mean'])} {_interval(told['low'], told['high'])}"
     )
     truth = _truth(told, points)
     if truth is None:
@@ -252,15 +273,9 @@ def _floor_words(results: Results, points: Sequence[Point]) -> str:
     for floor in floors:
         noise = 2 * math.hypot(floor.spread, top.spread)
         gap = floor.error - top.error
-        verdict = (
-            "beaten outside the noise"
-            if gap > noise
-            else "NOT beaten"
-            if gap < 0
-            else "beaten within the noise"
-        )
+        verdict = "beaten" if gap > noise else "NOT beaten" if gap < 0 else "beaten, but within the noise"
         said.append(f"{floor.name} {percent(floor.error)} ± {100 * floor.spread:.1f} ({verdict})")
-    return f"Floors below which training must fall, beside {percent(top.error)} of the largest run: {', '.join(said)}."
+    return f"What needs no training, beside {percent(top.error)} of the largest run: {', '.join(said)}."
 
 
 def _next(law: Law) -> str:
@@ -274,8 +289,9 @@ def _next(law: Law) -> str:
     mean, low, high = (float(np.ravel(v)[0]) for v in (made.mean, made.low, made.high))
     last = law.frontier[-1]
     return (
-        f"Your next 10× of compute ({10 * max(x):.2g} FLOPs): forecast {percent(mean)} {_interval(low, high)} after "
-        f"{percent(last.error)} now, if model, images and duration grow together along the frontier."
+        f"Your next 10× of compute ({number(10 * max(x))} FLOPs): forecast {percent(mean)} "
+        f"{_interval(low, high)} after {percent(last.error)} now, if model, images and duration grow "
+        "together along the frontier."
     )
 
 
@@ -296,14 +312,15 @@ def cards(results: Results) -> list[dict[str, str]]:
         low, high = law.fit.ranges(LEVEL)["b"]
         note = f"{LEVEL:.0%} interval {low:.2f} to {high:.2f}"
         found.append({"what": "exponent of compute", "value": f"−{law.fit.params['b']:.2f}", "note": note})
-    told = results.forecast
-    truth = _truth(told, points) if told and told["mean"] is not None else None
-    if told and truth:
+    told: Mapping[str, Any] = results.forecast or {"mean": None}
+    truth = _truth(told, points) if told["mean"] is not None else None
+    if truth:
         inside = "inside" if told["low"] <= truth.error <= told["high"] else "outside"
         note = f"came out at {percent(truth.error)}: {inside} {_interval(told['low'], told['high'])}"
-        found.append({"what": "forecast of the largest run", "value": percent(told["mean"]), "note": note})
+        value = percent(told["mean"])
+        found.append({"what": "forecast of the largest run", "value": value, "note": note})
     if results.bill and results.bill.share < 1:
-        note = f"{results.bill.shared:.2g} instead of {results.bill.separate:.2g} FLOPs"
+        note = f"{number(results.bill.shared)} instead of {number(results.bill.separate)} FLOPs"
         found.append(
             {"what": "saved by shared trunks", "value": f"{1 - results.bill.share:.0%}", "note": note}
         )
@@ -311,7 +328,7 @@ def cards(results: Results) -> list[dict[str, str]]:
 
 
 def provenance(results: Results) -> list[tuple[str, str]]:
-    """Which code on which machine, over all runs: each fact once, with the number of runs when they differ."""
+    """Which code on which machine: each fact once, with the number of others when runs differ."""
     rows = [*results.about.values()]
     found = []
     for key in ("commit", "versions", "machine", "device", "world", "command"):
@@ -320,10 +337,15 @@ def provenance(results: Results) -> list[tuple[str, str]]:
         if distinct:
             more = f" and {len(distinct) - 1} more" if len(distinct) > 1 else ""
             found.append((key, distinct[0] + more))
-    seconds = [float(row["seconds"]) for row in rows if row.get("seconds")]
+    seconds = sum(_own_seconds(facts, results.about.get(facts.run, {})) for facts in results.facts)
     if seconds:
-        found.append(("time of all processes", f"{sum(seconds):,.0f} s in {len(seconds)} runs"))
+        found.append(("time trained", f"{seconds:,.0f} s over {len(results.facts)} processes"))
     return found
+
+
+def _own_seconds(facts: Facts, about: Mapping[str, Any]) -> float:
+    """A branch's clock runs on from its trunk's: only its share of the steps is its own."""
+    return float(about.get("seconds") or 0) * (1 - facts.branch_step / facts.steps)
 
 
 def _plain(value: Any) -> str:

@@ -50,7 +50,6 @@ class Facts:
     parent: str
     schedule: schedule.Schedule
     branch_step: int
-    trunk: bool
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,7 @@ def _known(folder: Path) -> dict[str, dict[str, Any]]:
 def _bill(known: Mapping[str, Mapping[str, Any]]) -> grid.Bill | None:
     if not known:
         return None
-    separate = sum(node["scratch"] for node in known.values() if node["kind"] != "trunk")
-    return grid.Bill(sum(node["flops"] for node in known.values()), separate)
+    return grid.Bill(*(sum(node[key] for node in known.values()) for key in ("flops", "scratch")))
 
 
 def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> Facts:
@@ -159,14 +157,14 @@ def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> Facts:
     shape, model = run.model.resolve(), run.model
     size = (model.image, model.pool, model.classes)
     seen = run.schedule.steps * run.train.batch
-    named = {"model": _label(run), "recipe": "", "kind": ""} | dict(node or {})
+    named = {"model": _label(run), "recipe": ""} | dict(node or {})
     return Facts(
         run=run.name, study=study, folder=str(home), model=named["model"], recipe=named["recipe"],
         images=run.data.images, unique=min(run.data.images or seen, seen), seed=run.train.seed,
         steps=run.schedule.steps, batch=run.train.batch, seen=seen,
         compute=run.schedule.steps * grid.step_flops(run), parameters=shape.parameters(*size),
         forward=shape.flops(*size), parent=Path(run.branch.trunk).name if run.branch.trunk else "",
-        schedule=run.schedule, branch_step=run.branch.step, trunk=named["kind"] == "trunk",
+        schedule=run.schedule, branch_step=run.branch.step,
     )  # fmt: skip
 
 
@@ -177,49 +175,46 @@ def _label(run: config.Run) -> str:
     return run.model.shape if plain.resolve() == shape else f"{shape.width}x{shape.depth}"
 
 
-def _error(row: records.Row) -> float | None:
-    """The row's error as a fraction; None when its metric is no accuracy."""
-    if row["metric"] not in ("accuracy", "error"):
-        return None
-    value = float(row["value"])
-    return 1 - value if row["metric"] == "accuracy" else value
+#: Metrics whose value is an accuracy, by the kind of their rows, and what they are called.
+ACCURACIES = {
+    "probe": {"accuracy": "probe"},
+    "floor": {"pixels": "raw pixels", "untrained": "untrained network"},
+}
 
 
-def _tasks(rows: Iterable[records.Row], kind: str) -> dict[tuple[str, int], list[records.Row]]:
-    found: dict[tuple[str, int], list[records.Row]] = {}
+def _tasks(rows: Iterable[records.Row], kind: str) -> dict[tuple[str, str, int], list[records.Row]]:
+    """Rows of accuracies by (what was measured, dataset, shots)."""
+    found: dict[tuple[str, str, int], list[records.Row]] = {}
     for row in rows:
-        if row["kind"] == kind and _error(row) is not None:
-            found.setdefault((str(row.get("dataset")), int(row.get("shots") or 0)), []).append(row)
+        if row["kind"] == kind and row["metric"] in ACCURACIES[kind] and row.get("value") is not None:
+            key = (ACCURACIES[kind][row["metric"]], str(row.get("dataset")), int(row.get("shots") or 0))
+            found.setdefault(key, []).append(row)
     return found
 
 
 def _points(facts: Facts, rows: Sequence[records.Row]) -> list[Point]:
     """A run's errors at its last step: points before the end of a cooldown are no results of the schedule."""
-    points = []
-    for (dataset, shots), found in _tasks(rows, "probe").items():
-        errors = [_error(row) for row in found if (row.get("step") or 0) >= facts.steps]
-        if errors:
-            points.append(Point(facts, dataset, shots, *_summary(errors)))
-    return points
+    last = [row for row in rows if (row.get("step") or 0) >= facts.steps]
+    return [
+        Point(facts, dataset, shots, *_summary(found))
+        for (_, dataset, shots), found in _tasks(last, "probe").items()
+    ]
 
 
-def _summary(errors: Sequence[Any]) -> tuple[float, float, int]:
-    values = np.asarray(errors, float)
-    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0, len(values)
+def _summary(rows: Sequence[records.Row]) -> tuple[float, float, int]:
+    """Mean error, its standard deviation, and the number of draws."""
+    errors = 1 - np.array([float(row["value"]) for row in rows])
+    return float(errors.mean()), float(errors.std(ddof=1)) if len(errors) > 1 else 0.0, len(errors)
 
 
 def _floors(facts: Mapping[Path, Facts], rows: Mapping[Path, Sequence[records.Row]]) -> tuple[Floor, ...]:
+    """Each floor once: pixels know no model, the untrained network is one a model."""
     found: dict[tuple[str, str, str, int], list[records.Row]] = {}
     for home, mine in rows.items():
-        for row in mine:
-            if row["kind"] == "floor" and _error(row) is not None:
-                name = str(row.get("floor") or row.get("name") or "floor")
-                model = "" if "pixel" in name else facts[home].model
-                key = (name, model, str(row.get("dataset")), int(row.get("shots") or 0))
-                found.setdefault(key, []).append(row)
-    return tuple(
-        Floor(*key, *_summary([_error(row) for row in mine])[:2]) for key, mine in sorted(found.items())
-    )
+        for (name, dataset, shots), floor in _tasks(mine, "floor").items():
+            model = "" if name == "raw pixels" else facts[home].model
+            found.setdefault((name, model, dataset, shots), []).extend(floor)
+    return tuple(Floor(*key, *_summary(mine)[:2]) for key, mine in sorted(found.items()))
 
 
 def _curve(rows: Sequence[records.Row], most: int = 120) -> list[tuple[int, float]]:
@@ -239,7 +234,7 @@ def _is_loss(row: records.Row) -> bool:
 
 @dataclass(frozen=True)
 class Law:
-    """The law through a task's frontier; fit is None when it does not fit. verdict: why, or what weakens it."""
+    """The law through a task's frontier; fit is None when it does not fit. verdict: why, or its weakness."""
 
     frontier: tuple[Point, ...]
     fit: Fit | None
@@ -282,9 +277,8 @@ def law_of(points: Sequence[Point]) -> Law:
 def largest(nodes: Sequence[grid.Node]) -> list[grid.Node]:
     """The node to be forecast, then the others of the same compute, whose results are not looked at either:
     most compute, most unique images, first seed."""
-    results = [node for node in nodes if node.kind != "trunk"]
-    most = max(node.scratch for node in results)
-    held = [node for node in results if node.scratch > 0.99 * most]
+    most = max(node.scratch for node in nodes)
+    held = [node for node in nodes if node.scratch > 0.99 * most]
     return sorted(held, key=lambda node: (-(node.images or float("inf")), node.seed, node.name))
 
 
@@ -294,7 +288,7 @@ def foresee(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> Mappin
     held = largest(nodes)
     path, task = folder / FORECAST, (spec.dataset, spec.shots)
     smaller = read(folder, without=[node.name for node in held])
-    best = pareto([point for point in smaller.of(task) if not point.facts.trunk])
+    best = pareto(smaller.of(task))
     evidence = [[p.facts.run, p.facts.compute, p.error] for p in best]
     digest = hashlib.sha256(json.dumps([task, held[0].name, evidence]).encode()).hexdigest()[:12]
     if path.exists() and json.loads(path.read_text()).get("evidence_id") == digest:

@@ -44,12 +44,13 @@ def _line(line: grid.Slot) -> tuple[str, ...]:
 
 
 def speed_of(nodes: Sequence[grid.Node], folder: Path) -> tuple[float, bool]:
-    """FLOP/s of a slot over the finished nodes' training, or a plain assumption and False."""
+    """FLOP/s of a slot over the finished nodes' training, or a plain assumption and False. A branch's clock
+    runs on from its trunk's."""
     flops = seconds = 0.0
     for node in nodes:
         for row in records.read(folder / "runs" / node.name):
             if row["kind"] == "run" and row.get("seconds"):
-                flops, seconds = flops + node.flops, seconds + float(row["seconds"])
+                flops, seconds = flops + node.scratch, seconds + float(row["seconds"])
     return (flops / seconds, True) if flops else (SPEED, False)
 
 
