@@ -26,8 +26,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scalevit.layout import View, plain
-from scalevit.momentum import Decoupled, Due, descend, flat, follow, piece_size, rounded
-from scalevit.shards import Box, Span, boxes, span
+from scalevit.momentum import Decoupled, Due, descend, flat, follow, piece_size, scratches
+from scalevit.shards import Span, boxes, span
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,6 @@ class Fold:
     def columns(self) -> tuple[int, ...]:
         return tuple(1 if axis == self.second else size for axis, size in enumerate(self.shape))
 
-    def at_rows(self, box: Box) -> Box:
-        return tuple(slice(None) if axis == self.largest else side for axis, side in enumerate(box))
-
-    def at_columns(self, box: Box) -> Box:
-        return tuple(slice(None) if axis == self.second else side for axis, side in enumerate(box))
-
 
 @cache
 def fold(view: View, min_dim: int) -> Fold:
@@ -72,20 +66,44 @@ def fold(view: View, min_dim: int) -> Fold:
     return Fold(shape, view.parts, True, 1 if largest == i else 3, 3 if largest == i else 1)
 
 
+#: Dimension, start and length of a part of a tensor.
+Cut = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of the local memory, its shape, and where it lies along the dimensions that it does not span."""
+
+    start: int
+    shape: tuple[int, ...]
+    cuts: tuple[Cut, ...]
+
+    def of(self, flattened: Tensor) -> Tensor:
+        return flattened.narrow(0, self.start, math.prod(self.shape))
+
+    def within(self, whole: Tensor) -> Tensor:
+        """What belongs to this piece of a tensor that has length 1 where it says the same for all."""
+        for dim, start, length in self.cuts:
+            whole = whole if whole.shape[dim] == 1 else whole.narrow(dim, start, length)
+        return whole
+
+
 @cache
-def _pieces(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[tuple[slice, Box]]:
-    """Slices of the local memory and where they lie in the whole."""
+def _pieces(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[Piece]:
     out, at = [], 0
     for box in boxes(shape, start, stop, most):
-        size = math.prod(side.stop - side.start for side in box)
-        out.append((slice(at, at + size), box))
-        at += size
+        lengths = tuple(side.stop - side.start for side in box)
+        sides = enumerate(zip(box, lengths, shape, strict=True))
+        cuts = tuple((dim, side.start, length) for dim, (side, length, all_) in sides if length < all_)
+        out.append(Piece(at, lengths, cuts))
+        at += math.prod(lengths)
     return out
 
 
 @dataclass
 class _Work:
-    """One parameter in one step. sums: Σ_j G² and Σ_i G² of a factored one, one behind the other."""
+    """One parameter in one step. sums: Σ G² along rows and columns of a factored one, one after the other;
+    scratch: memory for one piece, None where allocating is cheap."""
 
     group: dict[str, Any]
     state: dict[str, Any]
@@ -94,10 +112,14 @@ class _Work:
     parameter: Tensor
     gradient: Tensor
     sums: Tensor
+    scratch: Tensor | None
 
-    def pieces(self) -> Iterator[tuple[slice, Box]]:
+    def pieces(self) -> list[Piece]:
         size = piece_size(self.gradient.device)
-        return iter(_pieces(self.fold.shape, self.span.start, self.span.stop, size))
+        return _pieces(self.fold.shape, self.span.start, self.span.stop, size)
+
+    def room(self, piece: Piece) -> Tensor | None:
+        return None if self.scratch is None else self.scratch[: math.prod(piece.shape)].view(piece.shape)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """What an element is multiplied with for its row, and then for its column."""
@@ -129,28 +151,31 @@ class Adafactor(Decoupled):
         super().__init__(params, defaults)
 
     def _apply(self, due: list[Due]) -> None:
-        works = [self._work(*one) for one in due]
+        scratch = scratches(1, due[0][2].device)[0] if due else None
+        works = [self._work(*one, scratch) for one in due]
         sharded = [work for work in works if work.span.group is not None]
         whole = [[work] for work in works if work.span.group is None]
         for batch in [sharded, *whole] if sharded else whole:
             _step_together(batch)
 
-    def _work(self, group: dict[str, Any], index: int, parameter: Tensor) -> _Work:
+    def _work(self, group: dict[str, Any], index: int, parameter: Tensor, scratch: Tensor | None) -> _Work:
         view = group["views"][index] if group["views"] else plain(tuple(parameter.shape))
         folded = fold(view, group["min_dim"])
         state = self._start(parameter, group)
-        if len(state) == 2 and folded.factored:
-            state["rows"] = torch.zeros(folded.rows, device=parameter.device)
-            state["columns"] = torch.zeros(folded.columns, device=parameter.device)
-        elif len(state) == 2:
-            state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32)
+        if len(state) == 2:
+            state.update(_second_moments(parameter, folded))
         state["step"] += 1
         size = math.prod(folded.rows) + math.prod(folded.columns) if folded.factored else 0
         sums = torch.zeros(size, device=parameter.device)
-        assert parameter.grad is not None
-        return _Work(
-            group, state, folded, span(parameter), flat(parameter), flat(parameter.grad), sums
-        )  # fmt: skip
+        weights, gradient = flat(parameter), flat(parameter.grad)  # pyright: ignore[reportArgumentType]
+        return _Work(group, state, folded, span(parameter), weights, gradient, sums, scratch)
+
+
+def _second_moments(parameter: Tensor, folded: Fold) -> dict[str, Tensor]:
+    if not folded.factored:
+        return {"second_moment": torch.zeros_like(parameter, dtype=torch.float32)}
+    shapes = {"rows": folded.rows, "columns": folded.columns}
+    return {name: torch.zeros(shape, device=parameter.device) for name, shape in shapes.items()}
 
 
 def _step_together(batch: list[_Work]) -> None:
@@ -177,10 +202,11 @@ def _reduce(sums: list[Tensor], over: Span) -> None:
 
 def _sum_squares(work: _Work) -> None:
     rows, columns = _split(work.sums, work.fold)
-    for at, box in work.pieces():
-        squares = work.gradient[at].square().view(_sizes(box))
-        rows[work.fold.at_rows(box)] += squares.sum(dim=work.fold.largest, keepdim=True)
-        columns[work.fold.at_columns(box)] += squares.sum(dim=work.fold.second, keepdim=True)
+    for piece in work.pieces():
+        gradient = piece.of(work.gradient).view(piece.shape)
+        squares = torch.mul(gradient, gradient, out=work.room(piece))
+        piece.within(rows).add_(squares.sum(dim=work.fold.largest, keepdim=True))
+        piece.within(columns).add_(squares.sum(dim=work.fold.second, keepdim=True))
 
 
 def _renew(work: _Work) -> None:
@@ -197,51 +223,50 @@ def _renew(work: _Work) -> None:
     state["columns"].mul_(kept).add_(columns.div_(shape[second]).add_(group["eps"]), alpha=1 - kept)
 
 
-def _directions(work: _Work) -> Iterator[tuple[slice, Box, Tensor]]:
+def _directions(work: _Work) -> Iterator[tuple[Piece, Tensor]]:
     """Piece by piece, the gradient over the root of its second moment."""
     if not work.fold.factored:
         second = flat(work.state["second_moment"])
-        for at, box in work.pieces():
-            yield at, box, second[at].rsqrt().mul_(work.gradient[at])
+        for piece in work.pieces():
+            gradient, v = piece.of(work.gradient).view(piece.shape), piece.of(second).view(piece.shape)
+            yield piece, torch.rsqrt(v, out=work.room(piece)).mul_(gradient)
         return
     rows, columns = work.factors()
-    for at, box in work.pieces():
-        update = work.gradient[at].view(_sizes(box)) * rows[work.fold.at_rows(box)]
-        yield at, box, update.mul_(columns[work.fold.at_columns(box)]).view(-1)
+    for piece in work.pieces():
+        gradient = piece.of(work.gradient).view(piece.shape)
+        update = torch.mul(gradient, piece.within(rows), out=work.room(piece))
+        yield piece, update.mul_(piece.within(columns))
 
 
 def _squared_norms(batch: list[_Work]) -> list[Tensor | None]:
     """Of each part's update, where updates are clipped."""
-    clipped = [work for work in batch if work.group["clip_threshold"] is not None]
-    if not clipped:
+    if all(work.group["clip_threshold"] is None for work in batch):
         return [None] * len(batch)
     sums = []
     for work in batch:
-        norms = torch.zeros(work.fold.shape[0], device=work.gradient.device)
-        for _, box, update in _directions(work):
-            norms[box[0]] += update.square().view(_sizes(box)).sum(dim=(1, 2, 3, 4))
-        sums.append(norms)
+        norms = torch.zeros(work.fold.shape[0], 1, 1, 1, 1, device=work.gradient.device)
+        for piece, update in _directions(work):
+            piece.within(norms).add_(update.square().sum(dim=(1, 2, 3, 4), keepdim=True))
+        sums.append(norms.view(-1))
     _reduce(sums, batch[0].span)
     return [norms.view(work.fold.parts, -1).sum(dim=1) for work, norms in zip(batch, sums, strict=True)]
 
 
 def _update(work: _Work, squared_norm: Tensor | None) -> None:
-    group = work.group
-    momentum = flat(work.state["momentum"])
-    decay = rounded(group["beta1"], group["momentum_dtype"])
+    group, momentum = work.group, flat(work.state["momentum"])
     limits = None if squared_norm is None else _limits(work, squared_norm)
-    for at, box, update in _directions(work):
+    for piece, update in _directions(work):
         if limits is not None:
-            update.view(_sizes(box)).mul_(limits[box[0]])
-        update.mul_(1 - group["beta1"])
-        follow(momentum[at], update, decay)
-        descend(work.parameter[at], update, group)
+            update.mul_(piece.within(limits))
+        update = update.mul_(1 - group["beta1"]).view(-1)
+        follow(piece.of(momentum), update, group)
+        descend(piece.of(work.parameter), update, group)
 
 
 def _limits(work: _Work, squared_norm: Tensor) -> Tensor:
     """Factors (a, 1, 1, 1, 1) that bring the root mean square of each part down to the threshold."""
     size = math.prod(work.fold.shape) // work.fold.parts
-    excess = (squared_norm / size).sqrt() / work.group["clip_threshold"]
+    excess = (squared_norm / size).sqrt() / (work.group["clip_threshold"] or math.inf)
     factors = 1 / excess.clamp(min=1.0)
     return factors.repeat_interleave(work.fold.shape[0] // work.fold.parts).view(-1, 1, 1, 1, 1)
 
@@ -249,7 +274,3 @@ def _limits(work: _Work, squared_norm: Tensor) -> Tensor:
 def _split(sums: Tensor, folded: Fold) -> tuple[Tensor, Tensor]:
     rows = math.prod(folded.rows)
     return sums[:rows].view(folded.rows), sums[rows:].view(folded.columns)
-
-
-def _sizes(box: Box) -> list[int]:
-    return [side.stop - side.start for side in box]

@@ -8,6 +8,7 @@ to be stored. With 0.9 instead, updates differ by 1 %.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ CACHED = 1 << 17
 Due = tuple[dict[str, Any], int, Tensor]
 
 
+@cache
 def rounded(value: float, dtype: torch.dtype) -> float:
     """A factor as it is after rounding to the dtype of what it multiplies."""
     return float(torch.tensor(value, dtype=dtype))
@@ -103,15 +105,29 @@ def piece_size(device: torch.device) -> int:
     return CACHED if device.type == "cpu" else 1 << 62
 
 
-def follow(momentum: Tensor, update: Tensor, decay: float) -> None:
-    """update ← update + decay · momentum in fp32; momentum ← update, rounded."""
-    update.add_(momentum, alpha=decay)
+def scratches(count: int, device: torch.device) -> list[Tensor] | list[None]:
+    """Memory for `count` pieces, so that a CPU's allocator is not asked for it again and again; None where
+    memory is cached anyway."""
+    return list(torch.empty(count, CACHED)) if device.type == "cpu" else [None] * count
+
+
+def in_pieces(tensors: tuple[Tensor, ...], rooms: int) -> Iterator[tuple[list[Tensor], list[Any]]]:
+    """One part after another of several flat tensors, with `rooms` pieces of scratch memory."""
+    most, scratch = piece_size(tensors[0].device), scratches(rooms, tensors[0].device)
+    for start in range(0, len(tensors[0]), most):
+        parts = [tensor[start : start + most] for tensor in tensors]
+        yield parts, [None if room is None else room[: len(parts[0])] for room in scratch]
+
+
+def follow(momentum: Tensor, update: Tensor, group: dict[str, Any]) -> None:
+    """update ← update + β₁ · momentum in fp32, with β₁ as it is in bf16; momentum ← update, rounded."""
+    update.add_(momentum, alpha=rounded(group["beta1"], group["momentum_dtype"]))
     momentum.copy_(update)
 
 
-def descend(parameter: Tensor, update: Tensor, group: dict[str, Any], factor: float = 1.0) -> None:
-    """θ ← θ − lr · (factor · u + λ θ)."""
+def descend(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
+    """θ ← θ − lr · (u + λ θ)."""
     lr = group["lr"].item()
     if group["weight_decay"]:
         parameter.mul_(1 - lr * group["weight_decay"])
-    parameter.add_(update, alpha=-lr * factor)
+    parameter.add_(update, alpha=-lr)

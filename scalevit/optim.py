@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scalevit import config
 from scalevit.adafactor import Adafactor
 from scalevit.layout import plain
-from scalevit.momentum import Decoupled, Due, descend, flat, follow, piece_size, rounded
+from scalevit.momentum import Decoupled, Due, descend, flat, follow, in_pieces
 
 __all__ = ["SGD", "Adafactor", "Adam", "Rule", "assign", "build", "group_table", "parameter_groups"]
 
@@ -50,19 +50,18 @@ class Adam(Decoupled):
         if "second_moment" not in state:
             state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32)
         state["step"] += 1
-        beta1, beta2 = group["beta1"], group["beta2"]
-        unseen1, unseen2 = debias(beta1, state["step"]), debias(beta2, state["step"])
-        weights, momentum, second = flat(parameter), flat(state["momentum"]), flat(state["second_moment"])
-        decay = rounded(beta1, group["momentum_dtype"])
-        size = piece_size(weights.device)
-        for start in range(0, len(weights), size):
-            at = slice(start, start + size)
-            g, v = gradient[at], second[at]
-            update = g * (1 - beta1)
-            follow(momentum[at], update, decay)
+        beta1, beta2, lr = group["beta1"], group["beta2"], group["lr"].item()
+        unseen1, root2 = debias(beta1, state["step"]), debias(beta2, state["step"]) ** 0.5
+        # (m / unseen1) / (√v / root2 + ε), with its constant factors taken out of the passes over memory
+        factor, eps = -lr * root2 / unseen1, group["eps"] * root2
+        everything = flat(parameter), gradient, flat(state["momentum"]), flat(state["second_moment"])
+        for (weights, g, m, v), (first, root) in in_pieces(everything, 2):
+            update = torch.mul(g, 1 - beta1, out=first)
+            follow(m, update, group)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            update.div_(v.sqrt().mul_(unseen2**-0.5).add_(group["eps"]))
-            descend(weights[at], update, group, 1 / unseen1)
+            if group["weight_decay"]:
+                weights.mul_(1 - lr * group["weight_decay"])
+            weights.addcdiv_(update, torch.sqrt(v, out=root).add_(eps), value=factor)
 
 
 def debias(beta: float, step: Tensor) -> float:
@@ -93,14 +92,10 @@ class SGD(Decoupled):
     def _update(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         state = self._start(parameter, group)
         state["step"] += 1
-        weights, momentum = flat(parameter), flat(state["momentum"])
-        decay = rounded(group["beta1"], group["momentum_dtype"])
-        size = piece_size(weights.device)
-        for start in range(0, len(weights), size):
-            at = slice(start, start + size)
-            update = gradient[at].clone()
-            follow(momentum[at], update, decay)
-            descend(weights[at], update, group)
+        for (weights, g, m), (room,) in in_pieces((flat(parameter), gradient, flat(state["momentum"])), 1):
+            update = torch.mul(g, 1.0, out=room)
+            follow(m, update, group)
+            descend(weights, update, group)
 
 
 # --------------------------------------------------------------------------- groups
