@@ -29,6 +29,8 @@ from scalevit import (
 )
 from scalevit.data.loader import Batches, as_floats
 from scalevit.data.sources import batches_of
+from scalevit.evals.evaluator import floor_rows, probe_rows
+from scalevit.evals.evaluator import mistakes as probe_mistakes
 from scalevit.model import ViT
 from scalevit.stopping import Stop
 from scalevit.train import (
@@ -68,7 +70,7 @@ def mistakes(run: config.Run, out: Path) -> list[str]:
         config.require_source(run)
     except config.Mistakes as error:
         found += error.mistakes
-    found += rundir.mistakes(run, out)
+    found += [*rundir.mistakes(run, out), *probe_mistakes(run.probe)]
     if run.branch.trunk:
         found += trunk_mistakes(run)
     return found
@@ -230,13 +232,20 @@ class Session:
         self.saved = state.step
         checkpoint.prune(folder, KEEP_LAST, self.run.train.keep_at)
 
-    def evaluate(self) -> list[records.Row]:
-        """Rows of every evaluation the run asks for, with the weights as they are used later."""
-        return []
+    def evaluate(self, floors: bool = False) -> list[records.Row]:
+        """Rows of the probes that the run asks for, with the weights as they are used later; `floors` adds
+        what raw pixels and the untrained network reach."""
+        if not self.run.probe.datasets:
+            return []
+        with averaged(self.state) as model:
+            found = probe_rows(model, self.run.probe)
+            found += floor_rows(model, self.run.probe) if floors else []
+        step = self.state.step
+        return [self.facts.row(row["kind"], step, row["metric"], row["value"]) | row for row in found]
 
     def finish(self) -> None:
         """Evaluate, leave the weights ready for use, and say last that the run has ended."""
-        rows = self.evaluate()
+        rows = self.evaluate(floors=True)
         self.export()
         state, run = self.state, self.run
         speed = state.step * run.train.batch / max(1e-9, state.seconds)

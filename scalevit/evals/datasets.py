@@ -9,6 +9,7 @@ import gzip
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -240,11 +241,14 @@ def _read_idx(path: Path) -> np.ndarray:
 
 def _digits(name: str) -> ProbeSet:
     """1 797 handwritten digits of 8 × 8 pixels, 16 grey values (UCI; scikit-learn carries them)."""
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    images = np.rint(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return from_arrays(name, images, np.asarray(labels))
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    # read from its file: importing the package costs every run of a study more than training's own imports
+    with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        table = np.loadtxt(file, delimiter=",")
+    images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return from_arrays(name, images, table[:, -1].astype(np.int64))
 
 
 def _mnist(name: str) -> ProbeSet:
