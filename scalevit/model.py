@@ -326,7 +326,7 @@ class ViT(nn.Module):
     def embed(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b n d"]:
         """Patches with their positions, behind the prefix tokens."""
         self._check(images)
-        x, prefix = self.patch_embed(images), self._prefix(images.shape[0])
+        x, prefix = self.patch_embed(images), self._prefix(images)
         if self.config.prefix_positions:
             x = torch.cat([*prefix, x], dim=1) + self.pos_embed
         else:
@@ -334,10 +334,10 @@ class ViT(nn.Module):
             x = torch.cat([*prefix, x], dim=1) if prefix else x
         return self.norm_pre(x)
 
-    def _prefix(self, b: int) -> list[Tensor]:
+    def _prefix(self, images: Tensor) -> list[Tensor]:
         tokens = [self.cls_token] if self.has_class_token else []
         tokens += [self.reg_token] if self.config.registers else []
-        return [token.expand(b, -1, -1) for token in tokens]
+        return [token.expand(images.shape[0], -1, -1) for token in tokens]
 
     def _pool(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
         if self.config.pool == "token":

@@ -59,7 +59,7 @@ _BLOCK: dict[str, tuple[str, ...]] = {
 def read(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an npz. Raises ValueError for what is none, is cut short, or holds pickled objects."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: _plain(archive[name]) for name in archive.files}
     except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
         reason = "it holds pickled objects, which are never loaded" if "pickle" in str(error) else str(error)

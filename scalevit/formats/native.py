@@ -19,7 +19,7 @@ def read_folder(folder: Path) -> Package:
     """What `write_folder` wrote."""
     ours = files.read_json(folder / "config.json")["scalevit"]
     mistakes: list[str] = []
-    config = from_dict(Model, ours["model"], mistakes, f"{folder / 'config.json'}: model.")
+    config = from_dict(Model, ours["model"], mistakes, "model.")
     preprocessing = from_dict(Preprocessing, ours["preprocessing"], mistakes, "preprocessing.")
     if mistakes:
         raise ValueError("; ".join(mistakes))
