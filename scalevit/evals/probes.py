@@ -314,6 +314,6 @@ def interval(mean: float, sd: float, draws: int, tests: int, level: float = 0.95
 
 
 def _student(level: float, freedom: float) -> float:
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit  # scipy.stats has them too, and costs a second to import
 
-    return float(norm.ppf((1 + level) / 2) if np.isinf(freedom) else t.ppf((1 + level) / 2, freedom))
+    return float(ndtri((1 + level) / 2) if np.isinf(freedom) else stdtrit(freedom, (1 + level) / 2))
