@@ -1,0 +1,176 @@
+"""scalevit probe: what the frozen features of any models are worth on any labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalevit.answer import Answer
+
+if TYPE_CHECKING:
+    from scalevit.evals.backbones import Backbone
+    from scalevit.evals.comparison import Line, Protocol
+    from scalevit.evals.datasets import ProbeSet
+    from scalevit.evals.probes import FewShot
+
+SUMMARY = "few-shot, kNN and linear accuracy of frozen features, beside raw pixels and the untrained network"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="+", metavar="MODEL… DATA…",
+        help="models: a run's or a model's folder, timm:NAME, timm-local:DIR, a big_vision npz, or "
+        "module:callable; data: digits, mnist, fashion, unseen-strokes, …, an .npz with x and y, or a folder "
+        "of classes",
+    )  # fmt: skip
+    parser.add_argument("--shots", nargs="+", default=["1", "5", "10", "25"], help="images a class, or all")
+    parser.add_argument("--draws", type=int, default=5, help="balanced draws, seeds 0, 1, …")
+    parser.add_argument("--l2", nargs="+", default=["1024"], help="ridge strengths, or grid for 2⁻¹⁰ … 2²⁰")
+    parser.add_argument("--knn", action="store_true", help="weighted vote of the 20 nearest, too")
+    parser.add_argument("--nearest-mean", action="store_true", help="nearest class mean, too")
+    parser.add_argument("--linear", action="store_true", help="logistic regression, too")
+    parser.add_argument("--layer", "--layers", nargs="+", default=[], help="e.g. blocks.3, or all")
+    parser.add_argument(
+        "--image", type=int, default=0, help="side of the model's images, resampled positions"
+    )
+    parser.add_argument("--cache", type=Path, help="where features are kept [~/.cache/scalevit/features]")
+    parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features")
+    parser.add_argument("--figure", type=Path, help="draw accuracy against shots, or against layers, here")
+
+
+def main(args: argparse.Namespace) -> Answer:
+    protocol = _protocol(args)
+    from scalevit.evals.backbones import open_model
+    from scalevit.evals.comparison import compare
+    from scalevit.evals.datasets import open_set
+    from scalevit.evals.features import default_cache
+
+    models, names = _sorted(args.what)
+    sets = [open_set(name) for name in names]
+    opened = [open_model(name, image=args.image) for name in models]
+    cache = None if args.no_cache else args.cache or default_cache()
+    lines = list(compare(opened, sets, protocol, cache=cache, tell=_tell))
+    if args.figure:
+        from scalevit.evals.figures import draw
+
+        draw(lines, args.figure)
+    return Answer(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
+
+
+def _tell(text: str) -> None:
+    print(f"scalevit: probing {text}", file=sys.stderr, flush=True)
+
+
+def _protocol(args: argparse.Namespace) -> Protocol:
+    from scalevit.evals.comparison import Protocol
+    from scalevit.evals.draws import ALL
+    from scalevit.evals.probes import L2_GRID
+
+    shots = tuple(ALL if word == "all" else _number(int, word, "--shots", 1) for word in args.shots)
+    l2 = L2_GRID if args.l2 == ["grid"] else tuple(_number(float, w, "--l2", 0) for w in args.l2)
+    if args.draws < 1:
+        raise ValueError(f"--draws must be at least 1, found {args.draws}")
+    asked = {"ridge": True, "knn": args.knn, "nearest-mean": args.nearest_mean, "linear": args.linear}
+    methods = tuple(name for name, wanted in asked.items() if wanted)
+    return Protocol(shots, args.draws, l2, methods, tuple(args.layer))
+
+
+def _number(kind: type, word: str, flag: str, least: float) -> Any:
+    try:
+        value = kind(word)
+    except ValueError:
+        value = None
+    if value is None or not value >= least:
+        raise ValueError(f"{flag}: expected numbers of at least {least}, found {word!r}")
+    return value
+
+
+def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Models and data sets, told apart by what they are."""
+    from scalevit.evals.datasets import NAMES, is_set
+
+    sets = [word for word in words if is_set(word)]
+    models = [word for word in words if word not in sets]
+    odd = [word for word in models if ":" not in word and not Path(word).exists()]
+    if odd:
+        raise ValueError(f"{odd[0]!r} is neither a file or folder nor a data set; known: {', '.join(NAMES)}")
+    if not models:
+        raise ValueError(f"no model among {', '.join(words)}")
+    if not sets:
+        raise ValueError(f"no data among {', '.join(words)}; names: {', '.join(NAMES)}")
+    return models, sets
+
+
+# --------------------------------------------------------------------------- answers
+
+
+def _data(
+    models: Sequence[Backbone], sets: Sequence[ProbeSet], protocol: Protocol, lines: Sequence[Line]
+) -> dict[str, Any]:
+    seeds = list(range(protocol.draws))
+    return {
+        "protocol": {**asdict(protocol), "constant": 100.0, "std_floor": 1e-5, "seeds": seeds},
+        "models": [
+            {"model": m.name, "image": m.image, "preprocessing": asdict(m.preprocessing), "note": m.note}
+            for m in models
+        ],
+        "data": [
+            {
+                "data": s.name, "classes": s.classes, "support": len(s.support), "query": len(s.query),
+                "central_crop": not s.whole, "fingerprint": s.fingerprint,
+            }
+            for s in sets
+        ],
+        "results": [
+            {
+                "model": line.model, "data": line.data, "method": line.method, "layer": line.layer,
+                "floor": line.floor, **asdict(line.found),
+            }
+            for line in lines
+        ],
+    }  # fmt: skip
+
+
+def _text(
+    models: Sequence[Backbone], sets: Sequence[ProbeSet], protocol: Protocol, lines: Sequence[Line]
+) -> str:
+    """One table a data set: a row for each model or floor, method, layer and λ; a column for each shots."""
+    blocks = []
+    for data in sets:
+        sizes = f"{len(data.support)} support and {len(data.query)} query images"
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for line in (line for line in lines if line.data == data.name):
+            rows.setdefault(_label(line, protocol), []).append(_cell(line.found))
+        title = ["", *(f"{s}-shot" if s else "all shots" for s in protocol.shots)]
+        blocks.append(
+            "\n".join(
+                [
+                    f"{data.name}: {data.classes} classes, {sizes}",
+                    *_aligned([title, *([" ".join(k), *v] for k, v in rows.items())]),
+                ]
+            )
+        )
+    notes = [f"{m.name}: {m.note}" for m in models if m.note]
+    how = f"accuracy in %: mean ± sd over {protocol.draws} draws [95 % interval, draws and query set]"
+    return "\n\n".join([*blocks, "\n".join([how, *notes])])
+
+
+def _cell(found: FewShot) -> str:
+    mean, sd, low, high = (100 * value for value in (found.mean, found.sd, found.low, found.high))
+    return f"{mean:5.1f} ± {sd:4.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _label(line: Line, protocol: Protocol) -> tuple[str, ...]:
+    parts = [line.floor if not line.model else f"{line.model} {line.floor}".rstrip(), line.method]
+    parts += [line.layer] if protocol.layers and line.layer else []
+    parts += [f"λ={line.found.l2:g}"] if line.found.l2 is not None and len(protocol.l2) > 1 else []
+    return tuple(parts)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join([first.ljust(width) for first, width in zip(row, widths)]).rstrip() for row in rows]

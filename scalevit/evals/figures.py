@@ -1,0 +1,65 @@
+"""Accuracy drawn against shots (paper Fig. 1), or against the layers of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scalevit.evals.comparison import Line
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """One panel a data set, a curve with its 95 % band for each model, method and floor. Where a curve has
+    several layers, they are the horizontal axis, at the largest number of shots. The suffix is the format."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in known:
+        raise ValueError(f"--figure {path}: the suffix must be one of {', '.join(sorted(known))}")
+    names = list(dict.fromkeys(line.data for line in lines))
+    figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for name, axes in zip(names, figure.subplots(1, len(names), squeeze=False)[0]):
+        here = [line for line in lines if line.data == name]
+        by_layer = len({line.layer for line in here if not line.floor}) > 1
+        (_against_layers if by_layer else _against_shots)(axes, here)
+        axes.set(title=name, ylabel="accuracy in %")
+        axes.legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _curves(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    curves: dict[str, list[Line]] = {}
+    for line in lines:
+        strength = "" if line.found.l2 is None else f"λ={line.found.l2:g}"
+        label = " ".join(filter(None, (line.model, line.floor, line.method, strength)))
+        curves.setdefault(label, []).append(line)
+    return curves
+
+
+def _band(axes: Any, x: Sequence[float], lines: Sequence[Line], label: str) -> None:
+    mean, low, high = ([100 * getattr(line.found, key) for line in lines] for key in ("mean", "low", "high"))
+    style = "--" if lines[0].floor else "-"
+    (curve,) = axes.plot(x, mean, style, marker="o", markersize=3, label=label)
+    axes.fill_between(x, low, high, color=curve.get_color(), alpha=0.15, linewidth=0)
+
+
+def _against_shots(axes: Any, lines: Sequence[Line]) -> None:
+    for label, curve in _curves([line for line in lines if line.found.shots]).items():
+        _band(axes, [line.found.shots for line in curve], curve, label)
+    axes.set(xscale="log", xlabel="images a class")
+
+
+def _against_layers(axes: Any, lines: Sequence[Line]) -> None:
+    most = max(line.found.shots for line in lines)
+    last = [line for line in lines if line.found.shots == most]
+    for label, curve in _curves([line for line in last if not line.floor]).items():
+        _band(axes, range(len(curve)), curve, label)
+    for label, curve in _curves([line for line in last if line.floor]).items():
+        axes.axhline(100 * curve[-1].found.mean, linestyle=":", linewidth=1, color="grey", label=label)
+    names = list(dict.fromkeys(line.layer for line in last if not line.floor))
+    axes.set_xticks(range(len(names)), names, rotation=60, fontsize=6)
+    axes.set_xlabel(f"layer, at {most} shots")
