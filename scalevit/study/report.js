@@ -3,6 +3,7 @@
   const $ = (id) => document.getElementById(id);
   const studies = JSON.parse($("data").textContent);
   const runs = studies.flatMap((study) => study.runs);
+  for (const run of runs) run.id = `${run.study}/${run.run}`;
   const SHAPES = ["circle", "square", "diamond", "up", "down", "hex", "cross"];
   // from small to large; light and dark differ in lightness only, and shapes say the same as colours
   const RAMP = { light: ["#2f5fc4", "#7a4fb8", "#b5478f", "#cf5640", "#c77700"], dark: ["#7ea6ff", "#b493f5", "#e585c3", "#ff8d78", "#ffb84d"] };
@@ -146,8 +147,8 @@
     const places = [];
     for (const p of spec.points) {
       const px = x(p.x), py = y(p.y);
-      if (p.spread && (!spec.y.log || p.y > p.spread)) out.push(`<line x1="${px}" x2="${px}" y1="${y(p.y - p.spread)}" y2="${y(p.y + p.spread)}" stroke="${p.colour}" opacity=".45" class="${dim(p.run.run)}"/>`);
-      out.push(`<path class="mark ${dim(p.run.run)}" d="${marker(p.shape, px, py, p.r)}" fill="${p.colour}"/>`);
+      if (p.spread && (!spec.y.log || p.y > p.spread)) out.push(`<line x1="${px}" x2="${px}" y1="${y(p.y - p.spread)}" y2="${y(p.y + p.spread)}" stroke="${p.colour}" opacity=".45" class="${dim(p.run.id)}"/>`);
+      out.push(`<path class="mark ${dim(p.run.id)}" d="${marker(p.shape, px, py, p.r)}" fill="${p.colour}"/>`);
       places.push({ px, py, p });
     }
     placeLabels(spec, out, x, y, box, places);
@@ -170,6 +171,12 @@
       const spots = Array.from({ length: 9 }, (_, i) => box.left + 6 + ((box.right - box.left - 12 - length) * i) / 8);
       const from = spots.reduce((best, spot) => (crowd(spot) < crowd(best) ? spot : best), spots[0]);
       out.push(`<text class="halo" x="${from}" y="${py}" style="fill:var(--warn)">${esc(level.name)}</text>`);
+    }
+    for (const line of spec.lines.filter((l) => l.name && l.points.length)) {
+      const [px, py] = [x(line.points[0][0]), y(line.points[0][1])];
+      const up = taken.some((t) => Math.abs(t - py) < 12) ? 15 : -6;
+      taken.push(py);
+      out.push(`<text class="halo" x="${px + 6}" y="${py + up}" style="fill:var(--warn)">${esc(line.name)}</text>`);
     }
     for (const i of spec.intervals)
       out.push(`<text class="halo" x="${x(i.x) - 10}" y="${y(i.y) - 9}" text-anchor="end" style="fill:var(--ink)">${esc(i.name)}</text>`);
@@ -202,12 +209,12 @@
     };
     svg.addEventListener("pointermove", (event) => { const q = nearest(event); if (q) tell(q.p.run, at(q)); else tip.hidden = true; svg.style.cursor = q ? "pointer" : ""; });
     svg.addEventListener("pointerleave", () => { tip.hidden = true; });
-    svg.addEventListener("click", (event) => { const q = nearest(event); pick(q ? q.p.run.run : null); });
+    svg.addEventListener("click", (event) => { const q = nearest(event); pick(q ? q.p.run.id : null); });
     svg.addEventListener("blur", () => { tip.hidden = true; });
     svg.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
       if (event.key === "Escape") { tip.hidden = true; pick(null); }
-      if (event.key === "Enter" && current >= 0) pick(places[current].p.run.run);
+      if (event.key === "Enter" && current >= 0) pick(places[current].p.run.id);
       if (!step || !places.length) return;
       event.preventDefault();
       current = (current + step + places.length) % places.length;
@@ -314,7 +321,7 @@
     for (const name of unique(studies.flatMap((s) => s.floors.map((f) => f.name)))) {
       const all = studies.flatMap((s) => s.floors.filter((f) => f.name === name));
       const line = keys.map((k) => [of(k), least(all.filter((f) => f.task === k).map((f) => f.error))]).filter((p) => Number.isFinite(p[1]));
-      lines.push({ points: line, colour: "var(--warn)", dash: name.includes("pixel") ? "2 4" : "6 3" });
+      lines.push({ name, points: line, colour: "var(--warn)", dash: name.includes("pixel") ? "2 4" : "6 3" });
     }
     return { points, lines, x: { label: `examples a class, ${dataset}`, log: true, form: si }, y: { label: "error", log: true, form: pct } };
   }
@@ -322,12 +329,12 @@
     const kept = runs.filter(visible), top = most(kept.map((r) => r.forward)), data = most(kept.map((r) => r.images || Infinity));
     const family = kept.filter((r) => r.forward === top && (r.images || Infinity) === data);
     const longest = most(family.map((r) => r.steps));
-    const lines = family.map((r) => ({ points: r.rates, colour: ramp(Math.sqrt(r.steps / longest), 2), width: 1.8, run: r.run }));
+    const lines = family.map((r) => ({ points: r.rates, colour: ramp(Math.sqrt(r.steps / longest), 2), width: 1.8, run: r.id }));
     return { points: [], lines, x: { label: "steps", log: false, form: si }, y: { label: "learning rate", log: false, form: (v) => (v ? v.toExponential(1).replace(".0e", "e") : "0") } };
   }
   function training() {
     const all = runs.filter((r) => visible(r) && r.curve.length > 1);
-    const lines = all.map((r) => ({ points: r.curve, colour: colour(r), width: 1, dash: r.images ? "4 2" : "", run: r.run }));
+    const lines = all.map((r) => ({ points: r.curve, colour: colour(r), width: 1, dash: r.images ? "4 2" : "", run: r.id }));
     return { points: [], lines, x: { label: "steps", log: false, form: si }, y: { label: "training loss", log: false, form: (v) => trim(v) } };
   }
   function drawPanels() {
@@ -355,7 +362,7 @@
     const list = runs.filter(visible).sort((a, b) => { const x = of(a), y = of(b); return x === y ? 0 : x === null ? 1 : y === null ? -1 : (x < y ? -1 : 1) * sign; });
     const best = least(list.map((r) => (errorOf(r) || [Infinity])[0])), kept = state.all ? list : list.slice(0, 60);
     const head = COLUMNS.map(([key, name]) => `<th aria-sort="${key === state.sort ? (state.down ? "descending" : "ascending") : "none"}"><button type="button" data-sort="${key}">${name}${key === state.sort ? (state.down ? " ↓" : " ↑") : ""}</button></th>`);
-    const body = kept.map((r) => `<tr data-run="${esc(r.run)}" class="${r.run === state.on ? "on" : ""}">${COLUMNS.map(([key, , value, form]) => `<td class="${key === "error" && value(r) === best ? "best" : ""}">${form(value(r), r)}</td>`).join("")}</tr>`);
+    const body = kept.map((r) => `<tr data-run="${esc(r.id)}" class="${r.id === state.on ? "on" : ""}">${COLUMNS.map(([key, , value, form]) => `<td class="${key === "error" && value(r) === best ? "best" : ""}">${form(value(r), r)}</td>`).join("")}</tr>`);
     $("runs").innerHTML = `<thead><tr>${head.join("")}</tr></thead><tbody>${body.join("")}</tbody>`;
     $("all").hidden = kept.length === list.length;
     $("all").textContent = `Show all ${list.length} runs`;

@@ -242,6 +242,15 @@ def _truth(told: Mapping[str, Any], points: Sequence[Point]) -> Point | None:
     return next((point for point in points if point.facts.run == told["run"]), None)
 
 
+def _settled(results: Results, points: Sequence[Point]) -> tuple[Mapping[str, Any], Point] | None:
+    """The forecast and what then came out; None while either is missing."""
+    told = results.forecast
+    if not told or told["mean"] is None:
+        return None
+    truth = _truth(told, points)
+    return None if truth is None else (told, truth)
+
+
 def _forecast_words(results: Results, points: Sequence[Point]) -> str:
     told = results.forecast
     if not told:
@@ -312,13 +321,12 @@ def cards(results: Results) -> list[dict[str, str]]:
         low, high = law.fit.ranges(LEVEL)["b"]
         note = f"{LEVEL:.0%} interval {low:.2f} to {high:.2f}"
         found.append({"what": "exponent of compute", "value": f"−{law.fit.params['b']:.2f}", "note": note})
-    told: Mapping[str, Any] = results.forecast or {"mean": None}
-    truth = _truth(told, points) if told["mean"] is not None else None
-    if truth:
+    settled = _settled(results, points)
+    if settled:
+        told, truth = settled
         inside = "inside" if told["low"] <= truth.error <= told["high"] else "outside"
         note = f"came out at {percent(truth.error)}: {inside} {_interval(told['low'], told['high'])}"
-        value = percent(told["mean"])
-        found.append({"what": "forecast of the largest run", "value": value, "note": note})
+        found.append({"what": "forecast of the largest run", "value": percent(told["mean"]), "note": note})
     if results.bill and results.bill.share < 1:
         note = f"{number(results.bill.shared)} instead of {number(results.bill.separate)} FLOPs"
         found.append(

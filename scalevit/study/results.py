@@ -129,7 +129,7 @@ def read(folder: Path, without: Iterable[str] = ()) -> Results:
     spec = grid.read(folder / SPEC) if (folder / SPEC).exists() else None
     path = folder / FORECAST
     return Results(
-        title=spec.name if spec else folder.name,
+        title=_title(folder, spec),
         facts=tuple(facts.values()),
         points=tuple(point for home in rows for point in _points(facts[home], rows[home])),
         floors=_floors(facts, rows),
@@ -139,6 +139,12 @@ def read(folder: Path, without: Iterable[str] = ()) -> Results:
         bill=_bill(known),
         target=(spec.dataset, spec.shots) if spec else None,
     )
+
+
+def _title(folder: Path, spec: grid.Spec | None) -> str:
+    """The study's name, and its folder's where that says more."""
+    name = folder.resolve().name
+    return name if spec is None or spec.name == name else f"{spec.name} ({name})"
 
 
 def _known(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,185 @@
+"""The report: one file, what it says is what was measured, and a browser opens it without complaint."""
+
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from html import unescape
+
+import pytest
+from pretend_study import SPEC, payload, write
+
+from scalevit import cli
+from scalevit.study import report, results
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "demo"
+    nodes = write(folder)
+    results.foresee(folder, SPEC, nodes)
+    return folder
+
+
+def test_the_page_is_one_small_file_that_asks_no_network(study):
+    html = report.render([results.read(study)])
+    assert len(html.encode()) < 2e6
+    assert not re.findall(r"""<\w+[^>]+(?:src|href)=["'](?!data:)|@import|url\((?!#)|https?://""", html)
+
+
+def test_the_page_holds_every_run_with_its_error_and_the_law(study):
+    found = results.read(study)
+    (inside,) = payload(report.render([found]))
+    assert {run["run"] for run in inside["runs"]} == {facts.run for facts in found.facts}
+    errors = {run["run"]: run["errors"]["digits|10"][0] for run in inside["runs"]}
+    assert errors == pytest.approx({p.facts.run: p.error for p in found.of(("digits", 10))}, rel=1e-4)
+    assert len(inside["laws"]["digits|10"]["curve"]) == 80
+    assert inside["forecast"]["run"] == "96x4-fresh-600"
+
+
+def test_the_summary_says_the_numbers_that_matter_with_their_intervals(study):
+    found = results.read(study)
+    words = " ".join(report.summary(found))
+    best = min(p.error for p in found.of(("digits", 10)))
+    assert report.percent(best) in words and "factor" in words
+    assert re.search(r"exponent b = 0\.\d\d \[", words)
+    assert "inside the 90% interval" in words and "before its result was read" in words
+    assert "raw pixels 40.0% ± 0.0 (beaten)" in words
+    assert f"{found.bill.share:.0%} of the cost" in words
+
+
+def test_what_is_not_beaten_and_what_misses_is_said_so(study):
+    found = results.read(study)
+    low = tuple(replace(floor, error=0.01) for floor in found.floors)
+    narrow = {**found.forecast, "low": 0.9, "high": 0.95}
+    words = " ".join(report.summary(replace(found, floors=low, forecast=narrow)))
+    assert "NOT beaten" in words and "OUTSIDE" in words
+
+
+def test_without_a_law_the_page_says_so_and_still_opens(study):
+    found = results.read(study)
+    few = replace(found, points=found.points[:2], forecast=None)
+    assert any("No law is claimed" in line for line in report.summary(few))
+    assert "too few" in report.render([few])
+
+
+def test_names_cannot_break_out_of_the_page(study):
+    found = results.read(study)
+    nasty = "</script><script>alert(1)</script>"
+    named = tuple(replace(facts, model=nasty) for facts in found.facts)
+    html = report.render([replace(found, facts=named, title=nasty, points=())])
+    assert html.count("<script") == 2
+
+
+def test_a_folder_without_runs_is_the_users_mistake(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="nothing to report"):
+        report.render([results.Results("t", (), (), (), {}, {})])
+
+
+def test_the_command_writes_a_run_or_several_studies(study, tmp_path, capsys):
+    both = tmp_path / "both.html"
+    assert cli.main(["report", str(study), str(study / "runs" / "96x4-fresh-600"), "--out", str(both)]) == 0
+    assert len(payload(both.read_text())) == 2
+    assert str(both) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(1.1e13, "1.1 × 10¹³"), (600, "600"), (0.0455, "0.0455"), (45_500, "45,500"), (0, "0")],
+)
+def test_numbers_as_people_write_them(value, words):
+    assert report.number(value) == words
+
+
+# --------------------------------------------------------------------------- in a browser
+
+#: Uses every control of the page, then leaves what it saw in the document's title.
+WALK = """
+<script>
+const seen = { errors: [] };
+window.onerror = (text) => seen.errors.push(text);
+window.addEventListener("load", () => {
+  seen.ready = performance.now();
+  for (const select of document.querySelectorAll("select"))
+    for (const option of [...select.options].map((o) => o.value)) {
+      select.value = option; select.dispatchEvent(new Event("change"));
+    }
+  for (const select of document.querySelectorAll("select")) {
+    select.value = select.options[0].value; select.dispatchEvent(new Event("change"));
+  }
+  for (const box of document.querySelectorAll("input[type=checkbox]")) { box.click(); box.click(); }
+  seen.marks = document.querySelectorAll("#main .mark").length;
+  seen.rows = document.querySelectorAll("#runs tbody tr").length;
+  document.querySelector("#chips button").click();
+  seen.filtered = document.querySelectorAll("#main .mark").length;
+  document.querySelector("#chips button").click();
+  document.querySelector("#chips button").click();
+  for (const head of document.querySelectorAll("#runs th button")) head.click();
+  document.querySelector("#main svg").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+  seen.tip = document.querySelector("#tip b").textContent;
+  document.querySelector("#runs tbody tr").click();
+  seen.dimmed = document.querySelectorAll("#main .dim").length;
+  document.getElementById("theme").click();
+  seen.charts = document.querySelectorAll("figure svg").length;
+  seen.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  seen.requests = performance.getEntriesByType("resource").length;
+  seen.broken = (document.querySelector("main").innerHTML.match(/NaN|undefined|Infinity/g) || []).length;
+  document.title = JSON.stringify(seen);
+});
+</script>
+"""
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --enable-logging=stderr --dump-dom"
+)
+
+
+def browse(page, profile, width):
+    """(what the walk saw, the browser's console) of the page in headless Chromium."""
+    import json
+
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    browser = next((path for path in map(shutil.which, names) if path), None)
+    assert browser, "this test needs Chromium: apt-get install chromium (or google-chrome) on PATH"
+    html = page.read_text()
+    walked = page.with_name("walked.html")
+    walked.write_text(
+        html.replace('<script type="application/json"', WALK + '<script type="application/json"', 1)
+    )
+    command = [browser, *FLAGS.split(), f"--user-data-dir={profile}", f"--window-size={width},1400"]
+    done = subprocess.run([*command, walked.as_uri()], capture_output=True, text=True, timeout=120)
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.S)
+    assert title, done.stderr[-2000:]
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return json.loads(unescape(title.group(1))), console
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1600])
+def test_a_browser_uses_every_control_without_error_or_request(study, tmp_path, width):
+    page = report.write([results.read(study)], tmp_path / "report.html")
+    seen, console = browse(page, tmp_path / "profile", width)
+    assert console == [] and seen["errors"] == []
+    assert seen["requests"] == 0 and seen["broken"] == 0
+    assert seen["wide"] <= 0, "the page scrolls sideways"
+    assert seen["marks"] == seen["rows"] == 18 and seen["charts"] == 7
+    assert seen["filtered"] == 6 and seen["dimmed"] > 0
+    assert seen["tip"].startswith("32x2")
+
+
+@pytest.mark.slow
+def test_five_thousand_records_build_in_ten_seconds_and_open_in_two(tmp_path):
+    folder = tmp_path / "large"
+    write(folder, replace(SPEC, seeds=tuple(range(9))))
+    count = sum(len(results.records.read(home)) for home in results.records.runs_below(folder))
+    assert count >= 5000
+    began = time.perf_counter()
+    page = report.write([results.read(folder)], tmp_path / "report.html")
+    assert time.perf_counter() - began <= 10
+    assert page.stat().st_size < 2e6
+    seen, console = browse(page, tmp_path / "profile", 1600)
+    assert console == [] and seen["ready"] <= 2000
