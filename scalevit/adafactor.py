@@ -124,7 +124,12 @@ class _Work:
     def factors(self) -> tuple[Tensor, Tensor]:
         """What an element is multiplied with for its row, and then for its column."""
         rows, columns = self.state["rows"], self.state["columns"]
-        return (rows / rows.mean(dim=self.fold.second, keepdim=True)).rsqrt(), columns.rsqrt()
+        return _inverse_root(rows / rows.mean(dim=self.fold.second, keepdim=True)), _inverse_root(columns)
+
+
+def _inverse_root(value: Tensor) -> Tensor:
+    """Exact to the last bit of fp32: torch's rsqrt is off by some, which can tip a momentum's rounding."""
+    return value.double().rsqrt().float()
 
 
 class Adafactor(Decoupled):
