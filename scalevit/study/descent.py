@@ -75,7 +75,9 @@ class Problem:
         return self._loss(theta, residual), gradient, matrix
 
 
-def descend(problem: Problem, start: Array, iterations: int = 80) -> tuple[Array, Array]:
+def descend(
+    problem: Problem, start: Array, iterations: int = 80, tolerance: float = TOLERANCE
+) -> tuple[Array, Array]:
     """Minimise from each row of `start` (b, p) within the form's bounds -> theta (b, p), loss (b,)."""
     low, high = problem.form.low, problem.form.high
     theta = np.clip(np.asarray(start, float), low, high)
@@ -91,7 +93,7 @@ def descend(problem: Problem, start: Array, iterations: int = 80) -> tuple[Array
         now = part.loss(tried)
         better = now < loss[busy]
         done = np.where(
-            better, loss[busy] - now <= TOLERANCE * (loss[busy] + 1e-300), damping[busy] > STIFFEST
+            better, loss[busy] - now <= tolerance * (loss[busy] + 1e-300), damping[busy] > STIFFEST
         )
         theta[busy[better]], loss[busy[better]] = tried[better], now[better]
         damping[busy] = np.clip(damping[busy] * np.where(better, 0.2, 5.0), 1e-9, 1e12)

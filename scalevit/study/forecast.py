@@ -1,49 +1,222 @@
-"""What y will be at larger x, with an interval built from forecast errors rather than from the fit's noise."""
+"""What y will be at larger x, with an interval built from forecast errors rather than from the fit's noise.
+
+Several extrapolators are averaged in ln y; those that back-tests favour weigh more, the more back-tests there
+are. The interval's width comes from the same back-tests: it grows with the distance extrapolated, because the
+law is never quite the right one, and starts from the scatter of measurements.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtri
+from scipy.stats import t as student
 
+from scalevit.study.backtest import (
+    FEWEST_RELATED,
+    Curve,
+    Taught,
+    curve,
+    cuts,
+    free,
+    predict,
+    solve_all,
+    teach,
+)
 from scalevit.study.descent import Problem, descend
-from scalevit.study.forms import FORMS
-from scalevit.study.laws import _points
+from scalevit.study.forms import FORMS, Array
+from scalevit.study.laws import check_level, check_positive, points
 
-RECENCY = 0.35
+#: Half of the full sharpness of the weights is reached with so many back-tests.
+HALF_TRUST = 12
+#: A back-test of the curve itself counts as much as this many of related curves.
+OWN = 5
+#: Before any back-test: forecasts miss by this share of the change they predict; worth so many back-tests.
+COMMON_MISS, COMMON_WEIGHT = 0.35, 3.0
+#: Cuts of a back-test, as powers of the distance that is asked for.
+DEPTHS = (0.5, 1.0, 1.4)
+LONGEST = 16.0
+RECENT = np.log(2.0)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """`mean` is the point forecast at each `x`, `low` and `high` bound a new measurement there."""
+    """`mean` is the point forecast at each `x`; `low` and `high` bound a new measurement there. `members` are
+    the extrapolators with their weights; `backtests` counts what the weights and the width rest on."""
 
-    x: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    x: Array
+    mean: Array
+    low: Array
+    high: Array
     level: float
+    backtests: int
+    members: dict[str, float]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Miss:
+    """One back-test: errors in ln y by member (m, n), at ln distances (n,)."""
+
+    error: Array
+    distance: Array
 
 
 def forecast(
     x: ArrayLike, y: ArrayLike, x_new: ArrayLike, level: float = 0.9,
     related: Sequence[tuple[ArrayLike, ArrayLike]] = (), *, chance: float = np.inf,
 ) -> Forecast:  # fmt: skip
-    """Forecast y at x_new from the curve (x, y) and from `related` curves measured under other conditions."""
-    x, y, w = _points(x, y, None)
-    x_new = np.atleast_1d(np.asarray(x_new, float))
-    u, v = np.log(x / x.max()), np.log(y / y.min())
-    form = FORMS["M2"]
-    weights = np.exp(u / RECENCY) * w
-    problem = Problem(form, u[None], v[None], weights[None], np.array([0.02]))
-    theta, loss = descend(problem, form.starts(u, v))
-    best = theta[np.argmin(loss)][None]
-    mean = form.value(best, np.log(x_new / x.max()))[0][0]
-    spread = np.std(form.value(best, u)[0][0] - v)
-    reach = ndtri((1 + level) / 2) * np.hypot(spread, 0.05 * np.log(np.maximum(x_new / x.max(), 1)))
-    middle = y.min() * np.exp(mean)
-    low, high = (np.minimum(middle * np.exp(sign * reach), chance) for sign in (-1, 1))
-    return Forecast(x_new, np.minimum(middle, chance), low, high, level, ())
+    """Forecast y at x_new from the curve (x, y) and from `related` curves, measured under other conditions.
+
+    x and y are positive; `chance` is the largest y there can be. Raises ValueError for values without logarithm
+    and for fewer than two different x.
+    """
+    check_level(level)
+    own, x_new = _curve(x, y, chance), np.atleast_1d(np.asarray(x_new, float))
+    if x_new.ndim != 1 or not np.all(np.isfinite(x_new) & (x_new > 0)):
+        raise ValueError("x to forecast at must be positive and finite")
+    distance = np.log(x_new / own.x0)
+    reach = 2.0 ** np.round(np.log2(np.clip(np.exp(np.max(distance, initial=0.0)), 2.0, LONGEST)))
+    group = _group(tuple(_frozen(*curve_) for curve_ in related), float(reach))
+    members, theta = solve_all([own], [group.taught] if group.taught else [])
+    misses = _misses([own], [group.taught] if group.taught else [], float(reach))
+    others = group.taught_misses if group.taught else group.misses
+    weights = _weights(len(members), misses, others)
+    mean = weights @ predict(members, theta, 0, distance)
+    inside = distance <= 0
+    if np.any(inside):
+        mean[inside] = _within(own, distance[inside])
+    local = weights @ predict(members, theta, 0, own.u)
+    width = _width(own, local, weights, misses, others, distance)
+    degrees = COMMON_WEIGHT + len(misses) + len(others)
+    half = student.ppf((1 + level) / 2, degrees) * width
+    low, middle, high = (np.minimum(own.y0 * np.exp(mean + sign * half), chance) for sign in (-1, 0, 1))
+    shares = {f"{m.law} {m.recency:g} {m.strength:g}": float(w) for m, w in zip(members, weights)}
+    return Forecast(
+        x_new, middle, low, high, level, len(misses) + len(others), shares, _warnings(own, distance)
+    )
+
+
+def _curve(x: ArrayLike, y: ArrayLike, chance: float = np.inf) -> Curve:
+    x, y, _ = points(x, y, None)
+    check_positive(x, y, chance)
+    if len(np.unique(x)) < 2:
+        raise ValueError(
+            f"{len(np.unique(x))} different x: nothing can be forecast from one size; measure more"
+        )
+    return curve(x, y)
+
+
+def _frozen(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(np.asarray(x, float).tolist()), tuple(np.asarray(y, float).tolist())
+
+
+@dataclass(frozen=True)
+class Group:
+    """What related curves teach: beliefs (none when they are too few) and their own back-tests."""
+
+    taught: Taught
+    misses: list[Miss]
+    taught_misses: list[Miss]
+
+
+@lru_cache(maxsize=16)
+def _group(related: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...], reach: float) -> Group:
+    """Remembered, since the same related curves serve many forecasts. No curve teaches its own back-test."""
+    pieces = [_curve(*points_) for points_ in related]
+    if len(pieces) < FEWEST_RELATED + 1:
+        return Group({}, _misses(pieces, [], reach) if pieces else [], [])
+    theta = free(pieces)
+    everyone = range(len(pieces))
+    others = [teach(theta, [j for j in everyone if j != i]) for i in everyone]
+    return Group(teach(theta, everyone), [], _misses(pieces, others, reach))
+
+
+def _misses(pieces: Sequence[Curve], taught: Sequence[Taught], reach: float) -> list[Miss]:
+    """Every back-test of these curves."""
+    ratios = [reach**depth for depth in DEPTHS]
+    tests = [(i, *cut) for i, piece in enumerate(pieces) for cut in cuts(piece, ratios, 1.1 * np.log(reach))]
+    if not tests:
+        return []
+    members, theta = solve_all(
+        [test[1] for test in tests], [taught[test[0]] for test in tests] if taught else []
+    )
+    return [
+        Miss(predict(members, theta, row, distance) - truth, distance)
+        for row, (_, _, distance, truth) in enumerate(tests)
+    ]
+
+
+def _weights(count: int, own: Sequence[Miss], others: Sequence[Miss]) -> Array:
+    """A power of the mean squared error, each back-test scaled by its median over members; equal without any."""
+    total, tests = np.zeros(count), len(own) + len(others)
+    for share, misses in ((OWN, own), (1, others)):
+        for miss in misses:
+            squared = np.mean(miss.error**2, axis=1)
+            total += share * squared / (np.median(squared) + 1e-14)
+    if not tests:
+        return np.full(count, 1 / count)
+    weights = ((total + 1e-9) / np.min(total + 1e-9)) ** -(tests / (tests + HALF_TRUST))
+    return weights / np.sum(weights)
+
+
+def _width(
+    own: Curve, local: Array, weights: Array, misses: Sequence[Miss], others: Sequence[Miss], distance: Array
+) -> Array:
+    """Standard deviation of ln y of a new measurement at each ln distance from the last x."""
+    scatter = _scatter(own, local)
+    slopes = [np.sum((weights @ m.error) ** 2) / np.sum(m.distance**2) for m in (*misses, *others)]
+    trend = _trend(own, local)
+    fewer = 1 + 4 / len(np.unique(own.u))
+    assumed = (COMMON_MISS * abs(trend) * fewer) ** 2
+    squared = (COMMON_WEIGHT * assumed + np.sum(slopes)) / (COMMON_WEIGHT + len(slopes))
+    squared += scatter**2 / (len(own.u) * np.var(own.u))
+    if trend >= 0:
+        squared += (2 * trend) ** 2
+    outside = np.maximum(np.maximum(distance, own.u[0] - distance), 0.0)
+    return np.sqrt(scatter**2 + squared * outside**2)
+
+
+def _scatter(own: Curve, local: Array) -> float:
+    """Of single measurements about the law, near the end of the curve. Neighbours that stray together say that
+    the points were smoothed and that their visible scatter understates: the classical (1 + r) / (1 - r)."""
+    recent = own.u >= min(-2 * RECENT, own.u[-min(6, len(own.u))])
+    residual = (own.v - local)[recent]
+    alike = 0.0
+    if len(residual) >= 6 and np.any(residual):
+        alike = np.clip(np.sum(residual[1:] * residual[:-1]) / np.sum(residual**2), 0.0, 0.9)
+    free_ = max(1, len(residual) - 2)
+    return float(np.sqrt(np.sum(residual**2) / free_ * (1 + alike) / (1 - alike)) + 1e-6)
+
+
+def _trend(own: Curve, local: Array) -> float:
+    """Slope of ln y against ln x over the recent half of the points."""
+    recent = own.u >= np.median(own.u)
+    if len(np.unique(own.u[recent])) < 2:
+        recent = own.u <= 0
+    return float(np.polyfit(own.u[recent], own.v[recent], 1)[0])
+
+
+def _within(own: Curve, distance: Array) -> Array:
+    """Inside the data nothing is extrapolated: the plain law through all points."""
+    form = FORMS["saturating" if len(np.unique(own.u)) > 4 else "M1"]
+    problem = Problem(form, own.u[None], own.v[None], np.ones((1, len(own.u))), np.array([np.inf]))
+    theta, loss = descend(problem, form.starts(own.u, own.v))
+    return form.value(theta[np.argmin(loss)][None], distance[None])[0][0]
+
+
+def _warnings(own: Curve, distance: Array) -> tuple[str, ...]:
+    found = []
+    different = len(np.unique(own.u))
+    if different < 5:
+        found.append(f"{different} different x: the interval rests on what is common, not on this curve")
+    if np.max(distance, initial=0.0) > max(-own.u[0], RECENT):
+        found.append("a forecast lies farther out than the data are long")
+    if np.min(distance, initial=0.0) < own.u[0]:
+        found.append("a forecast lies before the first x; forecasts are made for larger x")
+    if _trend(own, own.v) >= 0:
+        found.append("y does not fall with x at the end: the forecast is a guess, its interval is widened")
+    return tuple(found)

@@ -57,7 +57,7 @@ class Fit:
 
     def interval(self, x: ArrayLike, level: float = 0.9) -> tuple[Array, Array]:
         """Where the law itself lies, from the bootstrap. A new measurement scatters more: see `forecast`."""
-        _check_level(level)
+        check_level(level)
         curves = self._curves(self.replicates, x)
         low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
         middle = self.predict(x)
@@ -87,7 +87,7 @@ def fit(
     law has parameters.
     """
     form = named(law)
-    u_x, v_y, w = _points(x, y, weights)
+    u_x, v_y, w = points(x, y, weights)
     warnings = _check(form, u_x, v_y, chance)
     x0, y0 = float(np.max(u_x)), float(np.min(v_y))
     u, v = np.log(u_x / x0)[None], np.log(v_y / y0)[None]
@@ -111,7 +111,7 @@ def named(law: str) -> Form:
     return FORMS[law]
 
 
-def _points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array]:
+def points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array]:
     """Rows sorted by (x, y), so that the order in which they are given cannot matter; rows with NaN are left."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.ndim != 1 or x.shape != y.shape:
@@ -125,14 +125,23 @@ def _points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Arra
     return x[order], y[order], w[order]
 
 
-def _check(form: Form, x: Array, y: Array, chance: float) -> tuple[str, ...]:
-    if not np.all(np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)):
-        bad = int(np.sum(~(np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0))))
+def check_positive(x: Array, y: Array, chance: float) -> None:
+    """ValueError for what has no logarithm, and for errors above their largest possible value."""
+    good = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+    if not len(x):
+        raise ValueError("no points: every row lacks x or y")
+    if not np.all(good):
         raise ValueError(
-            f"{bad} points have x or y that is zero, negative or infinite; laws are fitted in logs"
+            f"{np.sum(~good)} points have x or y that is zero, negative or infinite; laws need logs"
         )
     if np.any(y > chance):
-        raise ValueError(f"y reaches {y.max():g}, above its largest possible value {chance:g}; per cent?")
+        raise ValueError(
+            f"y reaches {y.max():g}, above its largest possible value {chance:g}; is it in per cent?"
+        )
+
+
+def _check(form: Form, x: Array, y: Array, chance: float) -> tuple[str, ...]:
+    check_positive(x, y, chance)
     different = len(np.unique(x))
     if different < len(form.parameters):
         raise ValueError(
@@ -176,6 +185,7 @@ def _bootstrap(
     return descend(Problem(form, u, v, drawn, np.array([knee])), start, iterations=25)[0]
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """ValueError unless 0 < level < 1."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level:g}")
