@@ -78,7 +78,8 @@ class Data:
     images: how many unique images; 0 means all of a store, and endlessly new ones of a procedural family.
     transform: none squeezes a store's images into the square, inception crops at random, central for
     evaluation. block: neighbours kept together when shuffling, for object stores; 0 shuffles freely.
-    tolerate: the share of broken samples, each replaced by its neighbour, above which a run stops."""
+    tolerate: the share of broken samples, each replaced by its neighbour, above which a run stops.
+    exclude: a list of samples to leave out, as `scalevit data dedup` writes it."""
 
     source: str = "strokes"
     images: int = 0
@@ -87,6 +88,7 @@ class Data:
     transform: Literal["none", "inception", "central"] = "none"
     block: int = 0
     tolerate: float = 0.001
+    exclude: str = ""
     workers: int = 0
 
 
@@ -133,6 +135,32 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """How several processes share the work; never what comes out. shard: devices of one group of "hybrid".
+    recompute: what of the activations is computed twice to save memory. timeout: seconds after which a
+    process that does not answer ends the job."""
+
+    strategy: Literal["ddp", "fsdp", "hybrid"] = "ddp"
+    shard: int = 0
+    recompute: Literal["none", "selective", "full"] = "none"
+    timeout: float = 600.0
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What is caught before it enters the weights: a loss or gradient norm that is not finite, and a loss
+    above the median of the last `window` steps by more than `spike` median absolute deviations (0: never).
+    Then the run goes back to its last checkpoint and skips the `skip` batches up to the one that failed; more than
+    `rewinds` times it stops. With `on` false nothing is looked at, and no step waits for its loss."""
+
+    on: bool = True
+    spike: float = 0.0
+    window: int = 100
+    skip: int = 1
+    rewinds: int = 5
+
+
+@dataclass(frozen=True)
 class Branch:
     """A cooldown branched off a trunk: the trunk's folder and the step whose checkpoint the run starts from.
 
@@ -154,6 +182,8 @@ class Run:
     train: Train = field(default_factory=Train)
     probe: Probe = field(default_factory=Probe)
     branch: Branch = field(default_factory=Branch)
+    parallel: Parallel = field(default_factory=Parallel)
+    guard: Guard = field(default_factory=Guard)
 
 
 class Mistakes(ValueError):
@@ -215,7 +245,7 @@ def run_id(run: Run) -> str:
         facts[section].pop(key)
     for key in ("log_every", "save_every", "eval_every", "keep_at"):
         facts["train"].pop(key)
-    for key in ("name", "probe"):
+    for key in ("name", "probe", "parallel", "guard"):
         facts.pop(key)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 

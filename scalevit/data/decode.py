@@ -70,13 +70,19 @@ def decode_reference(data: bytes, name: str) -> Pixels:
         raise BrokenImage(f"{name}: not a whole image ({_reason(error)})") from None
 
 
-def size_of(data: bytes, name: str) -> tuple[int, int]:
-    """(width, height) as stored, from the header alone; raises BrokenImage."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.width, image.height
-    except Exception as error:
-        raise BrokenImage(f"{name}: not an image ({_reason(error)})") from None
+#: First bytes of a file, and the ending it should have.
+_BEGINNINGS = {
+    b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp",
+    b"II": "tif", b"MM": "tif",
+}  # fmt: skip
+
+
+def image_ending(data: bytes, name: str) -> str:
+    """The file ending that fits the first bytes; BrokenImage when they are no image's."""
+    for beginning, ending in _BEGINNINGS.items():
+        if data.startswith(beginning):
+            return ending
+    raise BrokenImage(f"{name}: not an image ({len(data)} bytes beginning with {data[:4]!r})")
 
 
 def _reason(error: Exception) -> str:

@@ -172,7 +172,7 @@ def opened(path: str, form: str, now: Stamp) -> ShardIndex | None:
     index = read(target)
     if (index.header.size, index.header.changed) != tuple(now):
         raise ValueError(f"{path} changed after it was indexed; run scalevit data index {path}")
-    return index
+    return replace(index, header=replace(index.header, path=path))  # a shard may have moved with its index
 
 
 def stamp_of(path: str, form: str) -> Stamp:
@@ -180,5 +180,5 @@ def stamp_of(path: str, form: str) -> Stamp:
     if form != "folder":
         return stamp(path)
     root = Path(path)
-    times = [item.stat().st_mtime_ns for item in root.iterdir() if item.is_dir()]
+    times = [item.stat().st_mtime_ns for item in root.iterdir() if item.is_dir() and item.name[0] != "."]
     return Stamp(0, str(max(times, default=0)))

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from scalevit.data.decode import BrokenImage, decode
+from scalevit.data.dedup import skipping
 from scalevit.data.hashing import key
 from scalevit.data.stores import Store
 from scalevit.data.transforms import eval_view, square_view, train_view
 
 #: Before so many samples were seen, the share of broken ones says little.
 ENOUGH = 1000
+NONE = np.empty(0, np.int64)
 _AUGMENT = 7
 
 
@@ -41,20 +43,30 @@ class Photographs:
     """Views of `side` pixels of a store's images, with labels of `classes` classes.
 
     A broken sample is replaced by the next whole one, with that one's label, and listed in `broken` (name →
-    reason). When more than the share `tolerate` of all samples seen is broken, the run stops."""
+    reason). When more than the share `tolerate` of all samples seen is broken, the run stops. Samples in
+    `excluded` (sorted numbers) are left out."""
 
     keeps = False
 
     def __init__(
-        self, store: Store, *, side: int, transform: str, seed: int, classes: int, tolerate: float
+        self,
+        store: Store,
+        *,
+        side: int,
+        transform: str,
+        seed: int,
+        classes: int,
+        tolerate: float = 0.001,
+        excluded: np.ndarray = NONE,
     ) -> None:
         self.store, self.side, self.seed, self.classes, self.tolerate = store, side, seed, classes, tolerate
+        self.excluded = excluded
         self.view = VIEWS[transform]
         self.seen, self.broken, self.replaced = 0, dict[str, str](), 0
 
     @property
     def samples(self) -> int:
-        return self.store.samples
+        return self.store.samples - len(self.excluded)
 
     def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """(images uint8 (n, side, side, 3), labels)."""
@@ -66,9 +78,13 @@ class Photographs:
         self.seen += len(indices)
         return torch.from_numpy(images), self._labels(used)
 
+    def number(self, index: int) -> int:
+        """The store's number of a sample counted without the excluded ones."""
+        return int(skipping(np.array([index]), self.excluded)[0]) if len(self.excluded) else index
+
     def _whole_one(self, index: int, one: int) -> tuple[np.ndarray, int]:
         for step in range(self.samples):
-            number = (index + step) % self.samples
+            number = self.number((index + step) % self.samples)
             try:
                 return self.view(self.store.encoded(number), self.store.name(number), self.side, one), number
             except BrokenImage as error:

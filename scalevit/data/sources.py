@@ -68,7 +68,8 @@ def _open_procedural(data: Data, image: int, classes: int) -> Source:
 
 def _open_store(data: Data, image: int, classes: int) -> Source:
     # image libraries cost a fifth of a second, which a run on procedural images need not pay
-    from scalevit.data.photographs import Photographs
+    from scalevit.data.dedup import read_exclusions
+    from scalevit.data.photographs import NONE, Photographs
     from scalevit.data.stores import open_store
 
     store = open_store(data.source)
@@ -80,7 +81,13 @@ def _open_store(data: Data, image: int, classes: int) -> Source:
             f"set model.classes={store.classes}"
         )
     return Photographs(
-        store, side=image, transform=data.transform, seed=data.seed, classes=classes, tolerate=data.tolerate
+        store,
+        side=image,
+        transform=data.transform,
+        seed=data.seed,
+        classes=classes,
+        tolerate=data.tolerate,
+        excluded=read_exclusions(data.exclude, store.samples) if data.exclude else NONE,
     )
 
 

@@ -1,0 +1,213 @@
+"""`scalevit data`: make a source fast, prove it whole, pack it, see it, take evaluation images out."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+from scalevit.answer import DONE, FAILED, RESUMABLE, Answer
+
+SUMMARY = "Index, check, pack, preview and de-duplicate images: a folder of classes, tars, or parquet tables."
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
+    for word, (_, summary, declare) in WORDS.items():
+        inner = words.add_parser(word, help=summary, description=summary)
+        inner.add_argument(
+            "path", help="a folder, a tar, a table, a folder of these, or a pattern or address"
+        )
+        declare(inner)
+
+
+def main(args: argparse.Namespace) -> Answer:
+    return WORDS[args.word][0](args)
+
+
+# --------------------------------------------------------------------------- index, check, stats
+
+
+def _declare_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+
+
+def _index(args: argparse.Namespace) -> Answer:
+    from scalevit.data.indexing import build
+
+    with _bar("indexing") as progress:
+        built = build(args.path, workers=args.workers, progress=progress)
+    lines = [
+        f"{built.samples} samples in {built.shards} shards, {built.kept} of which were indexed already; "
+        f"{built.bytes / max(1, built.samples):.1f} bytes of index a sample"
+    ]
+    lines += [f"  broken  {name}" for name in built.broken[:20]]
+    data = {
+        "shards": built.shards, "kept": built.kept, "samples": built.samples, "bytes": built.bytes,
+        "bytes_per_sample": built.bytes / max(1, built.samples), "broken": list(built.broken),
+    }  # fmt: skip
+    return Answer("\n".join(lines), data)
+
+
+def _declare_nothing(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _check(args: argparse.Namespace) -> Answer:
+    from scalevit.data.checking import check
+    from scalevit.data.stores import open_store
+
+    with _bar("checking") as progress:
+        findings = check(open_store(args.path), progress)
+    data = findings.as_dict()
+    whole = not (findings.broken or findings.changed)
+    lines = [f"{findings.samples} samples read and decoded: {'all whole' if whole else 'some are not'}"]
+    for kind, found in data["listed"].items():
+        lines += [f"  {kind:<14} {line}" for line in found]
+    return Answer("\n".join(lines), {**data, "whole": whole}, DONE if whole else FAILED)
+
+
+def _stats(args: argparse.Namespace) -> Answer:
+    from scalevit.data.checking import stats
+    from scalevit.data.stores import open_store
+
+    facts = stats(open_store(args.path))
+    lines = [f"{name.replace('_', ' '):<18} {value}" for name, value in facts.items()]
+    if facts["measured"] < facts["samples"]:
+        lines.append(f"sizes are known after: scalevit data index {args.path}")
+    return Answer("\n".join(lines), facts)
+
+
+# --------------------------------------------------------------------------- pack, preview
+
+
+def _declare_pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="an empty folder for the shards")
+    parser.add_argument("--form", choices=("tar", "parquet"), default="tar", help="kind of shard (tar)")
+    parser.add_argument("--samples-per-shard", type=int, default=10_000, help="about (10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffle (0)")
+
+
+def _pack(args: argparse.Namespace) -> Answer:
+    from scalevit.data.packing import Recipe, pack
+    from scalevit.data.stores import open_store
+
+    if args.samples_per_shard < 1:
+        raise ValueError(f"--samples-per-shard must be at least 1, found {args.samples_per_shard}")
+    store = open_store(args.path)
+    shards = max(1, round(store.samples / args.samples_per_shard))
+    recipe = Recipe(args.path, store.samples, shards, args.form, args.seed, store.class_names)
+    try:
+        with _bar("packing") as progress:
+            made = pack(store, recipe, args.out, progress)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        reason = f"{args.out}: {os.strerror(error.errno)}; finished shards stay, run it again to go on"
+        return Answer(reason, {"stopped": reason}, RESUMABLE)
+    lines = [f"{shards} shards in {args.out}, {made['written']} of them written now"]
+    lines += [f"  left out  {name}" for name in made["left_out"]]
+    return Answer("\n".join(lines), made)
+
+
+def _declare_preview(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="the sheet (preview.png)")
+    parser.add_argument("--image", type=int, default=224, help="side in pixels (224)")
+    parser.add_argument("--transform", choices=("inception", "central", "none"), default="inception")
+    parser.add_argument("--count", type=int, default=64, help="how many images (64)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order and the crops (0)")
+
+
+def _preview(args: argparse.Namespace) -> Answer:
+    from PIL import Image
+
+    from scalevit.config import Data
+    from scalevit.data.sources import FAMILIES, batches_of
+    from scalevit.data.stores import open_store
+
+    procedural = args.path in FAMILIES
+    classes = 512 if procedural else open_store(args.path).classes
+    transform = "none" if procedural else args.transform
+    data = Data(args.path, seed=args.seed, transform=transform, tolerate=1.0)
+    batch = batches_of(data, image=args.image, classes=classes, batch=args.count)[0]
+    Image.fromarray(_sheet(batch.images.numpy())).save(args.out, "PNG")
+    labels = batch.labels.tolist()
+    text = f"{args.out}: the first {args.count} images of a run with seed {args.seed}, as the model sees them"
+    return Answer(text, {"out": str(args.out), "labels": labels})
+
+
+def _sheet(images):
+    """Images (n, s, s, 3) in a grid about as wide as high."""
+    import numpy as np
+
+    count, side = len(images), images.shape[1]
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * columns, side, side, 3), np.uint8)
+    sheet[:count] = images
+    return sheet.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)
+
+
+# --------------------------------------------------------------------------- dedup
+
+
+def _declare_dedup(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("evaluation", nargs="+", help="the evaluation sets to take out of PATH")
+    parser.add_argument("--out", type=Path, default=Path("exclude.txt"), help="the list (exclude.txt)")
+    parser.add_argument("--radius", type=int, default=7, help="bits of 64 that may differ, at most 7 (7)")
+    parser.add_argument("--hashes-only", action="store_true", help="do not compare candidates' pixels")
+
+
+def _dedup(args: argparse.Namespace) -> Answer:
+    import numpy as np
+
+    from scalevit.data import dedup
+    from scalevit.data.stores import open_store
+
+    if not 0 <= args.radius <= 7:
+        raise ValueError(f"--radius must lie between 0 and 7, found {args.radius}")
+    train = open_store(args.path)
+    if not all(shard.header.measured for shard in train.shards):
+        raise ValueError(f"{args.path} has no perceptual hashes yet; run scalevit data index {args.path}")
+    hashes = np.concatenate([shard.records["phash"] for shard in train.shards])
+    found: dict[int, tuple[dedup.Match, str]] = {}
+    for path in args.evaluation:
+        evaluation = open_store(path)
+        table, owners = dedup.evaluation_table(evaluation)
+        seconds = dedup.seconds_for(len(hashes), hashes, table, owners)
+        with _bar(f"{path}: about {seconds:.0f} s") as progress:
+            for matches in dedup.candidates(hashes, table, owners, args.radius):
+                match = matches[0] if args.hashes_only else dedup.confirmed(matches, train, evaluation)
+                if match:
+                    found[match.train] = (match, evaluation.name(match.evaluation))
+                progress(matches[0].train + 1, len(hashes))
+    dedup.write_exclusions(args.out, train, list(found.values()))
+    text = (
+        f"{len(found)} of {train.samples} training samples are near-duplicates; "
+        f"leave them out with data.exclude={args.out}"
+    )
+    return Answer(text, {"removed": len(found), "samples": train.samples, "out": str(args.out)})
+
+
+@contextmanager
+def _bar(what: str):
+    """A progress bar on stderr; gives a function of (done, all)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+WORDS: dict[str, tuple[Callable, str, Callable]] = {
+    "index": (_index, "one pass that makes opening instant, and finds what is broken", _declare_index),
+    "check": (_check, "read and decode everything; list what is broken, doubled, odd", _declare_nothing),
+    "stats": (_stats, "samples, classes and their balance, sizes", _declare_nothing),
+    "pack": (_pack, "shuffled shards of equal size, tar or parquet; restartable", _declare_pack),
+    "preview": (_preview, "a sheet of what the model will see, after augmentation", _declare_preview),
+    "dedup": (_dedup, "list training images that are copies of evaluation images", _declare_dedup),
+}

@@ -1,0 +1,156 @@
+"""`scalevit data dedup`: near-duplicates of evaluation images in training data (paper §2: 927k).
+
+Every training hash is looked up among the hashes of what copies of the evaluation images may look like (each
+crop and its mirror image). Hashes within the radius are candidates; unless hashes alone are asked for, both
+images are then decoded and compared, so that images that only share their coarse layout stay.
+
+The search is exact: two hashes within radius r < 8 agree in one of four 16-bit parts up to one bit. The table
+of evaluation hashes by those parts is made once, and training hashes stream past it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from scalevit.data.decode import BrokenImage, decode
+from scalevit.data.fingerprint import CROPS, distance, likeness, luminance, phash, views
+from scalevit.data.stores import Store
+
+#: Bits that may differ, and the correlation above which two decoded images are copies.
+RADIUS = 7
+ALIKE = 0.96
+#: Candidates of one training image that are compared.
+TRIED = 8
+_PARTS, _BITS = 4, 16
+_NEAR = np.array([0, *(1 << bit for bit in range(_BITS))], np.uint64)
+_BLOCK = 4096
+
+
+class Match(NamedTuple):
+    """A training sample and the evaluation image that it copies."""
+
+    train: int
+    evaluation: int
+    bits: int
+    view: int
+
+
+class Table:
+    """Hashes of evaluation views, found by any near hash. `hashes` (n,) uint64."""
+
+    def __init__(self, hashes: np.ndarray) -> None:
+        self.hashes = hashes
+        self.parts = [
+            _bucketed((hashes >> np.uint64(_BITS * part)) & np.uint64(0xFFFF)) for part in range(_PARTS)
+        ]
+
+    def near(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(query, entry, bits) of all pairs within the radius, at most 7; some pairs come several times."""
+        assert 0 <= radius < 2 * _PARTS
+        found = []
+        for part, (starts, entries) in enumerate(self.parts):
+            values = ((queries >> np.uint64(_BITS * part)) & np.uint64(0xFFFF)).astype(np.int64)
+            counts = starts[values + 1] - starts[values]
+            who = np.repeat(np.arange(len(queries)), counts)
+            first = np.repeat(starts[values] - np.cumsum(counts) + counts, counts)
+            entry = entries[first + np.arange(len(who))]
+            bits = distance(queries[who], self.hashes[entry])
+            close = bits <= radius
+            found.append((who[close], entry[close], bits[close]))
+        who, entry, bits = (np.concatenate(column) for column in zip(*found))
+        return who, entry, bits
+
+
+def _bucketed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(starts (65537,), entries): every entry in the buckets of its value and of those one bit away."""
+    spread = (values[:, None] ^ _NEAR[None, :]).astype(np.int64)
+    entries = np.repeat(np.arange(len(values)), len(_NEAR))
+    order = np.argsort(spread.ravel(), kind="stable")
+    starts = np.searchsorted(spread.ravel()[order], np.arange(2**_BITS + 1))
+    return starts, entries[order]
+
+
+def evaluation_table(store: Store) -> tuple[Table, np.ndarray]:
+    """Table of all views of the evaluation images that can be read, and which image each entry is of."""
+    hashes, owners = [], []
+    for number in range(store.samples):
+        try:
+            grey = luminance(decode(store.encoded(number), store.name(number)))
+        except BrokenImage:
+            continue
+        hashes += [phash(view) for view in views(grey)]
+        owners += [number] * (2 * len(CROPS))
+    return Table(np.array(hashes, np.uint64)), np.array(owners, np.int64)
+
+
+def candidates(
+    train: np.ndarray, table: Table, owners: np.ndarray, radius: int = RADIUS
+) -> Iterator[list[Match]]:
+    """For every training hash that has any, the evaluation views within the radius, nearest first."""
+    kinds = 2 * len(CROPS)
+    for start in range(0, len(train), _BLOCK):
+        who, entry, bits = table.near(train[start : start + _BLOCK], radius)
+        order = np.lexsort((entry, bits, who))
+        who, entry, bits = who[order], entry[order], bits[order]
+        edges = np.flatnonzero(np.diff(who, prepend=-1, append=-1))
+        for first, end in zip(edges[:-1], edges[1:]):
+            chosen = dict.fromkeys(zip(entry[first:end].tolist(), bits[first:end].tolist()))
+            number = start + int(who[first])
+            yield [Match(number, int(owners[e]), int(b), e % kinds) for e, b in [*chosen][:TRIED]]
+
+
+def confirmed(matches: list[Match], train: Store, evaluation: Store, alike: float = ALIKE) -> Match | None:
+    """The first of one training sample's candidates whose decoded image is alike, seen as its view."""
+    try:
+        mine = luminance(decode(train.encoded(matches[0].train), train.name(matches[0].train)))
+        for match in matches:
+            name = evaluation.name(match.evaluation)
+            theirs = luminance(decode(evaluation.encoded(match.evaluation), name))
+            if likeness(mine, views(theirs)[match.view]) >= alike:
+                return match
+    except BrokenImage:
+        pass
+    return None
+
+
+def seconds_for(count: int, train: np.ndarray, table: Table, owners: np.ndarray) -> float:
+    """How long `count` training hashes will take, from timing a few thousand."""
+    probe = np.resize(train, 2 * _BLOCK)
+    began = time.perf_counter()
+    sum(1 for _ in candidates(probe, table, owners))
+    return (time.perf_counter() - began) * count / len(probe)
+
+
+# --------------------------------------------------------------------------- the list that sources honour
+
+_TITLE = "# scalevit exclusions; samples:"
+
+
+def write_exclusions(target: Path, train: Store, matches: list[tuple[Match, str]]) -> None:
+    """One line a sample: its number, its name, the evaluation image that it copies, bits of difference."""
+    lines = [f"{_TITLE} {train.samples}"]
+    lines += [f"{m.train}\t{train.name(m.train)}\t{name}\t{m.bits}" for m, name in sorted(matches)]
+    part = target.with_name(target.name + ".part")
+    part.write_text("\n".join(lines) + "\n", errors="surrogateescape")
+    part.replace(target)
+
+
+def read_exclusions(path: str, samples: int) -> np.ndarray:
+    """Sorted numbers of the samples to leave out; ValueError when the list is of another store."""
+    try:
+        title, *lines = Path(path).read_text(errors="surrogateescape").splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot read the exclusions ({error})") from None
+    if title != f"{_TITLE} {samples}":
+        raise ValueError(f"{path} excludes samples of another source: this one has {samples}; dedup again")
+    return np.unique(np.array([int(line.split("\t")[0]) for line in lines], np.int64))
+
+
+def skipping(numbers: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """The numbers-th samples that are not excluded (sorted), in a store that has these left out."""
+    return numbers + np.searchsorted(excluded - np.arange(len(excluded)), numbers, side="right")
