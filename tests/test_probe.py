@@ -73,7 +73,7 @@ def test_json_holds_the_probes_numbers_and_every_floor(home, capsys):
 def test_text_shows_methods_layers_and_strengths(home, capsys):
     code, out, _ = run(
         capsys, home / "stripes.npz", home / "model", "--shots", "5", "all", "--knn", "--linear",
-        "--nearest-mean", "--layers", "blocks.0", "pooled", "--l2", "1", "1024", "--no-cache", "--draws", 2,
+        "--nearest-mean", "--layers", "blocks.0", "pooled", "--l2", "1", "1024", "--no-cache", "--draws", 1,
         "--figure", home / "layers.png",
     )  # fmt: skip
     assert code == 0

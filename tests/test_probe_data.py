@@ -1,8 +1,12 @@
 """Probe sets from every form, and the mistakes people make with them."""
 
 import gzip
+import io
+import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -31,6 +35,7 @@ def test_digits_are_the_digits_of_scikit_learn():
     assert found.fingerprint == open_set("digits").fingerprint
 
 
+@pytest.mark.slow
 def test_mnist_has_250_of_each_digit_on_either_side():
     found = open_set("mnist")
     assert (np.bincount(found.support_labels) == 250).all() and (np.bincount(found.query_labels) == 250).all()
@@ -85,6 +90,42 @@ def test_grey_and_palette_files_become_colour(tmp_path):
     x, y = arrays(n=8, classes=2)
     save_images(tmp_path, x, y)
     assert open_set(str(tmp_path)).support[0].shape == (6, 5, 3)
+
+
+def png(image):
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "png")
+    return out.getvalue()
+
+
+def write_table(path, x, y):
+    rows = {"image": [{"bytes": png(image), "path": None} for image in x], "label": y.tolist()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(rows), path)
+
+
+def write_tar(path, x, y):
+    with tarfile.open(path, "w") as tar:
+        for i, (image, label) in enumerate(zip(x, y)):
+            for ending, data in (("png", png(image)), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{i:03}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def test_parquet_and_tars_are_halved_or_say_their_half(tmp_path):
+    x, y = arrays(channels=(3,))
+    write_table(tmp_path / "all.parquet", x, y)
+    write_table(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", x[:9], y[:9])
+    write_table(tmp_path / "hub" / "data" / "test-00000-of-00001.parquet", x[9:], y[9:])
+    write_tar(tmp_path / "all.tar", x, y)
+    table, tar, hub = (open_set(str(tmp_path / name)) for name in ("all.parquet", "all.tar", "hub"))
+    assert (np.bincount(table.support_labels) == 2).all()
+    assert {image.tobytes() for image in [*table.support, *table.query]} == {image.tobytes() for image in x}
+    assert all((a == b).all() for a, b in zip(table.support, tar.support, strict=True))
+    assert table.fingerprint == tar.fingerprint != hub.fingerprint
+    assert (np.stack(list(hub.query)) == x[9:]).all() and (hub.query_labels == y[9:]).all()
+    assert all(is_set(str(tmp_path / name)) for name in ("all.parquet", "all.tar", "hub"))
 
 
 def write_idx(path, values):
@@ -144,5 +185,5 @@ def test_unknown_names_empty_folders_and_broken_files(tmp_path):
     for path in tmp_path.rglob("000.png"):
         path.write_text("no image")
     found = open_set(str(tmp_path))
-    with pytest.raises(ValueError, match=r"000.png: cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"000.png.* image|image.*000.png"):
         list(found.support), list(found.query)

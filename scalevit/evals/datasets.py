@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from scalevit.config import nearest
+
+if TYPE_CHECKING:
+    from scalevit.data.stores import Store
 
 #: Folders whose names say which half they are.
 SUPPORT, QUERY = ("support", "train"), ("query", "test", "val", "validation")
@@ -63,20 +67,33 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        from PIL import Image, UnidentifiedImageError
+        from scalevit.data.decode import decode
 
-        try:
-            with Image.open(self.paths[index]) as image:
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"{self.paths[index]}: cannot be read as an image ({error})") from None
+        return decode(self.paths[index].read_bytes(), str(self.paths[index]))
+
+
+class Stored:
+    """Some images of tars or parquet tables, by their numbers there."""
+
+    def __init__(self, store: Store, numbers: np.ndarray) -> None:
+        self.store, self.numbers = store, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        from scalevit.data.decode import decode
+
+        number = int(self.numbers[index])
+        return decode(self.store.encoded(number), self.store.name(number))
 
 
 def open_set(target: str) -> ProbeSet:
-    """The probe set that a word names: one of `NAMES`, an .npz file, or a folder.
+    """The probe set that a word names: one of `NAMES`, an .npz file, tars, parquet tables, or a folder.
 
     An .npz holds x (n, h, w[, 3]) uint8, y (n,), and optionally split (n,): 0 support, 1 query. A folder
-    holds one folder of images a class, or two folders of such (train and val, …), or idx files as MNIST's.
+    holds one folder of images a class, or two folders of such (train and val, …), tars or tables named so,
+    or idx files as MNIST's.
     Where nothing says to which half an image belongs, the first half of each class in the order of seed 0 is
     support. Names of `NAMES` come with packages.
     Raises ValueError when there is no such thing or it cannot be probed."""
@@ -85,6 +102,8 @@ def open_set(target: str) -> ProbeSet:
         return NAMES[target](target)
     if path.suffix == ".npz" and path.is_file():
         return _npz(path)
+    if _shards(path):
+        return _stored(path)
     if path.is_dir():
         return _idx(path.name, path) if _idx_files(path) else _folder(path)
     near = ", ".join(nearest(target, [*NAMES]))
@@ -97,6 +116,8 @@ def is_set(target: str) -> bool:
     if path.suffix == ".npz" and path.is_file():
         with np.load(path) as file:
             return {"x", "y"} <= set(file.files)
+    if _shards(path):
+        return True
     if path.is_dir():
         return bool(_idx_files(path)) or not any((path / name).exists() for name in _OF_MODELS)
     return target in NAMES
@@ -204,6 +225,48 @@ def _files(path: Path) -> tuple[list[Path], np.ndarray]:
     if not paths:
         raise ValueError(f"{path}: no images in folders of classes (CLASS/image.jpg)")
     return paths, np.array(labels)
+
+
+# --------------------------------------------------------------------------- tars and tables
+
+
+def _shards(path: Path) -> list[Path]:
+    """The tars or parquet tables at a path, or in a folder or its data/ folder; none of both kinds."""
+    if path.suffix in (".tar", ".parquet") and path.is_file():
+        return [path]
+    for folder in (path, path / "data"):
+        for ending in ("*.parquet", "*.tar"):
+            found = sorted(folder.glob(ending)) if folder.is_dir() else []
+            if found:
+                return found
+    return []
+
+
+def _stored(path: Path) -> ProbeSet:
+    """Shards whose names begin with train, test, … say which half they are; others are halved by class."""
+    shards = _shards(path)
+    by_half = [[p for p in shards if p.name.lower().startswith(names)] for names in (SUPPORT, QUERY)]
+    if all(by_half):
+        (a, y), (b, z) = (_labelled(half, path) for half in by_half)
+    else:
+        everything, labels = _labelled(shards, path)
+        half = _halves(labels)
+        a, b = (Stored(everything.store, everything.numbers[part]) for part in (half, ~half))
+        y, z = labels[half], labels[~half]
+    pixels = (half.store.encoded(int(number)) for half in (a, b) for number in half.numbers)
+    fingerprint = _hash(itertools.chain(pixels, [_bytes(y), _bytes(z)]))
+    return _checked(ProbeSet(path.stem, a, y, b, z, False, fingerprint), str(path))
+
+
+def _labelled(shards: list[Path], where: Path) -> tuple[Stored, np.ndarray]:
+    from scalevit.data.stores import FORMS, store_of
+
+    store = store_of([FORMS[shard.suffix[1:]].scan(str(shard)) for shard in shards])
+    labels = [store.labels(number) for number in range(store.samples)]
+    for number, found in enumerate(labels):
+        if len(found) != 1:
+            raise ValueError(f"{where}: {store.name(number)} has {len(found)} labels; a probe needs one")
+    return Stored(store, np.arange(store.samples)), np.array([int(found[0]) for found in labels])
 
 
 # --------------------------------------------------------------------------- idx files, MNIST's format
