@@ -39,6 +39,8 @@ COMMON_MISS, COMMON_WEIGHT = 0.35, 3.0
 #: Cuts of a back-test, as powers of the distance that is asked for.
 DEPTHS = (0.5, 1.0, 1.4)
 LONGEST = 16.0
+#: E x^2 / (E |x|^1/2)^4 of a normal x: the mean of roots is not ruled by one wild back-test.
+NORMAL_ROOT = 1.48
 RECENT = np.log(2.0)
 
 
@@ -90,7 +92,7 @@ def forecast(
     if np.any(inside):
         mean[inside] = _within(own, distance[inside])
     local = weights @ predict(members, theta, 0, own.u)
-    width = _width(own, local, weights, misses, others, distance)
+    width = _width(own, local, weights, [*misses, *others], distance)
     degrees = COMMON_WEIGHT + len(misses) + len(others)
     half = student.ppf((1 + level) / 2, degrees) * width
     low, middle, high = (np.minimum(own.y0 * np.exp(mean + sign * half), chance) for sign in (-1, 0, 1))
@@ -163,17 +165,16 @@ def _weights(count: int, own: Sequence[Miss], others: Sequence[Miss]) -> Array:
     return weights / np.sum(weights)
 
 
-def _width(
-    own: Curve, local: Array, weights: Array, misses: Sequence[Miss], others: Sequence[Miss], distance: Array
-) -> Array:
+def _width(own: Curve, local: Array, weights: Array, misses: Sequence[Miss], distance: Array) -> Array:
     """Standard deviation of ln y of a new measurement at each ln distance from the last x."""
     scatter = _scatter(own, local)
-    slopes = [np.sum((weights @ m.error) ** 2) / np.sum(m.distance**2) for m in (*misses, *others)]
+    slopes = [np.sqrt(np.sum((weights @ m.error) ** 2) / np.sum(m.distance**2)) for m in misses]
     trend = _trend(own, local)
     fewer = 1 + 4 / len(np.unique(own.u))
-    assumed = (COMMON_MISS * abs(trend) * fewer) ** 2
-    squared = (COMMON_WEIGHT * assumed + np.sum(slopes)) / (COMMON_WEIGHT + len(slopes))
-    squared += scatter**2 / (len(own.u) * np.var(own.u))
+    squared = COMMON_WEIGHT * (COMMON_MISS * trend * fewer) ** 2
+    if slopes:
+        squared += len(slopes) * float(np.mean(np.sqrt(slopes)) ** 4 * NORMAL_ROOT)
+    squared = squared / (COMMON_WEIGHT + len(slopes)) + scatter**2 / (len(own.u) * np.var(own.u))
     if trend >= 0:
         squared += (2 * trend) ** 2
     outside = np.maximum(np.maximum(distance, own.u[0] - distance), 0.0)
@@ -181,15 +182,18 @@ def _width(
 
 
 def _scatter(own: Curve, local: Array) -> float:
-    """Of single measurements about the law, near the end of the curve. Neighbours that stray together say that
-    the points were smoothed and that their visible scatter understates: the classical (1 + r) / (1 - r)."""
+    """Of single measurements about a smooth curve, near the end. Neighbours that stray together say that the
+    points were smoothed and that their visible scatter understates: the classical (1 + r) / (1 - r)."""
     recent = own.u >= min(-2 * RECENT, own.u[-min(6, len(own.u))])
-    residual = (own.v - local)[recent]
-    alike = 0.0
-    if len(residual) >= 6 and np.any(residual):
-        alike = np.clip(np.sum(residual[1:] * residual[:-1]) / np.sum(residual**2), 0.0, 0.9)
-    free_ = max(1, len(residual) - 2)
-    return float(np.sqrt(np.sum(residual**2) / free_ * (1 + alike) / (1 - alike)) + 1e-6)
+    residual, alike, spent = (own.v - local)[recent], 0.0, 2
+    if len(np.unique(own.u[recent])) >= 6:
+        residual, spent = (
+            own.v[recent] - np.polyval(np.polyfit(own.u[recent], own.v[recent], 2), own.u[recent]),
+            3,
+        )
+        alike = np.clip(np.sum(residual[1:] * residual[:-1]) / (np.sum(residual**2) + 1e-300), 0.0, 0.9)
+    variance = np.sum(residual**2) / max(1, len(residual) - spent)
+    return float(np.sqrt(variance * (1 + alike) / (1 - alike)) + 1e-6)
 
 
 def _trend(own: Curve, local: Array) -> float:
