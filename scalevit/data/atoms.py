@@ -32,7 +32,9 @@ def atoms(
     dots = outline[:, None] * scale[:, :, None, None]
     present = (number < orbits).float()
     radius = 0.012 + 0.012 * instances[:, 7]
-    return dotted(_placed(dots, instances), present, radius, side) * (0.6 + 0.4 * instances[:, 8])[:, None, None]
+    return (
+        dotted(_placed(dots, instances), present, radius, side) * (0.6 + 0.4 * instances[:, 8])[:, None, None]
+    )
 
 
 def _outline(classes: Tensor, instances: Tensor) -> Float[Tensor, "n t 2"]:

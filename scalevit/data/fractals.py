@@ -29,7 +29,10 @@ def fractals(
     x = y = torch.zeros(len(classes), 1, device=classes.device)
     for _ in range(LEVELS):
         x, y = x[:, None], y[:, None]
-        x, y = torch.addcmul(e, a, x).addcmul_(b, y).flatten(1), torch.addcmul(f, c, x).addcmul_(d, y).flatten(1)
+        x, y = (
+            torch.addcmul(e, a, x).addcmul_(b, y).flatten(1),
+            torch.addcmul(f, c, x).addcmul_(d, y).flatten(1),
+        )
     return _counted(*_placed(x, y, instances), side)
 
 
@@ -53,7 +56,7 @@ def _rotation(angle: Tensor) -> Tensor:
 
 
 def _placed(x: Tensor, y: Tensor, instances: Tensor) -> tuple[Float[Tensor, "n t"], Float[Tensor, "n t"]]:
-    """Centred on the mean, scaled so that two standard deviations fill the page, turned and shifted a little."""
+    """Centred on the mean, scaled so that two deviations fill the page, turned and shifted a little."""
     u = instances[:, MAPS * 2 :]
     x, y = x - x.mean(dim=1, keepdim=True), y - y.mean(dim=1, keepdim=True)
     spread = ((x.square().mean(1) + y.square().mean(1)) / 2).sqrt()

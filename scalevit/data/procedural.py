@@ -40,8 +40,8 @@ GRAIN = 0.08
 class Procedural:
     """A family with `classes` classes at `side` pixels.
 
-    palette: 0 gives grey ink on white paper with a little noise, 1 gives any ink on any paper; colours are
-    drawn for each instance, never for a class, so they cannot give the label away."""
+    palette: 0 gives light ink on black paper with a little grain, as data sets of handwriting have it, 1 any
+    ink on any paper. Colours are drawn for each instance, never for a class: they do not leak the label."""
 
     family: str
     classes: int
@@ -72,9 +72,9 @@ def draws(keys: np.ndarray, count: int) -> Float[Tensor, "n {count}"]:
 
 
 def _coloured(ink: Tensor, colours: Tensor, keys: np.ndarray, palette: float) -> UInt8[Tensor, "n y x 3"]:
-    """Ink on paper: black on white, moved towards colours of the instance's own; then the paper's grain."""
-    paper = 1 - palette * colours[:, :3]
-    pen = palette * colours[:, 3:6]
+    """Ink on paper: white on black, moved towards colours of the instance's own; then the paper's grain."""
+    paper = palette * colours[:, :3]
+    pen = 1 - palette * colours[:, 3:6]
     grain = (draws(hashing.key(keys, 1), ink[0].numel()) - 0.5).view_as(ink)
     tone = (ink + GRAIN * colours[:, 6, None, None] * grain).clamp_(0, 1)
     pixels = paper[:, None, None] + tone[..., None] * (pen - paper)[:, None, None]
