@@ -102,7 +102,7 @@ def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
     nodes = grid.expand(spec, folder.absolute() / "runs")
     results.claim(folder, spec, nodes)
     with progress.display(nodes, folder, lambda: results.foresee(folder, spec, nodes)) as display:
-        outcome = launch.launch(nodes, folder, display, slots=args.slots, attempts=args.attempts)
+        outcome = launch.launch(nodes, folder, display, launch.LOCAL, args.slots, args.attempts)
     if outcome.stopped:
         done = sum(state == "done" for state in outcome.states.values())
         text = f"{folder}: stopped, {done} of {len(nodes)} nodes done; resume: scalevit study resume {folder}"

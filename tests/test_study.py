@@ -1,0 +1,116 @@
+"""The study command: from a grid to a report, interrupted, resumed, widened, and its mistakes."""
+
+import json
+from dataclasses import replace
+
+import pretend_study
+import pytest
+
+from scalevit import cli, records
+from scalevit.study import figures, grid, launch
+
+
+@pytest.fixture
+def pretend(tmp_path, monkeypatch):
+    """Nodes that take milliseconds and write what a real run would; those in `broken` fail."""
+    broken: set[str] = set()
+
+    def command(node, home):
+        draft = tmp_path / f"{node.name}.jsonl"
+        draft.write_text("".join(json.dumps(row) + "\n" for row in pretend_study.rows(node)))
+        kept = " ".join(f'"{home}/checkpoints/step_{at}"' for at in node.run.train.keep_at) or "/tmp"
+        done = (
+            "echo out of luck >&2; exit 1" if node.name in broken else f'cp "{draft}" "{home}/{records.FILE}"'
+        )
+        return ["/bin/sh", "-c", f'echo {node.name} >> "{tmp_path}/order.txt"; mkdir -p {kept}; {done}']
+
+    monkeypatch.setattr(launch, "LOCAL", replace(launch.LOCAL, command=command))
+    monkeypatch.setattr(figures, "FIGURES", {"figure2_compute": figures.compute})
+    return broken
+
+
+def order(tmp_path):
+    return (tmp_path / "order.txt").read_text().split()
+
+
+def run(capsys, *words):
+    code = cli.main(["study", *map(str, words), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_study_ends_with_a_forecast_figures_and_a_report_and_again_does_nothing(pretend, tmp_path, capsys):
+    out = tmp_path / "demo"
+    code, told = run(capsys, "demo", "--out", out)
+    assert code == 0 and {*told["states"].values()} == {"done"}
+    assert told["forecast"]["low"] < told["forecast"]["high"]
+    assert (out / "report.html").exists() and (out / "figures" / "figure2_compute.csv").exists()
+    done = order(tmp_path)
+    assert len(done) == len({*done}) == len(grid.expand(grid.load("demo")))
+    made = told["forecast"]["made"]
+    code, told = run(capsys, "resume", out)
+    assert code == 0 and order(tmp_path) == done and told["forecast"]["made"] == made
+
+
+def test_a_node_that_keeps_failing_is_told_with_its_log_and_the_rest_is_reported(pretend, tmp_path, capsys):
+    pretend.add("64x3-2048-150")
+    code, told = run(capsys, "demo", "--out", tmp_path / "demo")
+    assert code == 1
+    assert [name for name, state in told["states"].items() if state != "done"] == ["64x3-2048-150"]
+    assert "out of luck" in told["failed"]["64x3-2048-150"]
+    assert order(tmp_path).count("64x3-2048-150") == 2
+    pretend.clear()
+    assert run(capsys, "resume", tmp_path / "demo")[0] == 0
+
+
+def test_a_dry_run_shows_cost_sharing_and_timetable_and_creates_nothing(tmp_path, capsys):
+    code, told = run(capsys, "demo", "--out", tmp_path / "demo", "--dry-run", "--slots", "2")
+    nodes = grid.expand(grid.load("demo"))
+    assert code == 0 and not (tmp_path / "demo").exists()
+    assert told["flops"] == pytest.approx(sum(node.flops for node in nodes))
+    assert told["share"] == pytest.approx(grid.bill(nodes).share) and told["share"] < 1
+    assert {node["slot"] for node in told["nodes"]} == {0, 1}
+    assert told["seconds"] == pytest.approx(max(node["end"] for node in told["nodes"]))
+
+
+def test_widening_a_study_runs_only_what_is_new(pretend, tmp_path, capsys):
+    before = pretend_study.write(tmp_path / "demo")
+    code, _ = run(capsys, "add", tmp_path / "demo", "--images", "512")
+    added = order(tmp_path)
+    assert code == 0 and added and all("-512-" in name for name in added)
+    assert run(capsys, "status", tmp_path / "demo")[1]["counts"]["done"] == len(before) + len(added)
+
+
+def test_status_tells_each_nodes_state_from_its_folder(tmp_path, capsys):
+    nodes = pretend_study.write(tmp_path / "demo")
+    (tmp_path / "demo" / "runs" / nodes[0].name / records.FILE).write_text("")
+    told = run(capsys, "status", tmp_path / "demo")[1]
+    assert told["counts"] == {"done": len(nodes) - 1, "running": 0, "begun": 0, "waiting": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["dmeo", "--out", "x"], "nearest studies: demo"),
+        (["demo"], "say where the study lives"),
+        (["demo", "schedule.l=3", "--out", "x"], "schedule.lr"),
+        (["demo", "--out", "x", "--slots", "-1"], "--slots"),
+        (["resume", "nowhere"], "name a study's folder"),
+        (["demo", "--out", "taken"], "no study"),
+        (["demo", "--out", "taken/file"], "not a folder"),
+    ],
+)
+def test_mistakes_are_one_line_and_create_nothing(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    assert cli.main(["study", *words]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_study_whose_runs_would_change_their_meaning_is_refused(tmp_path, capsys):
+    pretend_study.write(tmp_path / "demo")
+    before = (tmp_path / "demo" / "study.yaml").read_text()
+    assert cli.main(["study", "demo", "schedule.lr=0.5", "--out", str(tmp_path / "demo")]) == 2
+    assert "means something else" in capsys.readouterr().err
+    assert (tmp_path / "demo" / "study.yaml").read_text() == before
