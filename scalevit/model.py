@@ -260,12 +260,13 @@ class ViT(nn.Module):
 
     device: where its parameters live, "meta" for a model without memory; materialise that with `to_empty`
     and `init_weights`. `forward` takes float images, NCHW, scaled as `preprocessing` says ([-1, 1] unless the
-    weights came from elsewhere), and gives logits."""
+    weights came from elsewhere), and gives logits. Raises ValueError for a shape that cannot be."""
 
     preprocessing = Preprocessing()
 
     def __init__(self, config: Model, *, device: torch.device | str | None = None, seed: int = 0) -> None:
         super().__init__()
+        _require_buildable(config)
         self.config = config
         with torch.device("meta"):
             self._build(config)
@@ -396,6 +397,16 @@ class ViT(nn.Module):
         for prefix, module in self.named_modules():
             for name, declared in getattr(module, "declare", dict)().items():
                 yield f"{prefix}.{name}" if prefix else name, declared
+
+
+def _require_buildable(config: Model) -> None:
+    s = config.resolve()
+    if min(s.width, s.depth, s.mlp, s.heads, s.patch, config.image) < 1:
+        raise ValueError(f"no model has such a shape: {s}, image {config.image}")
+    if s.width % s.heads:
+        raise ValueError(f"{s.heads} heads do not divide the width {s.width}")
+    if config.image % s.patch:
+        raise ValueError(f"an image of {config.image} pixels is not divisible by patches of {s.patch}")
 
 
 def _tap(taps: dict[str, Tensor] | None, name: str, x: Tensor) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from scalevit.config import Model
 from scalevit.formats import bigvision, files, hf, native, onnx, openclip, timm
 from scalevit.formats.mapping import require_finite
-from scalevit.formats.package import Package, checked
+from scalevit.formats.package import Package, named
 from scalevit.model import ViT, sincos2d
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _bare(path: Path) -> Package:
 
 
 def _bigvision(flat: dict[str, np.ndarray], image: int) -> Package:
-    config = checked(bigvision.infer(flat, image))
+    config = named(bigvision.infer(flat, image))
     state = bigvision.to_ours(flat, ViT(config, device="meta"))
     return Package(config, {name: value.float() for name, value in state.items()})
 
@@ -160,7 +160,7 @@ def _hub(name: str) -> Package:
     except ImportError:
         raise ValueError('downloading needs huggingface-hub: pip install "scalevit[hub]"') from None
     try:
-        wanted = ["*.json", "*.safetensors", "*.npz"]
+        wanted = ["*.json", "*.safetensors"]
         return _folder(Path(snapshot_download(name, allow_patterns=wanted)))
     except OSError as error:
         raise ValueError(f"cannot download {name}: {str(error).splitlines()[0]}") from None

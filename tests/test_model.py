@@ -194,6 +194,19 @@ def test_an_image_of_another_size_is_named():
         ViT(TINY)(torch.zeros(1, 3, 20, 16))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 5}, "5 heads do not divide"),
+        ({"image": 18}, "not divisible by patches of 4"),
+        ({"depth": 0}, "no model has such a shape"),
+    ],
+)
+def test_an_impossible_shape_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        ViT(replace(TINY, **change), device="meta")
+
+
 def test_resolved_shape_is_what_is_built():
     assert TINY.resolve() == Shape(32, 2, 48, 4, 4)
     assert len(ViT(TINY, device="meta").blocks) == 2

@@ -135,6 +135,20 @@ def test_other_architectures_are_refused(name, message):
         format_timm.config_of(module)
 
 
+def test_what_timm_cannot_build_is_one_line(tmp_path):
+    weights.save(ViT(TINY), tmp_path / "m")
+    for change, message in [
+        ({"model_args": {"dpth": 2}}, "dpth"),
+        ({"architecture": "vit_huge_p3"}, "Unknown model"),
+    ]:
+        about = json.loads((tmp_path / "m" / "config.json").read_text())
+        about.pop("scalevit", None)
+        (tmp_path / "m" / "config.json").write_text(json.dumps(about | change))
+        with pytest.raises(ValueError, match=f"timm cannot build .*{message}") as caught:
+            weights.load(tmp_path / "m")
+        assert "\n" not in str(caught.value)
+
+
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(ValueError, match=r"timm:vit_smal_patch16_224: .*nearest: vit_small_patch16_224"):
         weights.load("timm:vit_smal_patch16_224")

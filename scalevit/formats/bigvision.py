@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: _plain(archive[name]) for name in archive.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, TypeError) as error:
         reason = "it holds pickled objects, which are never loaded" if "pickle" in str(error) else str(error)
         raise ValueError(f"{path} is no readable npz of plain arrays: {reason}") from None
 

@@ -225,6 +225,8 @@ def _config(given: dict[str, Any], vision: dict[str, Any], **rest: Any) -> Model
         raise ValueError(f"activation {vision['hidden_act']!r}: ours has {', '.join(_GELUS)}")
     if given.get("num_channels", 3) != 3:
         raise ValueError(f"{given['num_channels']} channels: only images of 3 are supported")
+    if not isinstance(vision["image_size"], int) or not isinstance(vision["patch_size"], int):
+        raise ValueError("images or patches that are not square: only square ones are supported")
     return Model(
         shape=f"S/{vision['patch_size']}", width=vision["hidden_size"], depth=vision["num_hidden_layers"],
         mlp=vision["intermediate_size"], heads=vision["num_attention_heads"], patch=vision["patch_size"],

@@ -33,7 +33,7 @@ def packed(
 ) -> Package:
     """Everything in `source`, under our names, in float32. `implied`: parameters of ours that this format
     does not store because they are zero."""
-    config = checked(config)
+    config = named(config)
     model = ViT(config, device="meta")
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     state = mapping.to_ours({name: value.float() for name, value in source.items()}, places(model), shapes)
@@ -41,14 +41,8 @@ def packed(
     return Package(config, state, preprocessing)
 
 
-def checked(config: Model) -> Model:
-    """`config` under the name of its shape, where it has one. Raises ValueError when it cannot be built."""
+def named(config: Model) -> Model:
+    """`config` under the name of its shape, where that has one."""
     shape = config.resolve()
-    if min(shape.width, shape.depth, shape.mlp, shape.heads, shape.patch) < 1:
-        raise ValueError(f"impossible shape {shape}")
-    if shape.width % shape.heads:
-        raise ValueError(f"{shape.heads} heads do not divide the width {shape.width}")
-    if config.image % shape.patch:
-        raise ValueError(f"an image of {config.image} pixels is not divisible by patches of {shape.patch}")
     same = [name for name, dims in LETTERS.items() if dims == astuple(shape)[:4]]
     return replace(config, shape=f"{same[0]}/{shape.patch}") if same else config

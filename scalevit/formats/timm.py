@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scalevit.config import Model, Preprocessing, nearest
 from scalevit.formats import files
 from scalevit.formats.mapping import Held, rows
@@ -31,11 +33,18 @@ def read_folder(folder: Path) -> Package:
     for key in ("num_classes", "global_pool"):
         if key in config:
             args.setdefault(key, config[key])
-    import torch
-
-    with torch.device("meta"):
-        module = _timm().create_model(config.get("architecture", given.get("architecture")), **args)
+    module = _built(str(config.get("architecture", given.get("architecture"))), args)
     return from_module(module, files.read_folder(folder, ("model.safetensors", "pytorch_model.bin")), given)
+
+
+def _built(architecture: str, args: Mapping[str, Any]) -> Any:
+    """The module without memory; timm raises its own kinds for what it cannot build."""
+    timm = _timm()
+    try:
+        with torch.device("meta"):
+            return timm.create_model(architecture, **args)
+    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+        raise ValueError(f"timm cannot build {architecture}: {str(error).splitlines()[0]}") from None
 
 
 def read_name(name: str) -> Package:
@@ -44,7 +53,10 @@ def read_name(name: str) -> Package:
     if not timm.is_model(name):
         near = nearest(name, timm.list_models(module="vision_transformer"))
         raise ValueError(f"timm has no model {name!r}; nearest: {', '.join(near)}")
-    return from_module(timm.create_model(name, pretrained=True))
+    try:
+        return from_module(timm.create_model(name, pretrained=True))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"cannot get timm's weights of {name}: {str(error).splitlines()[0]}") from None
 
 
 def from_module(module: Any, state: Mapping[str, Any] | None = None, given: Any = None) -> Package:
