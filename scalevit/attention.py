@@ -21,7 +21,7 @@ def attend(
 
 def prefers_products(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether two batched matrix products beat the fused kernel: measured on a CPU, they are several times
-    faster in bf16 and a little slower in fp32 (benchmarks/attention.py). Accelerators take the fused kernel."""
+    faster in bf16 and a little slower in fp32 (benchmarks/attention.py). Accelerators: the fused kernel."""
     return device.type == "cpu" and dtype == torch.bfloat16
 
 
