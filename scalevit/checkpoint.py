@@ -75,19 +75,6 @@ def commit(
     return final
 
 
-def save(folder: Path, step: int, pieces: Iterable[dcp.Piece], facts: Any) -> Path:
-    """Write a checkpoint from one process, and return its folder."""
-    from scalevit import dcp
-
-    path = draft(folder, step)
-    try:
-        places, file = dcp.write_pieces(path, 0, pieces)
-        return commit(path, step, places, [file], facts)
-    except OSError:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-
-
 def write_whole(path: Path, text: str) -> None:
     """Write a small file so that a reader finds the old text or the new one, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -150,8 +150,8 @@ class Parallel:
 class Guard:
     """What is caught before it enters the weights: a loss or gradient norm that is not finite, and a loss
     above the median of the last `window` steps by more than `spike` median absolute deviations (0: never).
-    Then the run goes back to its last checkpoint and skips the `skip` batches up to the one that failed; more than
-    `rewinds` times it stops. With `on` false nothing is looked at, and no step waits for its loss."""
+    Then the run goes back to its last checkpoint and skips the `skip` batches up to the one that failed; it
+    stops when that happens more than `rewinds` times. Without `on`, no step waits for its loss."""
 
     on: bool = True
     spike: float = 0.0

@@ -141,6 +141,9 @@ class Reader:
     def size(self, name: str) -> tuple[int, ...]:
         return self.places[name][0].size
 
+    def dtype(self, name: str) -> torch.dtype:
+        return self.places[name][0].dtype
+
     def whole(self, name: str) -> Tensor:
         """The tensor called `name` on the CPU."""
         first = self.places[name][0]

@@ -33,6 +33,17 @@ class Quiet(AbstractContextManager["Quiet"]):
         return None
 
 
+def nothing(text: str) -> None:
+    """Where the words of all processes but the first go."""
+
+
+class Silent(Quiet):
+    """For all processes but the first."""
+
+    def say(self, text: str) -> None:
+        return None
+
+
 class Line(AbstractContextManager["Line"]):
     """A bar with step, loss, images/s, MFU, stall, last checkpoint and time left."""
 

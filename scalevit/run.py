@@ -19,6 +19,7 @@ from scalevit import (
     config,
     dcp,
     losses,
+    mesh,
     optim,
     precision,
     progress,
@@ -32,6 +33,7 @@ from scalevit.data.sources import batches_of
 from scalevit.evals.evaluator import floor_rows, probe_rows
 from scalevit.evals.evaluator import mistakes as probe_mistakes
 from scalevit.model import ViT
+from scalevit.saving import Saver
 from scalevit.stopping import Stop
 from scalevit.train import (
     Hooks,
@@ -71,6 +73,7 @@ def mistakes(run: config.Run, out: Path) -> list[str]:
     except config.Mistakes as error:
         found += error.mistakes
     found += [*rundir.mistakes(run, out), *probe_mistakes(run.probe)]
+    found += mesh.mistakes(run.parallel, run.train.batch)
     if run.branch.trunk:
         found += trunk_mistakes(run)
     return found
@@ -109,40 +112,72 @@ def _differing_past(trunk: config.Run, run: config.Run) -> list[str]:
 
 
 def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = None) -> Outcome:
-    """Train `run` into the folder `out`, or go on with what is there.
+    """Train `run` into the folder `out`, or go on with what is there; started by torchrun, together with the
+    other processes.
 
     Raises `config.Mistakes` with everything that is wrong, before anything is created. Ends early, with a
     checkpoint, on SIGTERM, SIGUSR1, Ctrl-C, or after `max_minutes`."""
     out = Path(out)
-    found = mistakes(run, out)
-    if found:
-        raise config.Mistakes(found)
-    if rundir.ended(out):
-        return Outcome(out, run.schedule.steps, None)
-    batches = open_batches(run)
-    with rundir.claim(run, out), Stop(max_minutes) as stop:
-        session = Session.begin(run, out, batches)
-        with session.display:
-            stopped = session.go(stop)
+    with mesh.join(run.parallel) as world:
+        found = world.tell(mistakes(run, out) if world.first else None)
+        if found:
+            raise config.Mistakes(found)
+        if world.tell(rundir.ended(out)):
+            return Outcome(out, run.schedule.steps, None)
+        batches = open_batches(run, world)
+        with claimed(run, out, world), Stop(max_minutes) as stop:
+            session = Session.begin(run, out, batches, world)
+            with session.display:
+                stopped = session.go(stop)
     return Outcome(out, session.state.step, stopped)
 
 
-def open_batches(run: config.Run) -> Batches:
+@contextlib.contextmanager
+def claimed(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
+    """The first process holds the folder for all; a refusal is raised on all of them."""
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if world.first:
+            try:
+                stack.enter_context(rundir.claim(run, out))
+            except (ValueError, OSError) as error:
+                refusal = error
+        refusal = world.tell(refusal)
+        if refusal is not None:
+            raise refusal
+        yield
+
+
+def open_batches(run: config.Run, world: mesh.World = mesh.ALONE) -> Batches:
     """The run's data. Raises ValueError when its source does not exist or does not fit the model."""
-    model = run.model
-    return batches_of(run.data, image=model.image, classes=model.classes, batch=run.train.batch)
+    size = {"image": run.model.image, "classes": run.model.classes}
+    return batches_of(run.data, **size, batch=run.train.batch, rank=world.rank, world=world.size)
 
 
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def build(run: config.Run, device: torch.device) -> State:
+def build(run: config.Run, world: mesh.World) -> State:
     """The state of step 0."""
-    model = ViT(run.model, device=device, seed=run.train.seed)
+    shard = world.size > 1 and run.parallel.strategy != "ddp"
+    model = ViT(run.model, device="meta" if shard else world.device, seed=run.train.seed)
+    if run.parallel.recompute != "none":
+        mesh.recompute(model.blocks, run.parallel.recompute)
+    if run.train.compile:
+        for block in model.blocks:
+            block.compile()
+    forward = mesh.share(model, run.parallel, world)
+    if shard:
+        model.to_empty(device=world.device)
+        begin_anew(model, run.train.seed)
     average = start_average(model) if run.train.ema else None
-    optimizer = optim.build(run.optimizer, model)
-    return State(model, optimizer, average, device, meters=torch.zeros(3, device=device))
+    meters = torch.zeros(3, device=world.device)
+    return State(model, optim.build(run.optimizer, model), average, world, forward, meters=meters)
+
+
+@torch.no_grad()
+def begin_anew(model: ViT, seed: int) -> None:
+    """The first values of every tensor, of which each process keeps its share."""
+    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in model.initial_values(seed):
+        mesh.put(targets[name], value)
 
 
 # --------------------------------------------------------------------------- one attempt at a run
@@ -150,7 +185,7 @@ def build(run: config.Run, device: torch.device) -> State:
 
 @dataclass
 class Session:
-    """One process's attempt: what is told to whom while the loop runs."""
+    """One process's attempt: what is told to whom while the loop runs. The first process writes for all."""
 
     run: config.Run
     out: Path
@@ -158,23 +193,27 @@ class Session:
     state: State
     recipe: Recipe
     facts: Facts
-    log: rundir.Log
+    log: Callable[[str], None]
     display: progress.Quiet | progress.Line
+    saver: Saver
     saved: int | None = None
 
     @classmethod
-    def begin(cls, run: config.Run, out: Path, batches: Batches) -> Session:
+    def begin(cls, run: config.Run, out: Path, batches: Batches, world: mesh.World) -> Session:
         """Build everything and go back to the newest whole checkpoint, or to the trunk's."""
-        log, state = rundir.Log(out), build(run, default_device())
-        last, origin = _resume(run, out, state, log)
-        recipe = Recipe(
-            run.schedule, run.train, run.optimizer.clip, losses.LOSSES[run.train.loss], prepare=as_floats
-        )
-        display = progress.display(run.name, run.schedule.steps, state.step)
-        session = cls(run, out, batches, state, recipe, Facts.of(run), log, display, last)
+        loss = losses.LOSSES[run.train.loss]
+        recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare=as_floats)
+        log = rundir.Log(out) if world.first else progress.nothing
+        saver = Saver(out / rundir.CHECKPOINTS, world, KEEP_LAST, run.train.keep_at)
+        state, quiet = build(run, world), progress.Quiet() if world.first else progress.Silent()
+        session = cls(run, out, batches, state, recipe, Facts.of(run), log, quiet, saver)
+        origin = session.resume()
+        if world.first:
+            session.display = progress.display(run.name, run.schedule.steps, state.step)
         session.say(f"{run.name}: {origin}; training to step {run.schedule.steps}")
-        start = session.facts.row("start", state.step, "seconds", state.seconds)
-        records.append(out, [start | records.provenance() | _whereabouts(state)])
+        session.record(
+            [session.row("start", "seconds", state.seconds) | records.provenance() | session.where()]
+        )
         return session
 
     def go(self, stop: Stop) -> str | None:
@@ -182,6 +221,7 @@ class Session:
         saved is whole, and the run goes on from there once there is room."""
         try:
             stopped = train(self.state, self.micro_batches, self.recipe, self.hooks(stop))
+            self.committed(self.saver.finish())
             if stopped is None:
                 self.finish()
         except OSError as error:
@@ -191,46 +231,94 @@ class Session:
                 self.say(f"stopped by {stopped} at step {self.state.step}; the same command goes on")
         return stopped
 
+    def resume(self) -> str:
+        """Put the newest whole checkpoint into the state, or the first values; says which."""
+        found = self.state.world.tell(self.newest() if self.state.world.first else None)
+        if isinstance(found, ValueError):
+            raise found
+        if found is not None:
+            restore(self.state, dcp.Reader(found.folder), checkpoint.facts(found.folder))
+            self.saved = found.step
+            return f"from {found.folder}"
+        if self.state.step:
+            start_over(self.state, self.run)
+        return "from the start"
+
+    def newest(self) -> checkpoint.Saved | ValueError | None:
+        """The newest whole checkpoint of this run, or the one of the trunk that it branches off."""
+        folder = self.out / rundir.CHECKPOINTS
+        checkpoint.prune(folder, 1 << 30, ())
+        try:
+            found = checkpoint.latest(folder, self.say)
+        except ValueError as error:
+            return error
+        if found is not None or not self.run.branch.trunk:
+            return found
+        step, trunk = self.run.branch.step, Path(self.run.branch.trunk) / rundir.CHECKPOINTS
+        wrong = checkpoint.damage(checkpoint.place(trunk, step))
+        if wrong:
+            return ValueError(f"the trunk's checkpoint is damaged: {'; '.join(wrong)}")
+        return checkpoint.Saved(step, checkpoint.place(trunk, step))
+
+    def rewind(self, state: State, why: str) -> None:
+        """Back to the last good state; a record and a line say so."""
+        failed = state.step
+        self.committed(self.saver.finish())
+        self.resume()
+        self.say(f"{why}: not let into the weights; back at step {state.step}, that data is skipped")
+        self.record(
+            [self.facts.row("event", failed, f"rewind {state.rewinds + 1}", state.step) | {"why": why}]
+        )
+
     def micro_batches(self, first: int) -> Iterator[Sequence[Micro]]:
         """Each step's share of the batch as micro-batches, on the device, from step `first` on."""
         device, size = self.state.device, self.run.train.micro_batch or self.run.train.batch
         for _, batch in self.batches.iter_from(first):
-            images, labels = (
-                batch.images.to(device, non_blocking=True),
-                batch.labels.to(device, non_blocking=True),
-            )
+            images = batch.images.to(device, non_blocking=True)
+            labels = batch.labels.to(device, non_blocking=True)
             yield list(zip(images.split(size), labels.split(size)))
 
     def hooks(self, stop: Stop) -> Hooks:
         return Hooks(
-            self.write, self.save, lambda state: records.append(self.out, self.evaluate()),
-            lambda: stop.reason, self.tick,
+            self.write, self.save, lambda state: self.record(self.evaluate()), lambda: stop.reason,
+            self.tick, self.rewind,
         )  # fmt: skip
 
     def say(self, text: str) -> None:
         self.log(text)
         self.display.say(text)
 
+    def record(self, rows: Sequence[records.Row]) -> None:
+        if self.state.world.first:
+            records.append(self.out, rows)
+
+    def row(self, kind: str, metric: str, value: float) -> records.Row:
+        return self.facts.row(kind, self.state.step, metric, value)
+
     def tick(self, state: State, values: Mapping[str, float]) -> None:
         self.display.show(state.step, {**values, "mfu": self.mfu(values), "saved": self.saved})
 
     def mfu(self, values: Mapping[str, float]) -> float | None:
-        """Model FLOPs over what the device's maker promises."""
+        """Model FLOPs over what the devices' maker promises."""
         peak = precision.peak_flops(self.run.train.precision, self.state.device)
-        return None if peak is None or not values else values["images_per_second"] * self.facts.flops / peak
+        if peak is None or not values:
+            return None
+        return values["images_per_second"] * self.facts.flops / (peak * self.state.world.size)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line of log and one row a value."""
         shown = {**values, "mfu": self.mfu(values)}
         self.log(f"step {step} · {progress.describe(shown)}")
-        records.append(self.out, [self.facts.row("train", step, key, value) for key, value in values.items()])
+        self.record([self.row("train", key, value) for key, value in shown.items() if value is not None])
+        self.committed(self.saver.poll())
 
     def save(self, state: State) -> None:
-        """Commit a checkpoint, then remove what is not to be kept."""
-        folder = self.out / rundir.CHECKPOINTS
-        checkpoint.save(folder, state.step, pieces(state), facts(state))
-        self.saved = state.step
-        checkpoint.prune(folder, KEEP_LAST, self.run.train.keep_at)
+        """Begin to write a checkpoint; it is in place by the time of the next one, at the latest."""
+        self.committed(self.saver.start(state.step, pieces(state), facts(state)))
+
+    def committed(self, step: int | None) -> None:
+        """A checkpoint is in place."""
+        self.saved = self.saved if step is None else step
 
     def evaluate(self, floors: bool = False) -> list[records.Row]:
         """Rows of the probes that the run asks for, with the weights as they are used later; `floors` adds
@@ -239,72 +327,65 @@ class Session:
             return []
         with averaged(self.state) as model:
             found = probe_rows(model, self.run.probe)
-            found += floor_rows(model, self.run.probe) if floors else []
-        step = self.state.step
-        return [self.facts.row(row["kind"], step, row["metric"], row["value"]) | row for row in found]
+        if floors and self.state.world.first:
+            found += floor_rows(ViT(self.run.model, device=self.state.device), self.run.probe)
+        return [self.row(row["kind"], row["metric"], row["value"]) | row for row in found]
 
     def finish(self) -> None:
         """Evaluate, leave the weights ready for use, and say last that the run has ended."""
-        rows = self.evaluate(floors=True)
-        self.export()
         state, run = self.state, self.run
+        rows = self.evaluate(floors=True)
+        if state.world.first:
+            self.export()
         speed = state.step * run.train.batch / max(1e-9, state.seconds)
         about = {
-            **records.provenance(), **_whereabouts(state), "name": run.name,
-            "seconds": round(state.seconds, 3), "images_per_second": speed,
-            "mfu": self.mfu({"images_per_second": speed}),
+            **records.provenance(), **self.where(), "name": run.name, "seconds": round(state.seconds, 3),
+            "images_per_second": speed, "mfu": self.mfu({"images_per_second": speed}),
         }  # fmt: skip
-        records.append(self.out, [*rows, self.facts.row("run", state.step, "seconds", state.seconds) | about])
+        self.record([*rows, self.row("run", "seconds", state.seconds) | about])
         where = self.out / rundir.MODEL
         self.say(f"{run.name}: done, {state.step} steps in {state.seconds:.0f} s; weights in {where}")
 
     def export(self) -> None:
-        """model/: the running average where one is kept, else the weights."""
-        with averaged(self.state) as model:
-            weights.save(model, self.out / rundir.MODEL)
+        """model/: the running average where one is kept, else the weights, read from the last checkpoint."""
+        last = checkpoint.place(self.out / rundir.CHECKPOINTS, self.state.step)
+        model = consolidated(checkpoint.Saved(self.state.step, last), self.out)
+        weights.save(model, self.out / rundir.MODEL)
+
+    def where(self) -> dict[str, Any]:
+        device, world = self.state.device, self.state.world.size
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        strategy = self.run.parallel.strategy if world > 1 else "single"
+        return {"device": name, "world": world, "strategy": strategy}
+
+
+def start_over(state: State, run: config.Run) -> None:
+    """The state of step 0 again, in place; what the guard learnt is kept by whoever calls."""
+    assert isinstance(state.model, ViT)
+    begin_anew(state.model, run.train.seed)
+    state.optimizer.state.clear()
+    for name, value in (state.average or {}).items():
+        value.copy_(state.model.get_parameter(name).detach())
+    state.step, state.seconds, state.history = 0, 0.0, []
+    state.meters.zero_()
 
 
 @contextlib.contextmanager
 def averaged(state: State) -> Iterator[ViT]:
     """The model with its running average as weights while this holds."""
-    model = state.model
+    model, average = state.model, state.average or {}
     assert isinstance(model, ViT)
-    if state.average is None:
-        yield model
-        return
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    model.load_state_dict(state.average, strict=False)
+    pairs = [
+        (mesh.local(model.get_parameter(name).data), mesh.local(value)) for name, value in average.items()
+    ]
+    before = [now.clone() for now, _ in pairs]
+    for now, mean in pairs:
+        now.copy_(mean)
     try:
         yield model
     finally:
-        model.load_state_dict(before, strict=False)
-
-
-def _resume(run: config.Run, out: Path, state: State, log: Callable[[str], None]) -> tuple[int | None, str]:
-    """Put the newest whole checkpoint into the state; its step and a sentence for the log."""
-
-    def warn(text: str) -> None:
-        log(text)
-        progress.Quiet().say(text)
-
-    checkpoint.prune(out / rundir.CHECKPOINTS, 1 << 30, ())
-    found = checkpoint.latest(out / rundir.CHECKPOINTS, warn)
-    if found is None and run.branch.trunk:
-        found = checkpoint.Saved(
-            run.branch.step, checkpoint.place(Path(run.branch.trunk) / rundir.CHECKPOINTS, run.branch.step)
-        )
-        wrong = checkpoint.damage(found.folder)
-        if wrong:
-            raise ValueError(f"the trunk's checkpoint is damaged: {'; '.join(wrong)}")
-    if found is None:
-        return None, "from the start"
-    restore(state, dcp.Reader(found.folder), checkpoint.facts(found.folder))
-    return found.step, f"from {found.folder}"
-
-
-def _whereabouts(state: State) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else "cpu"
-    return {"device": name, "world": 1}
+        for (now, _), old in zip(pairs, before):
+            now.copy_(old)
 
 
 @dataclass(frozen=True)

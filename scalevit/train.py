@@ -16,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scalevit import dcp
-from scalevit.config import Train
+from scalevit.config import Guard, Train
+from scalevit.guard import fault, remember, shifted
+from scalevit.mesh import ALONE, Forward, World, exchange, fill, local
 from scalevit.precision import compute_in
 from scalevit.schedule import Schedule, lr_at
 
@@ -27,15 +29,25 @@ Micro = tuple[Tensor, Tensor]
 @dataclass
 class State:
     """average: running average of the weights by name, None when none is kept. step: optimizer steps done.
-    meters: sums since the last log line: loss, gradient norm, steps. seconds: trained in all attempts."""
+    meters: sums since the last log line: loss, gradient norm, steps. seconds: trained in all attempts.
+    forward: what is called in place of the model when processes share it. history: losses that the guard
+    compares with; skips: (step, batches) left out from that step on; rewinds: how often the run went back."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor] | None
-    device: torch.device
+    world: World = ALONE
+    forward: Forward | None = None
     step: int = 0
     seconds: float = 0.0
     meters: Tensor = field(default_factory=lambda: torch.zeros(3))
+    history: list[float] = field(default_factory=list)
+    skips: list[tuple[int, int]] = field(default_factory=list)
+    rewinds: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ class Recipe:
     schedule: Schedule
     train: Train
     clip: float
+    guard: Guard
     loss: Callable[[Tensor, Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
 
@@ -57,13 +70,15 @@ def _nothing(*_: Any) -> None:
 @dataclass(frozen=True)
 class Hooks:
     """Whom the loop tells what. log: step and values since the last line. stop: a reason to stop, or None.
-    tick: after every step, for a display; gets the state and the newest logged values."""
+    tick: after every step, for a display; gets the state and the newest logged values. rewind: put the last
+    good state back, for this reason."""
 
     log: Callable[[int, Mapping[str, float]], None] = _nothing
     save: Callable[[State], None] = _nothing
     evaluate: Callable[[State], None] = _nothing
     stop: Callable[[], str | None] = lambda: None
     tick: Callable[[State, Mapping[str, float]], None] = _nothing
+    rewind: Callable[[State, str], None] = _nothing
 
 
 def train(
@@ -71,17 +86,23 @@ def train(
 ) -> str | None:
     """Train from `state.step` to the schedule's end; gives the reason when stopped before.
 
-    batches: the micro-batches of each step, from a given step on."""
-    clock, stream = Clock(state), batches(state.step)
+    batches: the micro-batches number n, n + 1, … of the data, from a given n on."""
+    clock, stream = Clock(state), stream_of(state, batches)
     stopped, last = None, -1
     while state.step < recipe.schedule.steps and stopped is None:
         batch = clock.wait(stream)
-        take_step(state, batch, recipe)
+        wrong = take_step(state, batch, recipe)
+        if wrong is not None:
+            stopped = go_back(state, wrong, recipe.guard, hooks)
+            if stopped is not None:
+                return stopped
+            stream = stream_of(state, batches)
+            continue
         clock.done(sum(len(labels) for _, labels in batch))
         due = Due(state.step, recipe)
         if due.log:
             hooks.log(state.step, clock.values(recipe))
-        stopped = None if due.last else hooks.stop()
+        stopped = None if due.last else state.world.agree(hooks.stop())
         if due.save or stopped:
             hooks.save(state)
             last = state.step
@@ -120,23 +141,64 @@ class Due:
         return not self.last and self._every(self.recipe.train.eval_every)
 
 
+def stream_of(state: State, batches: Callable[[int], Iterator[Sequence[Micro]]]) -> Iterator[Sequence[Micro]]:
+    """The batches from the state's step on, without those that the guard made the run skip."""
+    step, number = state.step, -1
+    stream: Iterator[Sequence[Micro]] = iter(())
+    while True:
+        wanted = shifted(step, state.skips)
+        if wanted != number:
+            stream, number = batches(wanted), wanted
+        yield next(stream)
+        step, number = step + 1, number + 1
+
+
+def go_back(state: State, wrong: str, guard: Guard, hooks: Hooks) -> str | None:
+    """Put the last good state back and skip the batches that led to the fault, or say why to stop."""
+    failed, skips, rewinds = state.step, list(state.skips), state.rewinds + 1
+    if rewinds > guard.rewinds:
+        return f"{wrong} at step {failed}, after going back {guard.rewinds} times"
+    hooks.rewind(state, f"{wrong} at step {failed}")
+    first = max(state.step, failed - guard.skip + 1)
+    state.skips, state.rewinds = [*skips, (first, failed - first + 1)], rewinds
+    return None
+
+
 # --------------------------------------------------------------------------- one step
 
 
-def take_step(state: State, batch: Sequence[Micro], recipe: Recipe) -> None:
-    """One optimizer step on one batch, given as micro-batches."""
+def take_step(state: State, batch: Sequence[Micro], recipe: Recipe) -> str | None:
+    """One optimizer step on one batch, given as micro-batches; or none, and what is wrong with it."""
     rate = lr_at(recipe.schedule, state.step)
     for group in state.optimizer.param_groups:
         set_rate(group, rate)
     loss = accumulate(state, batch, recipe)
-    norm = clip([p.grad for p in state.model.parameters() if p.grad is not None], recipe.clip)
-    state.optimizer.step()
+    gradients = [local(p.grad) for p in state.model.parameters() if p.grad is not None]
+    norm = clip(gradients, recipe.clip, state.world)
+    wrong = look(state, loss, norm, recipe.guard)
+    if wrong is None:
+        state.optimizer.step()
     for parameter in state.model.parameters():  # zero_grad would import torch's compiler
         parameter.grad = None
+    if wrong is not None:
+        return wrong
     if state.average is not None:
         follow(state.average, state.model, recipe.train.ema)
     state.meters += torch.stack([loss, norm, torch.ones_like(loss)])
     state.step += 1
+    return None
+
+
+def look(state: State, loss: Tensor, norm: Tensor, guard: Guard) -> str | None:
+    """What is wrong with this step, the same on all processes. Waits for the device, unless it is off."""
+    if not guard.on:
+        return None
+    state.world.mean(loss)
+    found, size = torch.stack([loss, norm]).tolist()
+    wrong = fault(found, size, state.history, guard)
+    if wrong is None:
+        remember(state.history, found, guard)
+    return wrong
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:
@@ -152,17 +214,20 @@ def accumulate(state: State, batch: Sequence[Micro], recipe: Recipe) -> Float[Te
     """Gradients of the mean loss over all micro-batches; gives that loss, still on the device."""
     images = sum(len(labels) for _, labels in batch)
     total = torch.zeros((), device=state.device)
-    for inputs, labels in batch:
-        with compute_in(recipe.train.precision, state.device):
-            loss = recipe.loss(state.model(recipe.prepare(inputs)).float(), labels) * (len(labels) / images)
-        loss.backward()
+    forward = state.forward or state.model
+    for index, (inputs, labels) in enumerate(batch):
+        with exchange(forward, last=index == len(batch) - 1):
+            with compute_in(recipe.train.precision, state.device):
+                outputs = forward(recipe.prepare(inputs)).float()
+                loss = recipe.loss(outputs, labels) * (len(labels) / images)
+            loss.backward()
         total += loss.detach()
     return total
 
 
-def clip(gradients: list[Tensor], limit: float) -> Float[Tensor, ""]:
+def clip(gradients: list[Tensor], limit: float, world: World = ALONE) -> Float[Tensor, ""]:
     """Scale all gradients to a global norm of at most `limit`; gives the norm before. 0: no limit."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = world.norm(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
     if limit:
         torch._foreach_mul_(gradients, (limit / norm).clamp(max=1.0))
     return norm
@@ -171,8 +236,8 @@ def clip(gradients: list[Tensor], limit: float) -> Float[Tensor, ""]:
 @torch.no_grad()
 def follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     """average ← decay · average + (1 − decay) · weights."""
-    weights = [p.detach() for _, p in model.named_parameters()]
-    torch._foreach_lerp_(list(average.values()), weights, 1 - decay)
+    weights = [local(p.detach()) for _, p in model.named_parameters()]
+    torch._foreach_lerp_([local(value) for value in average.values()], weights, 1 - decay)
 
 
 def start_average(model: nn.Module) -> dict[str, Tensor]:
@@ -206,13 +271,13 @@ class Clock:
     def values(self, recipe: Recipe) -> Mapping[str, float]:
         """loss and grad_norm (means since the last line), lr (of the last step), images_per_second, and
         stall: the share of the time spent waiting for data."""
-        loss, norm, steps = self.state.meters.tolist()
+        loss, norm, steps = self.state.world.mean(self.state.meters).tolist()
         spent = max(1e-9, time.perf_counter() - self.began)
         self.latest = {
             "loss": loss / steps,
             "grad_norm": norm / steps,
             "lr": lr_at(recipe.schedule, self.state.step - 1),
-            "images_per_second": self.images / spent,
+            "images_per_second": self.images * self.state.world.size / spent,
             "stall": self.waited / spent,
         }
         self.state.meters.zero_()
@@ -224,8 +289,9 @@ class Clock:
 
 
 def pieces(state: State) -> list[dcp.Piece]:
-    """Every tensor that decides the rest of the run, under the names that `restore` looks for."""
-    return dcp.whole(tensors(state))
+    """What this process writes of the tensors that decide the rest of the run."""
+    state.world.mean(state.meters)
+    return state.world.pieces(tensors(state))
 
 
 def tensors(state: State) -> dict[str, Tensor]:
@@ -239,31 +305,42 @@ def tensors(state: State) -> dict[str, Tensor]:
 
 def facts(state: State) -> dict[str, Any]:
     """What of the state is no tensor."""
-    return {"step": state.step, "seconds": state.seconds}
+    return {
+        "step": state.step, "seconds": state.seconds, "history": state.history, "skips": state.skips,
+        "rewinds": state.rewinds, "world": state.world.size,
+    }  # fmt: skip
 
 
 def restore(state: State, reader: dcp.Reader, facts: Mapping[str, Any]) -> None:
-    """Put a checkpoint's values into a freshly built state.
+    """Put a checkpoint's values into a state, whatever the number of processes that wrote it.
 
     Raises ValueError when a tensor is missing, left over, or of another shape."""
-    expected = {name for name in tensors(state) if not name.startswith("optimizer.")}
+    ours = {name: value for name, value in tensors(state).items() if not name.startswith("optimizer.")}
     found = {name for name in reader.places if not name.startswith("optimizer.")}
-    odd = sorted(expected ^ found)
-    odd += [name for name in expected & found if reader.size(name) != tuple(tensors(state)[name].shape)]
+    odd = sorted(ours.keys() ^ found)
+    odd += [name for name in ours.keys() & found if reader.size(name) != tuple(ours[name].shape)]
     if odd:
         raise ValueError(f"{reader.folder} is a checkpoint of something else: {', '.join(odd[:4])} differ")
     with torch.no_grad():
-        for name, value in tensors(state).items():
-            if not name.startswith("optimizer."):
-                value.copy_(reader.whole(name))
-    _restore_optimizer(state, reader)
-    state.step, state.seconds = facts["step"], facts["seconds"]
+        for name, value in ours.items():
+            fill(value, reader, name)
+        _restore_optimizer(state, reader)
+    state.step, state.seconds, state.rewinds = facts["step"], facts["seconds"], facts["rewinds"]
+    state.history, state.skips = list(facts["history"]), [(a, b) for a, b in facts["skips"]]
 
 
 def _restore_optimizer(state: State, reader: dcp.Reader) -> None:
-    """Optimizers build their state in the first step, so it is put in place rather than filled."""
+    """Optimizers build their state in the first step. What has the shape of its parameter is shared among
+    processes as the parameter is; the rest is small and whole everywhere."""
     parameters = dict(state.model.named_parameters())
+    state.optimizer.state.clear()
     for full in (name for name in reader.places if name.startswith("optimizer.")):
         name, _, key = full.removeprefix("optimizer.").rpartition(".")
-        parameter, value = parameters[name], reader.whole(full)
-        state.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+        parameter = parameters[name]
+        if key != "step" and reader.size(full) == tuple(parameter.shape):
+            value = torch.empty_like(parameter, dtype=reader.dtype(full), requires_grad=False)
+            fill(value, reader, full)
+        else:
+            value = reader.whole(full)
+            value = value if key == "step" else value.to(state.device)
+        state.optimizer.state[parameter][key] = value

@@ -161,7 +161,7 @@ def test_a_full_disk_says_so_and_leaves_the_last_checkpoint(tmp_path, monkeypatc
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(checkpoint, "commit", full)
     outcome = pretrain(TINY, tmp_path / "run")
     assert outcome.stopped is not None
     assert "No space left on device" in outcome.stopped

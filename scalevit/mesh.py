@@ -1,0 +1,268 @@
+"""Devices and processes: the only file that knows how many there are. Everything comes from the environment
+that torchrun sets; without it there is one process, and nothing of torch.distributed is imported.
+
+Three ways to share a model, `config.Parallel.strategy`: "ddp" keeps it whole on every device and averages
+gradients; "fsdp" gives every device a share of weights, gradients and optimizer state (FSDP2, fp32 all the
+way, so that the same numbers come out as from one device); "hybrid" shards within groups of `shard` devices,
+one machine say, and averages between groups. The global batch is what the configuration says in every case.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalevit import dcp
+from scalevit.config import Parallel
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers. mesh: dimensions "replicate", "shard" or both; None for one process."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    # ----------------------------------------------------------------- agreeing
+
+    def tell(self, value: Any) -> Any:
+        """What the first process says."""
+        if self.size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process says, in order of rank, on every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def agree(self, reason: str | None) -> str | None:
+        """A reason to stop, if any process has one: the same answer everywhere."""
+        if self.size == 1:
+            return reason
+        asked = torch.tensor(0 if reason is None else 1)
+        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+        if not asked.item():
+            return None
+        return next(r for r in self.gather(reason) if r is not None)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes, in place."""
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+            values /= self.size
+        return values
+
+    def norm(self, own: Tensor) -> Tensor:
+        """The norm of all shares from the norm of this process's share."""
+        if self.mesh is None or "shard" not in self.mesh.mesh_dim_names:
+            return own
+        squares = own.square()
+        torch.distributed.all_reduce(squares, group=self.mesh.get_group("shard"))
+        return squares.sqrt()
+
+    # ----------------------------------------------------------------- checkpoints
+
+    def pieces(self, tensors: Mapping[str, Tensor]) -> list[dcp.Piece]:
+        """What this process writes: its share of what is sharded, and the first one all that is not."""
+        out = []
+        for name, tensor in tensors.items():
+            if not sharded(tensor):
+                out += dcp.whole({name: tensor}) if self.first else []
+            elif self._writes() and local(tensor).numel():
+                out.append(dcp.Piece(name, local(tensor), tuple(tensor.shape), _offset(tensor)))
+        return out
+
+    def _writes(self) -> bool:
+        """Of processes with the same share, one."""
+        names = self.mesh.mesh_dim_names
+        return "replicate" not in names or self.mesh.get_local_rank("replicate") == 0
+
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor; whoever has one has imported its module, which costs half a second."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that is in this process's memory."""
+    return tensor.to_local() if sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def fill(target: Tensor, reader: dcp.Reader, name: str) -> None:
+    """Read what this process holds of a tensor, whoever wrote it."""
+    share = local(target)
+    part = torch.empty(share.shape, dtype=reader.dtype(name))
+    reader.fill(name, part, _offset(target) if sharded(target) else (0,) * part.ndim)
+    share.copy_(part)
+
+
+def put(target: Tensor, whole: Tensor) -> None:
+    """Copy into a tensor what this process holds of `whole`."""
+    share = local(target)
+    offset = _offset(target) if sharded(target) else (0,) * whole.ndim
+    share.copy_(whole[tuple(slice(o, o + n) for o, n in zip(offset, share.shape))])
+
+
+def _offset(tensor: Any) -> tuple[int, ...]:
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(offset)
+
+
+# --------------------------------------------------------------------------- joining and leaving
+
+
+def processes() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def join(parallel: Parallel) -> Iterator[World]:
+    """Meet the other processes. One that does not answer for `parallel.timeout` seconds ends the job."""
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", place) if torch.cuda.is_available() else torch.device("cpu")
+    if processes() == 1:
+        yield World(0, 1, device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, timeout=timedelta(seconds=parallel.timeout))
+    try:
+        yield World(torch.distributed.get_rank(), processes(), device, _mesh(parallel, device))
+        torch.distributed.barrier()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _mesh(parallel: Parallel, device: torch.device) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if parallel.strategy == "ddp":
+        return init_device_mesh(device.type, (processes(),), mesh_dim_names=("replicate",))
+    if parallel.strategy == "fsdp":
+        return init_device_mesh(device.type, (processes(),), mesh_dim_names=("shard",))
+    groups = processes() // parallel.shard
+    return init_device_mesh(device.type, (groups, parallel.shard), mesh_dim_names=("replicate", "shard"))
+
+
+def leave(code: int) -> None:
+    """End a process of several with `code` as soon as its work is done: threads of torch.distributed
+    sometimes abort a process that has nothing left to do (5 of 41 runs of gloo with two processes)."""
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    if processes() > 1:
+        atexit.register(end)
+
+
+def mistakes(parallel: Parallel, batch: int) -> list[str]:
+    """Why this many processes cannot train so, with what would be possible."""
+    size, found = processes(), []
+    if batch % size:
+        batches = f"{batch // size * size or size} or {(batch // size + 1) * size}"
+        sizes = [n for n in range(1, batch + 1) if batch % n == 0]
+        sizes = sorted(sizes, key=lambda n: abs(n - size))[:2]
+        found.append(
+            f"train.batch={batch} cannot be shared evenly by {size} processes; nearest: a batch of "
+            f"{batches}, or {' or '.join(map(str, sorted(sizes)))} processes"
+        )
+    if parallel.strategy == "hybrid" and size > 1 and (parallel.shard < 1 or size % parallel.shard):
+        fits = [n for n in range(1, size + 1) if size % n == 0]
+        found.append(f"parallel.shard={parallel.shard} does not divide {size} processes; possible: {fits}")
+    return found
+
+
+# --------------------------------------------------------------------------- sharing a model
+
+
+def share(model: nn.Module, parallel: Parallel, world: World) -> Forward:
+    """Share `model` in place, before its optimizer is built; gives what to call for a training step.
+
+    The blocks of the model (its attribute `blocks`) are what is gathered, used and let go one at a time."""
+    if world.size == 1:
+        return model
+    if parallel.strategy == "ddp":
+        ids = [world.device] if world.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    for block in [*getattr(model, "blocks", []), model]:
+        fully_shard(block, mesh=world.mesh)
+    if hasattr(model, "features"):
+        register_fsdp_forward_method(model, "features")
+    return model
+
+
+@contextlib.contextmanager
+def exchange(forward: Forward, last: bool) -> Iterator[None]:
+    """Around forward and backward of a micro-batch: only the last one of a step pays for communication."""
+    if isinstance(forward, nn.parallel.DistributedDataParallel):
+        with contextlib.nullcontext() if last else forward.no_sync():
+            yield
+        return
+    if hasattr(forward, "set_requires_gradient_sync"):
+        forward.set_requires_gradient_sync(last)  # pyright: ignore[reportFunctionMemberAccess]
+    yield
+
+
+# --------------------------------------------------------------------------- recomputing
+
+
+def recompute(blocks: Iterator[nn.Module] | nn.ModuleList, how: str) -> None:
+    """Forget activations in the forward pass and compute them again in the backward pass: "full" keeps only
+    each block's input, "selective" also the results of matrix products and of attention."""
+    from functools import partial
+
+    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+    settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if how == "selective":
+        settings["context_fn"] = partial(create_selective_checkpoint_contexts, _expensive())
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, **settings)
+
+
+def _expensive() -> list[Any]:
+    ops = torch.ops.aten
+    return [
+        ops.mm.default,
+        ops.addmm.default,
+        ops.bmm.default,
+        ops._scaled_dot_product_flash_attention.default,
+        ops._scaled_dot_product_efficient_attention.default,
+        ops._scaled_dot_product_flash_attention_for_cpu.default,
+    ]
