@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scalevit import weights
 from scalevit.config import Model, Preprocessing
@@ -91,6 +93,23 @@ def test_every_dialect_gives_the_same_outputs(tmp_path, name):
     assert loaded.config == replace(TINY, pool=pool, shape="S/4")
     with torch.no_grad():
         torch.testing.assert_close(loaded(images()), model(images()), rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    heads=st.integers(1, 4), head_dim=st.integers(1, 9), mlp=st.integers(1, 20), depth=st.integers(1, 3),
+    patch=st.integers(1, 5), grid=st.integers(1, 4), classes=st.integers(0, 3),
+    pool=st.sampled_from(["map", "gap", "token"]),
+)  # fmt: skip
+def test_any_shape_is_read_off_its_tensors_and_comes_back(
+    heads, head_dim, mlp, depth, patch, grid, classes, pool
+):
+    model = randomised(Model("S/1", heads * head_dim, depth, mlp, heads, patch, grid * patch, classes, pool))
+    flat = bigvision.from_ours(model)
+    config = bigvision.infer(flat)
+    assert config == replace(model.config, shape=f"S/{patch}")
+    back = bigvision.to_ours(flat, ViT(config, device="meta"))
+    assert all(torch.equal(value, back[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("pool", ["map", "gap", "token"])

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from scalevit import weights
 from scalevit.config import Model, Preprocessing
@@ -92,6 +93,21 @@ def test_the_vision_tower_of_a_whole_siglip_is_taken(tmp_path):
     whole = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=SMALL))
     randomised(whole).save_pretrained(tmp_path / "m")
     close(answer(weights.load(tmp_path / "m")), answer(whole.vision_model))
+
+
+def test_names_as_transformers_5_has_them_in_memory(tmp_path):
+    theirs = randomised(vit("ViTForImageClassification", num_labels=3))
+    theirs.config.save_pretrained(tmp_path)
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    assert "vit.layers.0.attention.q_proj.weight" in theirs.state_dict()
+    close(answer(weights.load(tmp_path)), answer(theirs))
+
+
+def test_a_file_in_shards_is_read_whole(tmp_path):
+    theirs = randomised(siglip())
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    close(answer(weights.load(tmp_path)), answer(theirs))
 
 
 def test_positions_without_a_class_slot_get_one_of_zeros(tmp_path):

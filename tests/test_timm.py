@@ -84,6 +84,24 @@ def test_our_models_load_in_timm(tmp_path, change):
     close(*outputs(ours, timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True), side=16))
 
 
+@pytest.mark.parametrize(
+    ("pool", "args"),
+    [
+        ("map", {"global_pool": "map", "class_token": False}),
+        ("gap", {"global_pool": "avg", "class_token": False, "fc_norm": False}),
+        ("token", {"no_embed_class": True}),
+    ],
+)
+def test_our_npz_is_what_timm_takes_for_big_visions(tmp_path, pool, args):
+    """timm has a reader of big_vision's files of its own."""
+    ours = randomised(ViT(replace(TINY, pool=pool)))
+    weights.write(ours, tmp_path / "w.npz", "bigvision")
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 1.5}
+    theirs = timm.create_model("vit_base_patch16_224", num_classes=5, act_layer="gelu_tanh", **sizes, **args)
+    theirs.load_pretrained(str(tmp_path / "w.npz"))
+    close(*outputs(ours, theirs, side=16))
+
+
 @pytest.mark.parametrize("mlp", [48, 49, 3333, 4304, 6144, 8192])
 def test_every_mlp_width_survives_timms_ratio(mlp):
     about = format_timm.description(replace(TINY, width=1152, mlp=mlp), Preprocessing())
