@@ -76,10 +76,13 @@ class Problem:
 
 
 def descend(
-    problem: Problem, start: Array, iterations: int = 80, tolerance: float = TOLERANCE
-) -> tuple[Array, Array]:
-    """Minimise from each row of `start` (b, p) within the form's bounds -> theta (b, p), loss (b,)."""
+    problem: Problem, start: Array, iterations: int = 80, tolerance: float = TOLERANCE,
+    held: Array | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Minimise from each row of `start` (b, p) within the form's bounds -> theta (b, p), loss (b,). `held` (p,)
+    marks parameters that stay as they start."""
     low, high = problem.form.low, problem.form.high
+    held = np.zeros(len(low), bool) if held is None else held
     theta = np.clip(np.asarray(start, float), low, high)
     loss = problem.loss(theta)
     damping = np.full(len(theta), 1e-2)
@@ -87,9 +90,8 @@ def descend(
     for _ in range(iterations):
         part = problem.rows(busy)
         _, gradient, matrix = part.normal(theta[busy])
-        tried = np.clip(
-            theta[busy] + _step(theta[busy], gradient, matrix, damping[busy], low, high), low, high
-        )
+        step = _step(theta[busy], gradient, matrix, damping[busy], low, high, held)
+        tried = np.clip(theta[busy] + step, low, high)
         now = part.loss(tried)
         better = now < loss[busy]
         done = np.where(
@@ -103,9 +105,11 @@ def descend(
     return theta, loss
 
 
-def _step(theta: Array, gradient: Array, matrix: Array, damping: Array, low: Array, high: Array) -> Array:
+def _step(
+    theta: Array, gradient: Array, matrix: Array, damping: Array, low: Array, high: Array, held: Array
+) -> Array:
     """Damped Gauss-Newton; a parameter that a bound holds stays where it is."""
-    held = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
+    held = held | ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
     free = ~held
     matrix = matrix * (free[:, :, None] & free[:, None, :])
     diagonal = np.einsum("bpp->bp", matrix)

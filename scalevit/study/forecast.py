@@ -88,11 +88,12 @@ def forecast(
     others = group.taught_misses if group.taught else group.misses
     weights = _weights(len(members), misses, others)
     mean = weights @ predict(members, theta, 0, distance)
-    inside = distance <= 0
-    if np.any(inside):
-        mean[inside] = _within(own, distance[inside])
     local = weights @ predict(members, theta, 0, own.u)
     width = _width(own, local, weights, [*misses, *others], distance)
+    inside = distance <= 0
+    if np.any(inside):
+        mean[inside], loose = _within(own, distance[inside])
+        width[inside] = np.hypot(width[inside], loose)
     degrees = COMMON_WEIGHT + len(misses) + len(others)
     half = student.ppf((1 + level) / 2, degrees) * width
     low, middle, high = (np.minimum(own.y0 * np.exp(mean + sign * half), chance) for sign in (-1, 0, 1))
@@ -184,7 +185,7 @@ def _width(own: Curve, local: Array, weights: Array, misses: Sequence[Miss], dis
 def _scatter(own: Curve, local: Array) -> float:
     """Of single measurements about a smooth curve, near the end. Neighbours that stray together say that the
     points were smoothed and that their visible scatter understates: the classical (1 + r) / (1 - r)."""
-    recent = own.u >= min(-2 * RECENT, own.u[-min(6, len(own.u))])
+    recent = own.u >= min(-2 * RECENT, own.u[-min(8, len(own.u))])
     residual, alike, spent = (own.v - local)[recent], 0.0, 2
     if len(np.unique(own.u[recent])) >= 6:
         residual, spent = (
@@ -204,12 +205,14 @@ def _trend(own: Curve, local: Array) -> float:
     return float(np.polyfit(own.u[recent], own.v[recent], 1)[0])
 
 
-def _within(own: Curve, distance: Array) -> Array:
-    """Inside the data nothing is extrapolated: the plain law through all points."""
+def _within(own: Curve, distance: Array) -> tuple[Array, float]:
+    """Inside the data nothing is extrapolated: the plain law through all points, and its residuals' scale."""
     form = FORMS["saturating" if len(np.unique(own.u)) > 4 else "M1"]
     problem = Problem(form, own.u[None], own.v[None], np.ones((1, len(own.u))), np.array([np.inf]))
     theta, loss = descend(problem, form.starts(own.u, own.v))
-    return form.value(theta[np.argmin(loss)][None], distance[None])[0][0]
+    best = theta[np.argmin(loss)][None]
+    spread = np.sqrt(2 * np.min(loss) / max(1, len(own.u) - theta.shape[1]))
+    return form.value(best, distance[None])[0][0], float(spread)
 
 
 def _warnings(own: Curve, distance: Array) -> tuple[str, ...]:

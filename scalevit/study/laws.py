@@ -7,6 +7,7 @@ on the strict Pareto points gives its coefficients back (arXiv 2106.04560, secti
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +36,8 @@ class Fit:
     spread: float
     x: Array
     y: Array
+    weights: Array = field(repr=False)
+    knee: float
     warnings: tuple[str, ...]
     chance: float
     x0: float
@@ -62,6 +65,42 @@ class Fit:
         low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
         middle = self.predict(x)
         return np.minimum(low, middle), np.maximum(high, middle)
+
+    def band(self, x: ArrayLike, level: float = 0.9) -> tuple[Array, Array]:
+        """Where the whole law lies over these x at once: wider than `interval`, which is for each x alone."""
+        check_level(level)
+        middle = np.log(self.predict(x))
+        curves = np.log(self._curves(self.replicates, x))
+        spread = np.maximum(np.std(curves, axis=0), 1e-12)
+        reach = np.quantile(np.max(np.abs(curves - middle) / spread, axis=-1), level)
+        return np.exp(middle - reach * spread), np.minimum(np.exp(middle + reach * spread), self.chance)
+
+    def profile(self, name: str, steps: ArrayLike) -> tuple[Array, Array]:
+        """Profile likelihood of an exponent, floor or shift: (values, 2 (log likelihood lost)), with all other
+        parameters fitted again at each of `steps` away from the best, in theta. Below 2.71 lies the 90 %
+        interval if residuals are independent."""
+        if name not in self.form.parameters[1:]:
+            raise ValueError(f"no profile of {name!r}; {self.law} has {', '.join(self.form.parameters[1:])}")
+        column = self.form.parameters.index(name)
+        start = np.repeat(self.theta[None], np.size(steps), axis=0)
+        start[:, column] += np.ravel(np.asarray(steps, float))
+        u, v = np.log(self.x / self.x0)[None], np.log(self.y / self.y0)[None]
+        problem = Problem(self.form, u, v, self.weights[None], np.array([self.knee]))
+        theta, loss = descend(problem, start, held=np.arange(len(self.theta)) == column)
+        lost = 2 * (loss - problem.loss(self.theta[None])[0]) / max(self.spread, EXACT) ** 2
+        return self.form.natural(theta, self.x0, self.y0)[:, column], lost
+
+    def correlation(self) -> Array:
+        """Of the parameters (in theta), over the bootstrap: (p, p)."""
+        return np.corrcoef(self.replicates.T)
+
+    def residuals_by(self, labels: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """Mean and root mean square of the log residuals of each label (a model, a data size). Labels follow
+        the points as they are in `x`."""
+        if len(labels) != len(self.x):
+            raise ValueError(f"{len(labels)} labels for {len(self.x)} points")
+        groups = {label: self.residuals[np.array(labels) == label] for label in dict.fromkeys(labels)}
+        return {label: (float(r.mean()), float(np.sqrt(np.mean(r**2)))) for label, r in groups.items()}
 
     def ranges(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
         """Bootstrap interval of each parameter, natural units."""
@@ -99,7 +138,7 @@ def fit(
     residual = form.value(theta[None], u)[0][0] - v[0]
     return Fit(
         law, dict(zip(form.parameters, map(float, natural[0]))), float(form.floor(natural)[0]), starts, agreeing,
-        _scale(residual, len(theta)), u_x, v_y, warnings, chance, x0, y0, theta, replicates,
+        _scale(residual, len(theta)), u_x, v_y, w, knee, warnings, chance, x0, y0, theta, replicates,
     )  # fmt: skip
 
 
@@ -178,11 +217,14 @@ def _scale(residual: Array, parameters: int) -> float:
 def _bootstrap(
     form: Form, u: Array, v: Array, w: Array, theta: Array, knee: float, replicates: int, seed: int
 ) -> Array:
-    """Rubin's bootstrap: exponential weights instead of drawn points, so that no replicate is degenerate."""
+    """Rubin's bootstrap: exponential weights instead of drawn points, so that no replicate is degenerate;
+    widened by the degrees of freedom that the parameters took."""
     random = np.random.default_rng(seed)
     drawn = random.exponential(size=(replicates, u.shape[1])) * w
     start = np.broadcast_to(theta, (replicates, len(theta)))
-    return descend(Problem(form, u, v, drawn, np.array([knee])), start, iterations=25)[0]
+    found = descend(Problem(form, u, v, drawn, np.array([knee])), start, 25, 1e-6)[0]
+    lost = np.sqrt(len(w) / max(1, len(w) - len(theta)))
+    return np.clip(theta + (found - theta) * lost, form.low, form.high)
 
 
 def check_level(level: float) -> None:
