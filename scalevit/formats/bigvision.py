@@ -204,7 +204,7 @@ def _split_class_position(params: dict[str, Any]) -> None:
     """Adds the class token's position to the class token: it is the same sum, and needs no slot."""
     positions = params["pos_embedding"]
     patches = positions.shape[1] - 1
-    if "cls" in params and math.isqrt(patches) ** 2 == patches:
+    if "cls" in params and patches and math.isqrt(patches) ** 2 == patches:
         params["cls"] = params["cls"] + positions[:, :1]
         params["pos_embedding"] = positions[:, 1:]
 
