@@ -61,7 +61,7 @@ def test_without_a_law_the_page_says_so_and_still_opens(study):
     found = results.read(study)
     few = replace(found, points=found.points[:2], forecast=None)
     assert any("No law is claimed" in line for line in report.summary(few))
-    assert "too few" in report.render([few])
+    assert "too few points" in report.render([few])
 
 
 def test_names_cannot_break_out_of_the_page(study):

@@ -184,7 +184,7 @@ def _label(run: config.Run) -> str:
 #: Metrics whose value is an accuracy, by the kind of their rows, and what they are called.
 ACCURACIES = {
     "probe": {"accuracy": "probe"},
-    "floor": {"pixels": "raw pixels", "untrained": "untrained network"},
+    "floor": {"raw_pixels_accuracy": "raw pixels", "untrained_accuracy": "untrained network"},
 }
 
 
@@ -268,7 +268,7 @@ def law_of(points: Sequence[Point]) -> Law:
     names = {4: "saturating", 3: "M2", 2: "M1"}
     allowed = [name for size, name in names.items() if len(best) >= size + 1]
     if not allowed:
-        return Law(tuple(best), None, f"{len(best)} points on the frontier are too few for any law")
+        return Law(tuple(best), None, f"the frontier has too few points ({len(best)})")
     made = fit(x, y, law=allowed[0], chance=1.0)
     if made.spread > SCATTER:
         return Law(
