@@ -7,7 +7,7 @@ import pytest
 
 from scalevit import cli, weights
 from scalevit.config import Model
-from scalevit.evals import probes
+from scalevit.evals import datasets, probes
 from scalevit.evals.backbones import LAST, of_vit
 from scalevit.evals.datasets import open_set
 from scalevit.evals.features import extract
@@ -93,6 +93,19 @@ def test_figures_know_their_formats(home, capsys):
     assert text.count("<path") > 10
     code, _, err = run(capsys, *common, home / "curve.docx")
     assert code == 2 and "the suffix must be one of" in err
+
+
+def test_the_suite_is_what_is_installed(home, capsys, monkeypatch):
+    def absent(name):
+        raise ValueError("fashion: not installed here")
+
+    known = {"digits": datasets.NAMES["digits"], "fashion": absent}
+    monkeypatch.setattr(datasets, "NAMES", known)
+    code, out, err = run(
+        capsys, home / "model", "--suite", "small", "--shots", 1, "--draws", 1, "--no-cache", "--json"
+    )
+    assert code == 0 and [d["data"] for d in json.loads(out)["data"]] == ["digits"]
+    assert "left out: fashion: not installed here" in err
 
 
 MISTAKES = [

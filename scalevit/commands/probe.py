@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "module:callable; data: digits, mnist, fashion, unseen-strokes, …, an .npz with x and y, or a folder "
         "of classes",
     )  # fmt: skip
+    parser.add_argument("--suite", choices=["small"], help="every named data set that is installed here")
     parser.add_argument("--shots", nargs="+", default=["1", "5", "10", "25"], help="images a class, or all")
     parser.add_argument("--draws", type=int, default=5, help="balanced draws, seeds 0, 1, …")
     parser.add_argument("--l2", nargs="+", default=["1024"], help="ridge strengths, or grid for 2⁻¹⁰ … 2²⁰")
@@ -49,8 +50,8 @@ def main(args: argparse.Namespace) -> Answer:
     from scalevit.evals.datasets import open_set
     from scalevit.evals.features import default_cache
 
-    models, names = _sorted(args.what)
-    sets = [open_set(name) for name in names]
+    models, names = _sorted(args.what, args.suite)
+    sets = [open_set(name) for name in names] + (_installed() if args.suite else [])
     opened = [open_model(name, image=args.image) for name in models]
     cache = None if args.no_cache else args.cache or default_cache()
     lines = list(compare(opened, sets, protocol, cache=cache, tell=_tell))
@@ -89,7 +90,20 @@ def _number(kind: type, word: str, flag: str, least: float) -> Any:
     return value
 
 
-def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def _installed() -> list[ProbeSet]:
+    """Every named data set; of those that are not installed, stderr says how to have them."""
+    from scalevit.evals.datasets import NAMES, open_set
+
+    found = []
+    for name in NAMES:
+        try:
+            found.append(open_set(name))
+        except ValueError as error:
+            print(f"scalevit: left out: {error}", file=sys.stderr)
+    return found
+
+
+def _sorted(words: Sequence[str], suite: str | None) -> tuple[list[str], list[str]]:
     """Models and data sets, told apart by what they are."""
     from scalevit.evals.datasets import NAMES, is_set
 
@@ -100,7 +114,7 @@ def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
         raise ValueError(f"{odd[0]!r} is neither a file or folder nor a data set; known: {', '.join(NAMES)}")
     if not models:
         raise ValueError(f"no model among {', '.join(words)}")
-    if not sets:
+    if not sets and suite is None:
         raise ValueError(f"no data among {', '.join(words)}; names: {', '.join(NAMES)}")
     return models, sets
 

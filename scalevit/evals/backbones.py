@@ -26,6 +26,8 @@ from scalevit.model import ViT
 
 #: The representation that the head reads; what the paper probes.
 LAST = "pre_logits"
+#: What the head says; not listed among the layers.
+LOGITS = "logits"
 
 Run = Callable[[Tensor, tuple[str, ...]], Mapping[str, Tensor]]
 
@@ -35,7 +37,8 @@ class Backbone:
     """run(images, layers) gives features (b, d) of each layer for images (b, 3, image, image) that went
     through `preprocessing`. layers: every name it knows, from the input to the output. fingerprint tells
     everything that decides the features; None when that cannot be told. untrained: the same network with
-    fresh weights. note: what a reader of its numbers must know."""
+    fresh weights. note: what a reader of its numbers must know. outputs: classes of the head, which
+    `LOGITS` asks; 0 for none."""
 
     name: str
     run: Run
@@ -45,6 +48,7 @@ class Backbone:
     fingerprint: Callable[[], str] | None
     untrained: Callable[[], Backbone] | None = None
     note: str = ""
+    outputs: int = 0
 
 
 def open_model(target: str, *, image: int = 0) -> Backbone:
@@ -65,7 +69,7 @@ def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
         taps: dict[str, Tensor] = {}
         last = model.features(images.to(next(model.parameters()).device), taps)
-        taps[LAST] = last
+        taps |= {LAST: last, LOGITS: model.head(last)} if LOGITS in wanted else {LAST: last}
         return {layer: _flat(taps[layer], model.prefix) for layer in wanted}
 
     def untrained() -> Backbone:
@@ -75,7 +79,8 @@ def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
 
     about = repr(replace(model.config, classes=0))
     told = partial(fingerprint, model.state_dict(), about)
-    return Backbone(name, run, layers, model.config.image, model.preprocessing, told, untrained, note)
+    side, outputs = model.config.image, model.config.classes
+    return Backbone(name, run, layers, side, model.preprocessing, told, untrained, note, outputs)
 
 
 def _flat(x: Tensor, prefix: int) -> Tensor:
@@ -144,11 +149,14 @@ def _raw_timm(module: Any, name: str, image: int, note: str) -> Backbone:
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
         images = images.to(next(module.parameters()).device)
-        return {LAST: module.forward_head(module.forward_features(images), pre_logits=True).flatten(1)}
+        tokens = module.forward_features(images)
+        found = {LAST: module.forward_head(tokens, pre_logits=True).flatten(1)}
+        return found | {LOGITS: module.forward_head(tokens)} if LOGITS in wanted else found
 
     side = image or given["input_size"][-1]
     told = partial(fingerprint, module.state_dict(), name)
-    return Backbone(name, run, (LAST,), side, found, told, note=note)
+    outputs = int(module.num_classes)
+    return Backbone(name, run, (LAST,), side, found, told, note=note, outputs=outputs)
 
 
 def _with_weights(timm: Any, name: str) -> tuple[nn.Module, str]:

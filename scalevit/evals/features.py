@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scalevit.config import Preprocessing, nearest
-from scalevit.evals.backbones import Backbone
+from scalevit.evals.backbones import LOGITS, Backbone
 from scalevit.evals.datasets import Images
 
 BATCH = 64
@@ -56,7 +56,7 @@ def extract(
     and for features that are not finite."""
     wanted = tuple(layers)
     for layer in wanted:
-        if layer not in backbone.layers:
+        if layer not in backbone.layers and not (layer == LOGITS and backbone.outputs):
             near = ", ".join(nearest(layer, backbone.layers))
             raise ValueError(f"{backbone.name} has no layer {layer!r}; nearest: {near}")
     blocks = [range(i, min(i + batch, len(images))) for i in range(0, len(images), batch)]
@@ -79,8 +79,9 @@ def _own(
     try:
         with torch.inference_mode():
             for prepared in _prepared(backbone, images, blocks, whole):
-                for layer, values in backbone.run(prepared, layers).items():
-                    own[layer].append(values.float().cpu().numpy())
+                found = backbone.run(prepared, layers)
+                for layer in layers:
+                    own[layer].append(found[layer].float().cpu().numpy())
     except ValueError as error:
         return error
     return own

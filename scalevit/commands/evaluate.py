@@ -1,0 +1,92 @@
+"""scalevit evaluate: a classifier on test sets in their usual layouts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalevit.answer import Answer
+
+if TYPE_CHECKING:
+    from scalevit.evals.metrics import Metrics
+
+SUMMARY = "accuracy, likelihood and calibration of a classifier on test sets, with label maps"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a model with a head, as scalevit probe reads them")
+    parser.add_argument("data", nargs="+", help="folders of classes (ImageNet val, V2, A, R, Sketch, C, …), "
+                        "an .npz, tars, tables or names as scalevit probe reads them")  # fmt: skip
+    parser.add_argument("--labels", type=Path, help="labels of the images in the order of their names")
+    parser.add_argument("--real", action="store_true", help="ReaL's labels for ImageNet's validation images")
+    parser.add_argument("--map", type=Path, help="JSON from folder names to one class or several")
+    parser.add_argument(
+        "--restrict", action="store_true", help="choose among the data's classes only, as A and R are defined"
+    )
+    parser.add_argument("--image", type=int, default=0, help="side of the images, resampled positions")
+    parser.add_argument("--classes", type=int, default=5, help="worst classes to print")
+
+
+def main(args: argparse.Namespace) -> Answer:
+    from scalevit.evals.backbones import LOGITS, open_model
+    from scalevit.evals.features import extract
+    from scalevit.evals.metrics import measure
+    from scalevit.evals.testsets import open_tests, real_labels
+
+    model = open_model(args.model, image=args.image)
+    if not model.outputs:
+        raise ValueError(f"{args.model} has no head; scalevit probe measures its features")
+    labels = real_labels() if args.real else args.labels
+    found: dict[str, Metrics] = {}
+    for target in args.data:
+        for test in open_tests(target, model.outputs, labels=labels, label_map=args.map):
+            print(f"scalevit: evaluating {test.name}", file=sys.stderr, flush=True)
+            logits = extract(model, test.images, whole=test.whole, layers=(LOGITS,))[LOGITS]
+            try:
+                found[test.name] = measure(logits, test.truth, restrict=args.restrict)
+            except ValueError as error:
+                raise ValueError(f"{target}: {error}") from None
+    about = {"model": model.name, "preprocessing": asdict(model.preprocessing), "note": model.note}
+    data = {**about, "restrict": args.restrict, "results": {name: _json(m) for name, m in found.items()}}
+    return Answer(_text(found, args.classes, model.note), data | _corruptions(found))
+
+
+def _json(metrics: Metrics) -> dict[str, Any]:
+    plain = asdict(metrics)
+    return plain | {"classes": metrics.classes.tolist(), "confusion": metrics.confusion.tolist()}
+
+
+def _corruptions(found: dict[str, Metrics]) -> dict[str, Any]:
+    """Mean error over severities of each corruption, and over corruptions; not relative to a network."""
+    errors: dict[str, list[float]] = {}
+    for name, metrics in found.items():
+        corruption, _, severity = name.rpartition(" ")
+        if corruption and severity in set("12345"):
+            errors.setdefault(corruption, []).append(1 - metrics.top1)
+    means = {name: sum(values) / len(values) for name, values in errors.items()}
+    return (
+        {"corruption_error": means, "mean_corruption_error": sum(means.values()) / len(means)}
+        if means
+        else {}
+    )
+
+
+def _text(found: dict[str, Metrics], worst: int, note: str) -> str:
+    width = max(map(len, found))
+    lines = [f"{'':{width}}  images   top-1   top-5     nll  calibration"]
+    for name, m in found.items():
+        numbers = f"{100 * m.top1:7.2f} {100 * m.top5:7.2f} {m.nll:7.3f}  {m.calibration:11.4f}"
+        lines.append(f"{name:{width}}  {m.images:6} {numbers}")
+    if len(found) == 1:
+        lines += _worst(next(iter(found.values())), worst)
+    return "\n".join([*lines, *([note] if note else [])])
+
+
+def _worst(metrics: Metrics, count: int) -> list[str]:
+    rows = sorted(metrics.per_class, key=lambda c: c.accuracy)[:count]
+    said = [f"class {c.label}: {100 * c.accuracy:.1f} % of {c.images}" for c in rows]
+    other = [f", most often taken for {c.mistaken_for}" if c.mistaken_for >= 0 else "" for c in rows]
+    return [a + b for a, b in zip(said, other)]

@@ -1,0 +1,122 @@
+"""Numbers of a classifier from its logits: top-1 and top-5, likelihood, calibration, classes and confusions.
+
+Arrays in, numbers out; no torch. Truth is a set of right classes for each image, so that a single label,
+ReaL's several labels (Beyer et al. 2020, arXiv 2006.07159) and classes that a map joins are one case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Bins of the calibration error (Guo et al. 2017, arXiv 1706.04599).
+BINS = 15
+
+Truth = Sequence[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """One class: images whose only label it is, the share that is right, and the class most often named
+    instead (-1: none)."""
+
+    label: int
+    images: int
+    accuracy: float
+    mistaken_for: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """images: those with at least one label; the others count nowhere, as ReaL defines it. nll: mean of
+    -log of the probability of the right classes together, in nats. calibration: expected error, 15 bins.
+    confusion[i, j]: images of the single label classes[i] for which classes[j] was named."""
+
+    images: int
+    unlabelled: int
+    top1: float
+    top5: float
+    nll: float
+    calibration: float
+    per_class: tuple[PerClass, ...]
+    classes: np.ndarray
+    confusion: np.ndarray
+
+
+def measure(logits: np.ndarray, truth: Truth, *, restrict: bool = False) -> Metrics:
+    """Metrics of logits (n, c). restrict: choose only among classes that occur in `truth`, as ImageNet-A and
+    -R are defined (200 of 1000 classes).
+
+    Raises ValueError for logits that are not finite, sizes that disagree, labels that the head has not."""
+    labels = np.array(sorted({label for right in truth for label in right}), np.int64)
+    _check(logits, truth, labels)
+    counted = np.array([len(right) > 0 for right in truth])
+    classes = labels if restrict else np.arange(logits.shape[1])
+    z = logits[counted][:, classes].astype(np.float64)
+    right = _membership([r for r in truth if r], classes)
+    logp = z - _log_sum(z)[:, None]
+    named = z.argmax(axis=1)
+    hit = right[np.arange(len(z)), named]
+    top = np.argpartition(-z, min(5, z.shape[1]) - 1, axis=1)[:, :5]
+    confusion = _confusion(right, named)
+    return Metrics(
+        images=len(z), unlabelled=int((~counted).sum()), top1=float(hit.mean()),
+        top5=float(np.take_along_axis(right, top, axis=1).any(axis=1).mean()),
+        nll=float(-_log_sum(np.where(right, logp, -np.inf)).mean()),
+        calibration=calibration_error(np.exp(logp.max(axis=1)), hit),
+        per_class=tuple(_per_class(confusion, classes)), classes=classes, confusion=confusion,
+    )  # fmt: skip
+
+
+def calibration_error(confidence: np.ndarray, hit: np.ndarray) -> float:
+    """Σ over equal bins of confidence: share of images × |accuracy − mean confidence|."""
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs((hit[which == b] - confidence[which == b]).sum()) for b in range(BINS)]
+    return float(sum(gaps) / len(hit))
+
+
+def _check(logits: np.ndarray, truth: Truth, labels: np.ndarray) -> None:
+    if logits.ndim != 2 or len(logits) != len(truth):
+        raise ValueError(f"expected logits (n, c) and n = {len(truth)} truths, found {logits.shape}")
+    if not len(labels):
+        raise ValueError("no image has a label")
+    if labels[0] < 0 or labels[-1] >= logits.shape[1]:
+        odd = labels[0] if labels[0] < 0 else labels[-1]
+        raise ValueError(
+            f"label {odd}: the head has classes 0 to {logits.shape[1] - 1}; is a label map missing?"
+        )
+    if not np.isfinite(logits).all():
+        raise ValueError(f"logits of image {np.argwhere(~np.isfinite(logits))[0][0]} are not finite")
+
+
+def _membership(truth: Truth, classes: np.ndarray) -> np.ndarray:
+    """(n, c) bool: which classes are right."""
+    right = np.zeros((len(truth), len(classes)), bool)
+    rows = np.repeat(np.arange(len(truth)), [len(r) for r in truth])
+    right[rows, np.searchsorted(classes, [label for r in truth for label in r])] = True
+    return right
+
+
+def _log_sum(z: np.ndarray) -> np.ndarray:
+    top = z.max(axis=1)
+    return top + np.log(np.exp(z - top[:, None]).sum(axis=1))
+
+
+def _confusion(right: np.ndarray, named: np.ndarray) -> np.ndarray:
+    single = right.sum(axis=1) == 1
+    confusion = np.zeros((right.shape[1], right.shape[1]), np.int64)
+    np.add.at(confusion, (right[single].argmax(axis=1), named[single]), 1)
+    return confusion
+
+
+def _per_class(confusion: np.ndarray, classes: np.ndarray) -> list[PerClass]:
+    found = []
+    for i in np.flatnonzero(confusion.sum(axis=1)):
+        wrong = confusion[i].copy()
+        wrong[i] = 0
+        other = int(classes[wrong.argmax()]) if wrong.any() else -1
+        total = int(confusion[i].sum())
+        found.append(PerClass(int(classes[i]), total, float(confusion[i, i] / total), other))
+    return found
