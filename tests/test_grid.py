@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalevit import config, schedule
-from scalevit.study import grid
+from scalevit.study import ablations, grid
 
 SPEC = """
 name: mine
@@ -101,6 +101,31 @@ def test_a_study_survives_being_written_and_read(tmp_path):
 def test_every_preset_is_a_study_whose_runs_are_valid(name):
     study = grid.load(name)
     assert all(config.validate(node.run) == [] for node in grid.expand(study))
+
+
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ablations.ABLATIONS)
+def test_every_ablation_varies_what_it_is_named_for_and_nothing_else(name, size):
+    nodes = grid.expand(grid.load(name, size=size))
+    keys = {
+        "heads": {"model.pool"}, "head-decay": {"optimizer.head_decay", "optimizer.body_decay"},
+        "optimizers": {"optimizer.name", "schedule.lr"},
+        "schedules": {"schedule.name", "schedule.steps", "schedule.cooldown"},
+    }  # fmt: skip
+    found = set()
+    flat = [
+        {
+            f"{s}.{k}": v
+            for s, part in config.to_dict(n.run).items()
+            if isinstance(part, dict)
+            for k, v in part.items()
+        }
+        for n in nodes
+    ]
+    for key in flat[0]:
+        if len({str(one[key]) for one in flat}) > 1:
+            found.add(key)
+    assert found - {"train.seed", "train.keep_at", "branch.trunk", "branch.step"} == keys[name]
 
 
 def test_the_timetable_respects_slots_trunks_and_the_total(tmp_path):

@@ -31,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "rest", nargs="*", metavar="section.key=value", help="changes to the base run; or the folder"
     )
     parser.add_argument("--out", type=Path, help="the study's folder")
+    parser.add_argument("--preset", choices=("cpu", "gpu"), default="cpu", help="size of an ablation (cpu)")
     parser.add_argument("--executor", choices=EXECUTORS, default="local", help="where nodes run (local)")
     parser.add_argument("--slots", type=int, default=0, help="nodes at a time (one a core)")
     parser.add_argument("--attempts", type=int, default=2, help="how often a failing node is tried (2)")
@@ -54,7 +55,7 @@ def _start(args: argparse.Namespace) -> Answer:
 
     if args.out is None:
         raise ValueError("say where the study lives: --out DIR")
-    spec = grid.load(args.spec, args.rest)
+    spec = grid.load(args.spec, args.rest, args.preset)
     return _dry(args, spec) if args.dry_run else _run(args, args.out, spec)
 
 

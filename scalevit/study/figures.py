@@ -54,7 +54,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
     written: list[Path] = []
     for name, figure in FIGURES.items():
         sheet = figure(results, points, law, look)
-        written += _save(sheet, folder / name)
+        written += _save(sheet, folder / name) if sheet else []
     return written
 
 
@@ -278,9 +278,34 @@ def schedules(results: Results, points: Sequence[Point], law: Law, look: Look) -
     return sheet
 
 
-FIGURES: dict[str, Callable[[Results, Sequence[Point], Law, Look], Sheet]] = {
+def decays(results: Results, points: Sequence[Point], law: Law, look: Look) -> Sheet | None:
+    """Figure 5, left: accuracy over the head's and the body's weight decay; only where both were varied."""
+    head, body = (sorted({getattr(p.facts, key) for p in points}) for key in ("head_decay", "body_decay"))
+    if len(head) < 2 or len(body) < 2:
+        return None
+    sheet = _sheet(1)
+    panel, scores = sheet.panels[0], np.full((len(head), len(body)), np.nan)
+    for point in points:
+        at = head.index(point.facts.head_decay), body.index(point.facts.body_decay)
+        scores[at] = np.nanmax([scores[at], 1 - point.error])
+        sheet.rows.append(_row("run", point.facts.body_decay, point.error, point) | {"head": head[at[0]]})
+    panel.imshow(scores, cmap="viridis", origin="lower", aspect="auto")
+    panel.grid(False)
+    panel.set(xlabel="weight decay of the body", ylabel="weight decay of the head")
+    panel.set_title(f"{_task(points).removesuffix(' error')} accuracy (%)", fontsize=9)
+    panel.set_xticks(range(len(body)), [f"{value:g}" for value in body])
+    panel.set_yticks(range(len(head)), [f"{value:g}" for value in head])
+    middle = np.nanmean(scores)
+    for (i, j), score in np.ndenumerate(scores):
+        colour = "white" if score < middle else "black"
+        panel.text(j, i, f"{100 * score:.1f}", ha="center", va="center", fontsize=8, color=colour)
+    return sheet
+
+
+FIGURES: dict[str, Callable[[Results, Sequence[Point], Law, Look], Sheet | None]] = {
     "figure2_compute": compute,
     "figure3_images_seen": seen,
     "figure4_data_size": data_size,
+    "figure5_decay": decays,
     "figure7_schedules": schedules,
 }

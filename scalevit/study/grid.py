@@ -102,16 +102,21 @@ PRESETS: dict[str, Spec] = {
 # --------------------------------------------------------------------------- in and out
 
 
-def load(target: str, overrides: Sequence[str] = ()) -> Spec:
-    """The study that a preset's name or a YAML file describes; `overrides` change its base run.
+def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
+    """The study that a preset's name or a YAML file describes; `overrides` change its base run. size: of the
+    paper's ablations, "cpu" or "gpu".
 
     Raises `config.Mistakes` with every mistake of the study and of its runs at once."""
+    from scalevit.study.ablations import ABLATIONS
+
     if target in PRESETS:
         spec = PRESETS[target]
+    elif target in ABLATIONS:
+        spec = ABLATIONS[target](size)
     elif Path(target).is_file():
         spec = read(Path(target))
     else:
-        near = config.nearest(target, [*PRESETS])
+        near = config.nearest(target, [*PRESETS, *ABLATIONS])
         raise ValueError(f"no study and no file called {target!r}; nearest studies: {', '.join(near)}")
     spec = replace(spec, overrides=(*spec.overrides, *overrides))
     expand(spec)
@@ -219,7 +224,8 @@ def _mistakes(spec: Spec) -> list[str]:
 
 def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int, runs: Path) -> list[Node]:
     """The nodes that differ only in their duration."""
-    axes = (f"data.images={images}", f"train.seed={seed}")
+    own = f"schedule.steps={max(spec.durations)}", "schedule.cooldown=0"
+    axes = (*own, f"data.images={images}", f"train.seed={seed}")
     run = config.load(spec.base, (*spec.overrides, *model.overrides, *recipe.overrides, *axes))
     parts = (model.name, recipe.name, _count(images), f"seed{seed}" if len(spec.seeds) > 1 else "")
     stem = "-".join(part for part in parts if part)

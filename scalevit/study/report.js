@@ -279,7 +279,8 @@
   }
   function caption(compute) {
     const words = ["Bars: standard deviation over draws of the support set. Larger markers had more unique images; dotted lines join the durations of one model."];
-    if (compute) words.push("Blue: frontier of what is shown. Dashed: the law fitted to the frontier of all runs, with its 90% interval.");
+    if (compute) words.push("Blue: frontier of what is shown.");
+    if (compute && studies.some((s) => s.laws[state.task]?.curve.length)) words.push("Dashed: the law fitted to the frontier of all runs, with its 90% interval.");
     studies.forEach((study) => { const law = study.laws[state.task]; if (law && law.verdict) words.push(`${studies.length > 1 ? study.title + ": " : ""}${law.verdict}.`); });
     return words.join(" ");
   }

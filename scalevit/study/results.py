@@ -50,6 +50,8 @@ class Facts:
     parent: str
     schedule: schedule.Schedule
     branch_step: int
+    head_decay: float
+    body_decay: float
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> Facts:
         compute=run.schedule.steps * grid.step_flops(run), parameters=shape.parameters(*size),
         forward=shape.flops(*size), parent=Path(run.branch.trunk).name if run.branch.trunk else "",
         schedule=run.schedule, branch_step=run.branch.step,
+        head_decay=run.optimizer.head_decay, body_decay=run.optimizer.body_decay,
     )  # fmt: skip
 
 
