@@ -1,4 +1,4 @@
-"""Run by test_optim.py in each of two processes: FSDP2-sharded parameters against the same steps on whole ones.
+"""Run by test_optim.py in each of two processes: sharded parameters against the same steps on whole ones.
 
 usage: sharded_optimizers.py RANK PORT; prints the relative error of all weights, and of the worst tensor
 """

@@ -1,0 +1,126 @@
+"""One optimizer step over all parameters of a ViT, beside the time it takes to copy them.
+
+Candidates take turns, so that a busy machine slows all of them; each one's best round counts. The copy of all
+gradients onto as many numbers is the floor: an optimizer that did nothing else would need as long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scalevit import config, optim
+from scalevit.config import Model
+from scalevit.model import ViT
+
+RATE = 1e-6
+_KEPT: list[torch.library.Library] = []
+
+
+def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
+    """Milliseconds, ratio to the copy and bytes of state a parameter, of every optimizer installed."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = ViT(Model(shape=shape, pool="gap"), device=device)
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter) * 1e-3
+    made, missing = _candidates(model)
+    steps = {"copy": _copy(parameters), **{name: one.step for name, one in made.items()}}
+    best = _take_turns(steps, rounds, threads, device)
+    total = sum(p.numel() for p in parameters)
+    rows = [
+        {
+            "optimizer": name,
+            "milliseconds": 1e3 * seconds,
+            "ratio": seconds / best["copy"],
+            "state_bytes": _state_bytes(made[name]) / total if name in made else 0.0,
+        }
+        for name, seconds in best.items()
+    ]
+    about = {
+        "shape": shape,
+        "parameters": total,
+        "threads": threads,
+        "rounds": rounds,
+        "device": _name(device),
+    }
+    return {**about, "torch": torch.__version__, "rows": rows, "missing": missing}
+
+
+def _candidates(model: ViT) -> tuple[dict[str, torch.optim.Optimizer], dict[str, str]]:
+    made: dict[str, torch.optim.Optimizer] = {}
+    for name in ("adafactor", "adam", "sgd"):
+        made[f"scalevit {name}"] = optim.build(config.Optimizer(name=name), model)
+        for group in made[f"scalevit {name}"].param_groups:
+            group["lr"].fill_(RATE)
+    parameters = list(model.parameters())
+    adamw = partial(torch.optim.AdamW, parameters, lr=RATE, weight_decay=0.03)
+    made |= {"torch AdamW foreach": adamw(foreach=True), "torch AdamW fused": adamw(fused=True)}
+    missing = {}
+    try:
+        made["timm AdafactorBigVision"] = _timm()(parameters, lr=RATE, weight_decay=0.03)
+    except (ImportError, RuntimeError) as error:
+        missing["timm AdafactorBigVision"] = str(error).splitlines()[0]
+    return made, missing
+
+
+def _timm() -> Any:
+    """timm imports torchvision, whose only Linux wheel needs two operators that a CPU build of torch lacks:
+    they are declared, so that the import passes; nobody calls them here."""
+    if not torch.cuda.is_available():
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)
+    from timm.optim.adafactor_bv import AdafactorBigVision
+
+    return partial(AdafactorBigVision, min_dim_size_to_factor=32, momentum_dtype=torch.bfloat16)
+
+
+def _copy(parameters: list[torch.nn.Parameter]) -> Callable[[], None]:
+    pairs: list[tuple[Tensor, Tensor]] = [
+        (torch.empty_like(p, requires_grad=False), p.grad) for p in parameters if p.grad is not None
+    ]
+
+    def copy() -> None:
+        for target, source in pairs:
+            target.copy_(source)
+
+    return copy
+
+
+def _take_turns(
+    steps: dict[str, Callable[[], object]], rounds: int, threads: int, device: torch.device
+) -> dict[str, float]:
+    """Seconds of the best round: of this process's own time on one CPU thread, else of the clock."""
+    clock = time.process_time if threads == 1 and device.type == "cpu" else time.perf_counter
+    best = dict.fromkeys(steps, float("inf"))
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            _wait(device)
+            began = clock()
+            step()
+            _wait(device)
+            if turn:  # the first one builds state
+                best[name] = min(best[name], clock() - began)
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    held = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(value.nbytes for value in held if isinstance(value, Tensor))
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
