@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/laws.py --curves learning_curves.csv [--json]
 
-The CSV is the public benchmark of arXiv 2209.06640 with the columns domain, task, model, x, y, train (1: to fit, 0:
-to forecast). Of each curve, the error is the root mean square of ln forecast - ln truth on the points to forecast;
-then the mean over curves. Related curves are the training parts of the same domain's curves that share neither
-the data set (image) nor the model (language) with the one forecast.
+The CSV is the public benchmark of arXiv 2209.06640 with the columns domain, task, model, x, y, train (1: to
+fit, 0: to forecast). Of each curve, the error is the root mean square of ln forecast - ln truth on the points
+to forecast; then the mean over curves. Related curves are the training parts of the same domain's curves that
+do not share the data set (image) or the model (language) with the one forecast.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def summary(rows: list[dict], domains: tuple[str, ...]) -> dict:
 
 
 def planted(level: float) -> dict:
-    """Laws a (x + d)^-b + c with known parameters and noise: do intervals hold a new measurement at 2x and 4x?"""
+    """Laws a (x + d)^-b + c with known noise: do intervals hold a new measurement at 2x and 4x?"""
     inside, widths = [], []
     for seed in range(PLANTED):
         random = np.random.default_rng(seed)
@@ -112,7 +112,7 @@ def speed() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--level", type=float, default=0.9)
     parser.add_argument("--json", action="store_true", help="every curve, as JSON")

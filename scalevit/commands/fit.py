@@ -91,7 +91,8 @@ def _best(group: Group) -> Group:
 
 def _data(group: Group, law: Fit, ahead: Forecast | None, args: argparse.Namespace) -> dict[str, Any]:
     found = {
-        "formula": law.form.formula, "params": law.params, "ranges": law.ranges(args.level), "floor": law.floor,
+        "formula": law.form.formula, "params": law.params, "ranges": law.ranges(args.level),
+        "floor": law.floor,
         "starts": law.starts, "agreeing": law.agreeing, "spread": law.spread, "points": len(law.x),
         "rows_left_out": group.left_out, "warnings": list(law.warnings),
     }  # fmt: skip
@@ -160,8 +161,8 @@ def _paper(args: argparse.Namespace) -> Answer:
     lines += [_row(found) for found in refits]
     lines += ["", "the giants, forecast from everything up to L/16:"]
     lines += [
-        f"  {one.task:<20}{one.model}  {one.mean:.4f} [{one.low:.4f}, {one.high:.4f}]  measured {one.truth:.4f}, "
-        f"off by {one.off:+.1%}"
+        f"  {one.task:<20}{one.model}  {one.mean:.4f} [{one.low:.4f}, {one.high:.4f}]  "
+        f"measured {one.truth:.4f}, off by {one.off:+.1%}"
         for one in blind
     ]
     laws = {found.task: _refit(found, args.level) for found in refits}
@@ -189,6 +190,7 @@ def _refit(found: Refit, level: float) -> dict[str, Any]:
 
 def _blind(one: Blind) -> dict[str, Any]:
     return {
-        "task": one.task, "model": one.model, "core_days": one.compute, "measured": one.truth, "mean": one.mean,
+        "task": one.task, "model": one.model, "core_days": one.compute, "measured": one.truth,
+        "mean": one.mean,
         "low": one.low, "high": one.high, "off": one.off, "inside": one.low <= one.truth <= one.high,
     }  # fmt: skip

@@ -1,8 +1,8 @@
 """Many extrapolators on many curves at once, and how well each would have forecast what is already known.
 
-A back-test cuts a curve at a smaller x, fits what lies before the cut and predicts the rest. An extrapolator is
-a law fitted with weights that fade with the distance from the last x (the law must hold where it is extended,
-not everywhere), with or without a prior on its parameters.
+A back-test cuts a curve at a smaller x, fits what lies before the cut and predicts the rest. An extrapolator
+is a law fitted with weights that fade with the distance from the last x (the law must hold where it is
+extended, not everywhere), with or without a prior on its parameters.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from scalevit.study.forms import FORMS, Array, Form
 KNEE = 0.02
 ITERATIONS = 40
 TOLERANCE = 1e-7
-#: A prior that holds for error curves of vision models at large: ln of the exponent, ln of the floor as a share
-#: of the smallest error. Centre and spread of the nine laws of arXiv 2106.04560, figures 2 and 9.
+#: A prior that holds for error curves of vision models at large: ln of the exponent, ln of the floor as a
+#: share of the smallest error. Centre and spread of the nine laws of arXiv 2106.04560, figures 2 and 9.
 COMMON_MEAN, COMMON_SPREAD = np.log([0.36, 0.6]), np.array([0.6, 0.8])
 #: The shift of the saturating law, in e-folds: about the smallest x seen.
 DELAY_SPREAD = 3.0
@@ -47,7 +47,7 @@ def curve(x: Array, y: Array) -> Curve:
 
 @dataclass(frozen=True)
 class Member:
-    """One extrapolator: a law, e-folds of x over which weights fade, and how strong its prior is (0: none)."""
+    """One extrapolator: a law, e-folds of x over which weights fade, strength of the prior (0: none)."""
 
     law: str
     recency: float
@@ -58,8 +58,8 @@ class Member:
         return FORMS[self.law]
 
 
-#: M2 is the saturating law without its shift and need not be asked twice. Shorter recencies follow the scatter
-#: of the last points.
+#: M2 is the saturating law without its shift and need not be asked twice. Shorter recencies follow the
+#: scatter of the last points.
 KINDS = tuple((law, recency) for law in ("M3", "saturating") for recency in (0.7, 1.2))
 #: Strengths of the prior: unsure which is right for a curve alone; firm where related curves have taught it.
 ALONE = tuple(Member(*kind, strength) for strength in (0.0, 4.0, 16.0) for kind in KINDS)
@@ -68,7 +68,7 @@ TAUGHT = tuple(Member(*kind, 16.0) for kind in KINDS)
 
 @dataclass(frozen=True)
 class Beliefs:
-    """Mean (p,) and covariance (p, p) of theta for one law at one recency; the amplitude is never believed."""
+    """Mean (p,) and covariance (p, p) of theta for one law and recency; the amplitude is never believed."""
 
     mean: Array
     covariance: Array
@@ -144,7 +144,7 @@ def _starts(law: str, piece: Curve) -> Array:
 
 
 def _warm(form: Form, theta: Array, belief: Beliefs) -> Array:
-    """From the fit without prior, and from the prior's centre with the amplitude that meets the last points."""
+    """From the fit without prior, and from the prior's centre through the last point."""
     centre = np.concatenate([[0.0], belief.mean[1:]])
     centre[0] = np.clip(-form.value(centre[None], np.zeros((1, 1)))[0][0, 0], -3, 3)
     return np.stack([theta, centre])
@@ -179,7 +179,8 @@ def solve(member: Member, pieces: Sequence[Curve], starts: Sequence[Array], prio
     row = np.repeat(np.arange(len(pieces)), [len(start) for start in starts])
     if prior is not None:
         prior = Prior(prior.mean[row], prior.precision[row])
-    problem = Problem(member.form, *(part[row] for part in padded), np.full(len(row), KNEE), prior)
+    u, v, weights = (part[row] for part in padded)
+    problem = Problem(member.form, u, v, weights, np.full(len(row), KNEE), prior)
     theta, loss = descend(problem, np.concatenate(starts), ITERATIONS, TOLERANCE)
     return np.stack([theta[row == i][np.argmin(loss[row == i])] for i in range(len(pieces))])
 

@@ -1,7 +1,7 @@
 """Robust least squares in log error for a batch of problems at once: Levenberg and Marquardt's method.
 
-One batch holds all starts of a fit, all bootstrap replicates or all back-tests: they share a form and differ in
-the start, the weights of the points, or both. A weight of zero leaves a point out.
+One batch holds all starts of a fit, all bootstrap replicates or all back-tests: they share a form and differ
+in the start, the weights of the points, or both. A weight of zero leaves a point out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Problem:
-    """u, v (b, n) or (1, n): ln x and ln y in the form's units; weights likewise; knee of Huber's loss (b,)."""
+    """u, v (b, n) or (1, n): ln x and ln y in the form's units; weights likewise; Huber's knee (b,)."""
 
     form: Form
     u: Array
@@ -37,11 +37,13 @@ class Problem:
 
     def rows(self, kept: Array) -> Problem:
         """The same for some rows of the batch."""
-        part = [a if len(a) == 1 else a[kept] for a in (self.u, self.v, self.weights, self.knee)]
+        u, v, weights, knee = (
+            a if len(a) == 1 else a[kept] for a in (self.u, self.v, self.weights, self.knee)
+        )
         prior = self.prior
         if prior is not None and len(prior.mean) > 1:
             prior = Prior(prior.mean[kept], prior.precision[kept])
-        return Problem(self.form, *part, prior)
+        return Problem(self.form, u, v, weights, knee, prior)
 
     def loss(self, theta: Array) -> Array:
         """Huber's loss of the log residuals, plus the prior: (b,)."""
@@ -79,8 +81,8 @@ def descend(
     problem: Problem, start: Array, iterations: int = 80, tolerance: float = TOLERANCE,
     held: Array | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Minimise from each row of `start` (b, p) within the form's bounds -> theta (b, p), loss (b,). `held` (p,)
-    marks parameters that stay as they start."""
+    """Minimise from each row of `start` (b, p) within the form's bounds -> theta (b, p), loss (b,).
+    `held` (p,) marks parameters that stay as they start."""
     low, high = problem.form.low, problem.form.high
     held = np.zeros(len(low), bool) if held is None else held
     theta = np.clip(np.asarray(start, float), low, high)

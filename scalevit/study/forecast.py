@@ -73,8 +73,8 @@ def forecast(
 ) -> Forecast:  # fmt: skip
     """Forecast y at x_new from the curve (x, y) and from `related` curves, measured under other conditions.
 
-    x and y are positive; `chance` is the largest y there can be. Raises ValueError for values without logarithm
-    and for fewer than two different x.
+    x and y are positive; `chance` is the largest y there can be. Raises ValueError for values without
+    logarithm and for fewer than two different x.
     """
     check_level(level)
     own, x_new = _curve(x, y, chance), np.atleast_1d(np.asarray(x_new, float))
@@ -154,7 +154,7 @@ def _misses(pieces: Sequence[Curve], taught: Sequence[Taught], reach: float) -> 
 
 
 def _weights(count: int, own: Sequence[Miss], others: Sequence[Miss]) -> Array:
-    """A power of the mean squared error, each back-test scaled by its median over members; equal without any."""
+    """A power of the mean squared error, each back-test scaled by its median over members."""
     total, tests = np.zeros(count), len(own) + len(others)
     for share, misses in ((OWN, own), (1, others)):
         for miss in misses:
@@ -172,10 +172,13 @@ def _width(own: Curve, local: Array, weights: Array, misses: Sequence[Miss], dis
     slopes = [np.sqrt(np.sum((weights @ m.error) ** 2) / np.sum(m.distance**2)) for m in misses]
     trend = _trend(own, local)
     fewer = 1 + 4 / len(np.unique(own.u))
-    squared = COMMON_WEIGHT * (COMMON_MISS * trend * fewer) ** 2
+    squared = (COMMON_MISS * trend * fewer) ** 2
     if slopes:
-        squared += len(slopes) * float(np.mean(np.sqrt(slopes)) ** 4 * NORMAL_ROOT)
-    squared = squared / (COMMON_WEIGHT + len(slopes)) + scatter**2 / (len(own.u) * np.var(own.u))
+        # a scale is unknown by a factor: what is common and what was found meet halfway in logs
+        found = np.mean(np.sqrt(slopes)) ** 4 * NORMAL_ROOT + 1e-12
+        share = len(slopes) / (COMMON_WEIGHT + len(slopes))
+        squared = float((squared + 1e-12) ** (1 - share) * found**share)
+    squared += scatter**2 / (len(own.u) * np.var(own.u))
     if trend >= 0:
         squared += (2 * trend) ** 2
     outside = np.maximum(np.maximum(distance, own.u[0] - distance), 0.0)

@@ -34,11 +34,11 @@ def draw(path: Path, panels: Sequence[Panel], x: str, y: str) -> None:
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     figure = Figure(figsize=(4.2 * across, 3.4 * down), layout="constrained")
-    for axes, panel in zip(np.ravel(figure.subplots(down, across, squeeze=False)), panels):
+    for axes, panel in zip(figure.subplots(down, across, squeeze=False).ravel(), panels):
         _panel(axes, panel)
         axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y, title=panel.title)
         axes.grid(which="both", alpha=0.2, linewidth=0.5)
-    for axes in np.ravel(figure.axes)[len(panels) :]:
+    for axes in figure.axes[len(panels) :]:
         axes.set_visible(False)
     figure.savefig(path, dpi=150)
 

@@ -1,7 +1,8 @@
 """Fit one law to one curve: robust least squares in log error, many deterministic starts, bootstrap.
 
-Errors are fractions in the paper's laws and its way of fitting is not described; least squares of log residuals
-on the strict Pareto points gives its coefficients back (arXiv 2106.04560, section 2.2, figures 2 and 9).
+Errors are fractions in the paper's laws and its way of fitting is not described; least squares of log
+residuals on the strict Pareto points gives its coefficients back (arXiv 2106.04560, section 2.2, figures 2
+and 9).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ EXACT = 1e-9
 @dataclass(frozen=True)
 class Fit:
     """A fitted law. `params` in natural units; `floor` is y at infinite x; `starts` were tried and `agreeing`
-    of them reached the same loss; `spread` is the robust scale of the log residuals; `warnings` say what makes
-    the fit weak. `replicates` (r, p) are bootstrap draws of theta."""
+    of them reached the same loss; `spread` is the robust scale of the log residuals; `warnings` say what
+    makes the fit weak. `replicates` (r, p) are bootstrap draws of theta."""
 
     law: str
     params: dict[str, float]
@@ -76,9 +77,9 @@ class Fit:
         return np.exp(middle - reach * spread), np.minimum(np.exp(middle + reach * spread), self.chance)
 
     def profile(self, name: str, steps: ArrayLike) -> tuple[Array, Array]:
-        """Profile likelihood of an exponent, floor or shift: (values, 2 (log likelihood lost)), with all other
-        parameters fitted again at each of `steps` away from the best, in theta. Below 2.71 lies the 90 %
-        interval if residuals are independent."""
+        """Profile likelihood of an exponent, floor or shift: (values, twice the log likelihood lost), with
+        all other parameters fitted again at each of `steps` away from the best, in theta. Below 2.71 lies
+        the 90 % interval if residuals are independent."""
         if name not in self.form.parameters[1:]:
             raise ValueError(f"no profile of {name!r}; {self.law} has {', '.join(self.form.parameters[1:])}")
         column = self.form.parameters.index(name)
@@ -120,10 +121,10 @@ def fit(
     x: ArrayLike, y: ArrayLike, law: str = "saturating", *, weights: ArrayLike | None = None,
     chance: float = np.inf, bootstrap: int = 1000, seed: int = 0,
 ) -> Fit:  # fmt: skip
-    """Fit `law` to y(x), both positive and 1-d. `chance` is the largest y there can be (an error's chance level).
+    """Fit `law` to y(x), both positive and 1-d. `chance` is the largest y possible: an error's chance level.
 
-    Raises ValueError for an unknown law, for values that have no logarithm, and for fewer different x than the
-    law has parameters.
+    Raises ValueError for an unknown law, for values that have no logarithm, and for fewer different x than
+    the law has parameters.
     """
     form = named(law)
     u_x, v_y, w = points(x, y, weights)
@@ -137,7 +138,8 @@ def fit(
         warnings = (*warnings, f"only {agreeing} of {starts} starts reached this optimum")
     residual = form.value(theta[None], u)[0][0] - v[0]
     return Fit(
-        law, dict(zip(form.parameters, map(float, natural[0]))), float(form.floor(natural)[0]), starts, agreeing,
+        law, dict(zip(form.parameters, map(float, natural[0]))), float(form.floor(natural)[0]), starts,
+        agreeing,
         _scale(residual, len(theta)), u_x, v_y, w, knee, warnings, chance, x0, y0, theta, replicates,
     )  # fmt: skip
 
@@ -151,7 +153,7 @@ def named(law: str) -> Form:
 
 
 def points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array]:
-    """Rows sorted by (x, y), so that the order in which they are given cannot matter; rows with NaN are left."""
+    """Rows sorted by (x, y), so that the order in which they come cannot matter; NaN rows are left out."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"x and y must be 1-d and equally long, not {x.shape} and {y.shape}")

@@ -1,4 +1,4 @@
-"""The paper's laws measured again: refits with intervals, beside what it prints, and a blind forecast of its giants.
+"""The paper's laws measured again, beside what it prints, and a blind forecast of its giants.
 
 What is refitted is the strict Pareto frontier of figures 2, 4 and 9; what is forecast are g/14 and G/14 from
 models up to L/16 only (arXiv 2106.04560).
