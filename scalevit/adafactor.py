@@ -75,11 +75,12 @@ class Piece:
     """Part of the local memory, its shape, and where it lies along the dimensions that it does not span."""
 
     start: int
+    size: int
     shape: tuple[int, ...]
     cuts: tuple[Cut, ...]
 
     def of(self, flattened: Tensor) -> Tensor:
-        return flattened.narrow(0, self.start, math.prod(self.shape))
+        return flattened.narrow(0, self.start, self.size)
 
     def within(self, whole: Tensor) -> Tensor:
         """What belongs to this piece of a tensor that has length 1 where it says the same for all."""
@@ -95,8 +96,8 @@ def _pieces(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[Pi
         lengths = tuple(side.stop - side.start for side in box)
         sides = enumerate(zip(box, lengths, shape, strict=True))
         cuts = tuple((dim, side.start, length) for dim, (side, length, all_) in sides if length < all_)
-        out.append(Piece(at, lengths, cuts))
-        at += math.prod(lengths)
+        out.append(Piece(at, math.prod(lengths), lengths, cuts))
+        at += out[-1].size
     return out
 
 
@@ -119,7 +120,7 @@ class _Work:
         return _pieces(self.fold.shape, self.span.start, self.span.stop, size)
 
     def room(self, piece: Piece) -> Tensor | None:
-        return None if self.scratch is None else self.scratch[: math.prod(piece.shape)].view(piece.shape)
+        return None if self.scratch is None else self.scratch.narrow(0, 0, piece.size).view(piece.shape)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """What an element is multiplied with for its row, and then for its column."""
