@@ -1,4 +1,4 @@
-"""Feature extraction beside the model's own inference on images that are ready: python benchmarks/features.py"""
+"""Feature extraction beside bare inference on images that are ready: python benchmarks/features.py"""
 
 from __future__ import annotations
 
