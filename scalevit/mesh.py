@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -177,8 +178,8 @@ def _mesh(parallel: Parallel, device: torch.device) -> Any:
 
 
 def leave(code: int) -> None:
-    """End a process of several with `code` as soon as its work is done: threads of torch.distributed
-    sometimes abort a process that has nothing left to do (5 of 41 runs of gloo with two processes)."""
+    """Of several processes, let only the first one print its answer, and end each with `code` as soon as its
+    work is done: threads of torch.distributed sometimes abort a process that has nothing left to do."""
 
     def end() -> None:
         sys.stdout.flush()
@@ -187,6 +188,8 @@ def leave(code: int) -> None:
 
     if processes() > 1:
         atexit.register(end)
+        if os.environ.get("RANK", "0") != "0":
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def mistakes(parallel: Parallel, batch: int) -> list[str]:

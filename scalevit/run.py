@@ -28,6 +28,7 @@ from scalevit import (
     schedule,
     weights,
 )
+from scalevit.answer import MISTAKE
 from scalevit.data.loader import Batches, as_floats
 from scalevit.data.sources import batches_of
 from scalevit.evals.evaluator import floor_rows, probe_rows
@@ -120,6 +121,8 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
     out = Path(out)
     with mesh.join(run.parallel) as world:
         found = world.tell(mistakes(run, out) if world.first else None)
+        if found and not world.first:
+            raise SystemExit(MISTAKE)
         if found:
             raise config.Mistakes(found)
         if world.tell(rundir.ended(out)):

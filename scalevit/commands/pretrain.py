@@ -30,9 +30,12 @@ def main(args: argparse.Namespace) -> Answer:
     run = config.load(args.target, args.overrides)
     if args.dry_run:
         return dry(run, args.out)
+    from scalevit import mesh
     from scalevit.run import pretrain
 
-    return told(pretrain(run, args.out, max_minutes=args.max_minutes))
+    answer = told(pretrain(run, args.out, max_minutes=args.max_minutes))
+    mesh.leave(answer.code)
+    return answer
 
 
 def told(outcome: Outcome) -> Answer:
