@@ -31,6 +31,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 Pixels = UInt8[np.ndarray, "h w 3"]
+Part = UInt8[np.ndarray, "h2 w2 3"]
 
 
 class Box(NamedTuple):
@@ -149,7 +150,7 @@ def decode_part(data: bytes, name: str, choose: Callable[[int, int], Box]) -> Pi
         return cut(decode(data, name), box)
 
 
-def cut(image: Pixels, box: Box) -> Pixels:
+def cut(image: Pixels, box: Box) -> Part:
     """That part of the image, without copying it."""
     return image[box.top : box.top + box.height, box.left : box.left + box.width]
 

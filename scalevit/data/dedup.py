@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,7 +99,7 @@ def candidates(
         order = np.lexsort((entry, bits, who))
         who, entry, bits = who[order], entry[order], bits[order]
         edges = np.flatnonzero(np.diff(who, prepend=-1, append=-1))
-        for first, end in zip(edges[:-1], edges[1:]):
+        for first, end in pairwise(edges):
             chosen = dict.fromkeys(zip(entry[first:end].tolist(), bits[first:end].tolist()))
             number = start + int(who[first])
             yield [Match(number, int(owners[e]), int(b), e % kinds) for e, b in [*chosen][:TRIED]]

@@ -27,6 +27,10 @@ CROPS = (
     (0.05, 0.0, 0.0, 0.05),
     (0.0, 0.05, 0.05, 0.0),
     (0.0, 0.05, 0.0, 0.05),
+    (0.05, 0.0, 0.025, 0.025),
+    (0.0, 0.05, 0.025, 0.025),
+    (0.025, 0.025, 0.05, 0.0),
+    (0.025, 0.025, 0.0, 0.05),
 )
 
 
@@ -71,11 +75,18 @@ def distance(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.bitwise_count(some ^ others)
 
 
-def likeness(one: np.ndarray, other: np.ndarray, side: int = 48) -> float:
-    """Correlation, at most 1, of two images' grey levels at side × side: blind to brightness and contrast."""
-    flat = []
+def likeness(one: np.ndarray, other: np.ndarray, side: int = 12) -> float:
+    """Correlation, at most 1, of two images' grey levels at side × side: blind to brightness and contrast.
+
+    Coarser than a hash is fine, so that a crop not quite where a view has it still counts."""
+    means, rest = [], []
     for grey in (one, other):
         small = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BOX), np.float64)
-        flat.append((small - small.mean()).ravel())
-    size = np.linalg.norm(flat[0]) * np.linalg.norm(flat[1])
-    return float(flat[0] @ flat[1] / size) if size else float(np.array_equal(flat[0], flat[1]))
+        means.append(small.mean())
+        rest.append((small - small.mean()).ravel())
+    contrasts = [np.linalg.norm(one) / side for one in rest]
+    if (
+        min(contrasts) < 0.5
+    ):  # an empty page: below half a grey level there is nothing to compare but the grey
+        return float(max(contrasts) < 0.5 and abs(means[0] - means[1]) < 0.5)
+    return float(rest[0] @ rest[1] / (contrasts[0] * contrasts[1] * side**2))

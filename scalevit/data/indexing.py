@@ -69,15 +69,16 @@ def _measure_shard(
     target = sidecar(path, form)
     parts = target.with_name(target.name + ".parts")
     index = _scanned(path, form, parts)
-    chunks = [(parts, start) for start in range(0, index.header.samples, CHUNK)]
+    count = index.header.samples
+    chunks = [(parts, start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     for done, _ in enumerate(_run(chunks, workers), start=1):
         if progress:
-            progress(min(done * CHUNK, index.header.samples), index.header.samples)
+            progress(min(done * CHUNK, count), count)
     records = index.records.copy()
-    for part, start in chunks:
+    for part, start, stop in chunks:
         found = np.load(_result(part, start))
         for name in FIELDS:
-            records[name][start : start + CHUNK] = found[name]
+            records[name][start:stop] = found[name]
     whole = ShardIndex(replace(index.header, measured=True), records, index.labels, index.text)
     write(whole, target)
     shutil.rmtree(parts)
@@ -98,7 +99,7 @@ def _scanned(path: str, form: str, parts: Path) -> ShardIndex:
     return index
 
 
-def _run(chunks: list[tuple[Path, int]], workers: int) -> Iterator[None]:
+def _run(chunks: list[tuple[Path, int, int]], workers: int) -> Iterator[None]:
     if workers < 2 or len(chunks) < 2:
         yield from map(_measure_chunk, chunks)
         return
@@ -111,14 +112,14 @@ def _result(parts: Path, start: int) -> Path:
     return parts / f"{start:012d}.npy"
 
 
-def _measure_chunk(chunk: tuple[Path, int]) -> None:
+def _measure_chunk(chunk: tuple[Path, int, int]) -> None:
     """Measure a chunk of a listing and keep the result, unless it is there."""
-    parts, start = chunk
+    parts, start, stop = chunk
     target = _result(parts, start)
     if target.exists():
         return
     index = read(parts / "listing")
-    found = index.records[start : start + CHUNK].copy()
+    found = index.records[start:stop].copy()
     for place in range(len(found)):
         _measure(index, start + place, found[place : place + 1])
     temporary = target.with_suffix(".part")

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from scalevit.data.decode import Box, decode_part
+from scalevit.data.decode import Box, Part, Pixels, decode_part
 from scalevit.data.hashing import uniform_one
 
 try:
@@ -23,7 +23,6 @@ try:
 except ImportError:
     cv2 = None
 
-Pixels = UInt8[np.ndarray, "h w 3"]
 Square = UInt8[np.ndarray, "s s 3"]
 
 #: The authors' rule is TensorFlow's `sample_distorted_bounding_box` with these settings.
@@ -92,7 +91,7 @@ def _box_size(height: int, width: int, aspect: float, draw: float) -> tuple[int,
     return (tall, wide) if fits else None
 
 
-def resize(image: Pixels, height: int, width: int, *, antialias: bool = False) -> Pixels:
+def resize(image: Pixels, height: int, width: int, *, antialias: bool = False) -> Part:
     """Bilinear with half-pixel centres. Without antialias, as the authors train, two rows and columns are
     mixed however much the image shrinks; with it, all that fall into a pixel."""
     if image.shape[:2] == (height, width):
@@ -106,7 +105,7 @@ def resize(image: Pixels, height: int, width: int, *, antialias: bool = False) -
     return mixed[0].permute(1, 2, 0).round().to(torch.uint8).contiguous().numpy()
 
 
-def resize_small(image: Pixels, smaller: int) -> Pixels:
+def resize_small(image: Pixels, smaller: int) -> Part:
     """Scaled, by averaging areas, so that the shorter side is `smaller`."""
     height, width = image.shape[:2]
     ratio = smaller / min(height, width)

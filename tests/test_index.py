@@ -1,0 +1,132 @@
+"""An index is small, mapped, made once, continued when interrupted, and never outlives its shard."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import make_folder, make_shards
+
+from scalevit.data import indexing
+from scalevit.data.decode import decode
+from scalevit.data.fingerprint import luminance, phash
+from scalevit.data.index import BROKEN, RECORD, sidecar
+from scalevit.data.indexing import build
+from scalevit.data.stores import open_store
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path / "f")
+
+
+def test_a_sample_takes_at_most_48_bytes():
+    assert RECORD.itemsize == 40
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
+def test_what_was_measured_is_true(folder, tmp_path, form):
+    import zlib
+
+    path = str(folder if form == "folder" else make_shards(folder, tmp_path / "p", form))
+    before = open_store(path)
+    assert build(path).samples == 30
+    store = open_store(path)
+    assert all(isinstance(shard.records.base, np.memmap) for shard in store.shards)
+    for number in range(30):
+        data = store.encoded(number)
+        shard, inside = store.place(number)
+        record, pixels = shard.records[inside], decode(data, "a")
+        assert (record["height"], record["width"]) == pixels.shape[:2]
+        assert (record["checksum"], record["length"]) == (zlib.crc32(data), len(data))
+        assert record["phash"] == phash(luminance(pixels, 32))
+        assert data == before.encoded(number)
+        assert store.labels(number).tolist() == before.labels(number).tolist()
+
+
+def test_a_second_pass_measures_nothing(folder, monkeypatch):
+    build(str(folder))
+    monkeypatch.setattr(indexing, "_measure", lambda *_: pytest.fail("measured again"))
+    assert build(str(folder)).kept == 1
+
+
+def test_an_interrupted_pass_goes_on_where_it_stopped(folder, monkeypatch):
+    monkeypatch.setattr(indexing, "CHUNK", 8)
+    real, measured = indexing._measure, []
+
+    def stopping(index, number, record):
+        if len(measured) == 20:
+            raise KeyboardInterrupt
+        measured.append(number)
+        real(index, number, record)
+
+    monkeypatch.setattr(indexing, "_measure", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        build(str(folder))
+    assert not sidecar(str(folder), "folder").exists()  # nothing half-written under the final name
+    measured.clear()
+    build(str(folder))
+    assert measured == [*range(16, 30)]
+    assert not list(folder.glob("*.parts"))
+    monkeypatch.setattr(indexing, "_measure", real)
+    whole = open_store(str(folder)).records().copy()
+    sidecar(str(folder), "folder").unlink()
+    build(str(folder))
+    assert (open_store(str(folder)).records() == whole).all()
+
+
+def test_processes_find_the_same(folder, tmp_path, monkeypatch):
+    build(str(folder))
+    alone = open_store(str(folder)).records().copy()
+    sidecar(str(folder), "folder").unlink()
+    monkeypatch.setattr(indexing, "CHUNK", 16)
+    build(str(folder), workers=2)
+    assert (open_store(str(folder)).records()["phash"] == alone["phash"]).all()
+
+
+def test_broken_samples_are_named(folder):
+    (folder / "bee/001.jpg").write_bytes(b"\xff\xd8 no image")
+    built = build(str(folder))
+    assert [Path(name).name for name in built.broken] == ["001.jpg"]
+    assert (open_store(str(folder)).records()["flags"] & BROKEN).astype(bool).sum() == 1
+
+
+def test_a_changed_shard_is_refused_and_indexed_anew(folder, tmp_path):
+    packed = make_shards(folder, tmp_path / "p", "tar", shards=1)
+    shard = packed / "shard-000000.tar"
+    build(str(packed))
+    os.utime(shard, (1, 1))
+    with pytest.raises(ValueError, match="changed after it was indexed; run scalevit data index"):
+        open_store(str(packed))
+    assert build(str(packed)).kept == 0
+    assert open_store(str(packed)).samples == 30
+    build(str(folder))
+    (folder / "ant/new.jpg").write_bytes((folder / "ant/000.jpg").read_bytes())
+    with pytest.raises(ValueError, match="changed after it was indexed"):
+        open_store(str(folder))
+
+
+def test_an_index_moves_with_its_folder(folder, tmp_path):
+    build(str(folder))
+    shutil.move(folder, tmp_path / "elsewhere")
+    store = open_store(str(tmp_path / "elsewhere"))
+    assert store.shards[0].header.measured and len(store.encoded(3)) > 100
+
+
+def test_a_cut_index_is_said_to_be(folder):
+    build(str(folder))
+    target = sidecar(str(folder), "folder")
+    target.write_bytes(target.read_bytes()[:600])
+    with pytest.raises(ValueError, match="cut or of another version"):
+        open_store(str(folder))
+    target.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="is no index"):
+        open_store(str(folder))
+    assert build(str(folder)).samples == 30
+
+
+def test_what_is_not_ours_to_write_is_indexed_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALEVIT_CACHE", str(tmp_path / "cache"))
+    assert sidecar("s3://bucket/a.tar", "tar").parent == tmp_path / "cache"
+    assert sidecar("s3://bucket/a.tar", "tar") != sidecar("s3://bucket/b.tar", "tar")

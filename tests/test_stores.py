@@ -1,0 +1,136 @@
+"""A folder, tars and tables of the same images give the same samples; what is wrong with one is said."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import CLASSES, encoded, make_folder, make_shards, picture
+
+from scalevit.config import Data
+from scalevit.data.sources import batches_of, open_source
+from scalevit.data.stores import open_store
+
+pyarrow = pytest.importorskip("pyarrow")
+import pyarrow.parquet as pq  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("folder"))
+
+
+def test_a_folder_is_its_files(folder):
+    store = open_store(str(folder))
+    assert (store.samples, store.classes, store.class_names) == (30, 3, CLASSES)
+    for number in range(30):
+        assert Path(store.name(number)).read_bytes() == store.encoded(number)
+        assert f"/{CLASSES[store.labels(number)[0]]}/" in store.name(number)
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_packed_samples_are_the_folders(folder, tmp_path, form):
+    store, packed = open_store(str(folder)), open_store(str(make_shards(folder, tmp_path / "p", form)))
+    assert packed.samples == 30 and len(packed.shards) == 3
+    assert {s.header.samples for s in packed.shards} == {10}
+
+    def content(one):
+        return sorted((one.encoded(n), tuple(one.labels(n))) for n in range(one.samples))
+
+    assert content(packed) == content(store)
+    order = [store.encoded(n) for n in range(30)]
+    assert [packed.encoded(n) for n in range(30)] != order  # shuffled
+    assert max(np.bincount([packed.labels(n)[0] for n in range(10)])) < 10  # and balanced
+
+
+def test_multi_label_tables_become_multi_hot(tmp_path):
+    rows = [{"image": {"bytes": encoded(picture(n))}, "labels": [n % 2, 3]} for n in range(8)]
+    pq.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=3)
+    batches = batches_of(Data(str(tmp_path / "a.parquet")), image=16, classes=5, batch=8)
+    labels = batches[0].labels
+    assert labels.shape == (8, 5) and labels.dtype == torch.float32
+    assert labels.sum(dim=0).tolist() == [4, 4, 0, 8, 0]
+
+
+def test_what_is_wrong_is_one_line(folder, tmp_path):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat/1.jpg").write_bytes(b"")
+    (tmp_path / "empty/cat").mkdir(parents=True)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1nothing")
+    pq.write_table(pyarrow.table({"a": [1]}), tmp_path / "none.parquet")
+    pq.write_table(pyarrow.table({"image": [b"x"], "label": ["cat"]}), tmp_path / "words.parquet")
+    for path, message in (
+        ("missing", "no such file or folder"),
+        ("flat", "no folder for each class"),
+        ("empty", "no image"),
+        ("x.parquet", "is no parquet table"),
+        ("none.parquet", "no column of images"),
+        ("words.parquet", "must be integers"),
+        ("s-{0..3}.tar", "No such file"),
+        ("*.tar", "no file matches"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            open_store(str(tmp_path / path))
+        assert "\n" not in str(error.value)
+
+
+def test_labels_must_fit_the_model(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"set model.classes=3"):
+        open_source(Data(str(folder)), image=16, classes=2)
+    pq.write_table(pyarrow.table({"image": [encoded(picture(0))]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="1 of 1 samples have no label"):
+        open_source(Data(str(tmp_path / "a.parquet")), image=16, classes=2)
+    with pytest.raises(ValueError, match="images=31 asks for more"):
+        batches_of(Data(str(folder), images=31), image=16, classes=3, batch=8)
+
+
+def test_unknown_sources_name_the_nearest():
+    with pytest.raises(ValueError, match="nearest: strokes"):
+        open_source(Data("stroke"), image=16, classes=2)
+    with pytest.raises(ValueError, match=r"needs model.classes"):
+        open_source(Data("strokes"), image=16, classes=0)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_same_crops_whatever_the_workers(folder, workers):
+    data = Data(str(folder), transform="inception", workers=workers)
+    batches, alone = (
+        batches_of(d, image=24, classes=3, batch=10) for d in (data, Data(**{**vars(data), "workers": 0}))
+    )
+    for (step, batch), _ in zip(batches.iter_from(2), range(9)):
+        assert torch.equal(batch.images, alone[step].images) and torch.equal(batch.labels, alone[step].labels)
+    first, again = alone[0], alone[3]  # the same samples an epoch later: other crops
+    assert sorted(first.labels.tolist()) != [] and not torch.equal(first.images, again.images)
+
+
+def test_a_broken_sample_is_its_neighbour_and_too_many_stop_the_run(tmp_path):
+    folder = make_folder(tmp_path / "f")
+    (folder / "ant/000.jpg").write_bytes(b"\xff\xd8 broken")
+    data = Data(str(folder), tolerate=0.1)
+    source = open_source(data, image=16, classes=3)
+    numbers = np.arange(2)
+    images, labels = source.get(numbers, numbers)
+    assert torch.equal(images[0], images[1]) and labels.tolist() == [0, 0]
+    assert source.replaced == 1
+    assert "ant/000.jpg" in next(iter(source.broken.values()))
+    strict = open_source(Data(str(folder), tolerate=0.0), image=16, classes=3)
+    with pytest.raises(ValueError, match=r"over data.tolerate=0; the first: .*000.jpg.*scalevit data check"):
+        strict.get(numbers, numbers)
+    for file in folder.glob("*/*.jpg"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the 30 samples can be decoded"):
+        open_source(Data(str(folder), tolerate=1.0), image=16, classes=3).get(numbers, numbers)
+
+
+def test_excluded_samples_are_left_out(folder, tmp_path):
+    from scalevit.data.dedup import Match, write_exclusions
+
+    store = open_store(str(folder))
+    gone = [0, 1, 7, 29]
+    write_exclusions(tmp_path / "ex.txt", store, [(Match(n, 0, 0, 0), "copy") for n in gone])
+    source = open_source(Data(str(folder), exclude=str(tmp_path / "ex.txt")), image=16, classes=3)
+    assert source.samples == 26
+    assert [source.number(n) for n in range(26)] == [n for n in range(30) if n not in gone]
+    (tmp_path / "ex.txt").write_text("# scalevit exclusions; samples: 31\n")
+    with pytest.raises(ValueError, match="of another source"):
+        open_source(Data(str(folder), exclude=str(tmp_path / "ex.txt")), image=16, classes=3)
