@@ -51,13 +51,14 @@ def test_the_longest_run_is_the_trunk_and_keeps_every_branch_point(tmp_path):
     assert trunk.run.schedule.cooldown == 80
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     durations=st.sets(st.integers(100, 2000), min_size=2, max_size=4),
     cooldown=st.floats(0.05, 0.5),
 )
 def test_a_branch_has_its_trunks_learning_rate_until_it_leaves_and_ends_at_zero(durations, cooldown):
-    study = replace(grid.PRESETS["demo"], durations=tuple(durations), cooldown=cooldown)
+    demo = grid.PRESETS["demo"]
+    study = replace(demo, models=demo.models[:1], images=(0,), durations=tuple(durations), cooldown=cooldown)
     nodes = {node.name: node for node in grid.expand(study)}
     for node in nodes.values():
         if node.after is None:
@@ -88,6 +89,22 @@ def test_a_schedule_that_knows_its_end_gets_runs_of_its_own(tmp_path):
     nodes = grid.expand(spec(tmp_path, text))
     assert {node.kind for node in nodes} == {"whole"}
     assert {node.run.schedule.steps for node in nodes} == {100, 200, 400}
+
+
+def test_longer_durations_go_on_from_the_last_plateau_and_change_nothing_that_is_there(tmp_path):
+    first = spec(tmp_path)
+    before = {node.name: config.run_id(node.run) for node in grid.expand(first)}
+    nodes = {node.name: node for node in grid.expand(replace(first, longer=(800, 1600)))}
+    assert {name: config.run_id(nodes[name].run) for name in before} == before
+    last, middle = nodes["small-map-1k-seed0-1600"], nodes["small-map-1k-seed0-800"]
+    assert (middle.after, middle.at, middle.run.train.keep_at) == ("small-map-1k-seed0-400", 320, (640,))
+    assert (last.after, last.at, last.steps) == (middle.name, 640, 960)
+    for node in (middle, last):
+        own, trunk = node.run.schedule, nodes[node.after].run.schedule
+        assert all(schedule.lr_at(own, s) == schedule.lr_at(trunk, s) for s in range(0, node.at, 40))
+    assert grid.urgencies(nodes.values())["small-map-1k-seed0-400"] == pytest.approx(
+        sum(nodes[f"small-map-1k-seed0-{steps}"].flops for steps in (400, 800, 1600))
+    )
 
 
 def test_a_study_survives_being_written_and_read(tmp_path):
@@ -160,6 +177,7 @@ def test_all_mistakes_of_a_study_are_told_at_once_with_the_nearest_names(tmp_pat
         ("name: large", "name: small", "two are called"),
         ("images: [1000, 0]", "images: [5, 5]", "same value twice"),
         ("cooldown: 0.2", "cooldown: 2", "cooldown"),
+        ("cooldown: 0.2", "longer: [300]", "longer than all before"),
         ("base: demo", "base: dmo", "nearest presets: demo"),
     ],
 )

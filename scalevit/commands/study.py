@@ -41,6 +41,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=int, nargs="+", default=[], help="add: more numbers of unique images"
     )
+    parser.add_argument(
+        "--durations", type=int, nargs="+", default=[], help="add: longer durations, in steps"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="add: more seeds")
 
 
@@ -70,11 +73,13 @@ def _add(args: argparse.Namespace) -> Answer:
 
     folder = _folder(args)
     spec = _spec(folder)
-    if not args.images and not args.seeds:
-        raise ValueError("study add: say what, e.g. --images 10000 or --seeds 1 2")
+    if not (args.images or args.seeds or args.durations):
+        raise ValueError("study add: say what, e.g. --images 10000, --seeds 1 2 or --durations 4000")
     images = (*spec.images, *(n for n in args.images if n not in spec.images))
     seeds = (*spec.seeds, *(n for n in args.seeds if n not in spec.seeds))
-    wider = replace(spec, images=images, seeds=seeds)
+    known = {*spec.durations, *spec.longer}
+    longer = (*spec.longer, *sorted(n for n in args.durations if n not in known))
+    wider = replace(spec, images=images, seeds=seeds, longer=longer)
     args.out = folder
     return _dry(args, wider) if args.dry_run else _run(args, folder, wider)
 

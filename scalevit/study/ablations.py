@@ -12,8 +12,8 @@ SIZES: dict[str, tuple[str, ...]] = {
     "cpu": ("model.width=64", "model.depth=3", "model.mlp=256", "model.heads=2"),
     "gpu": (
         "model.width=384", "model.depth=12", "model.mlp=1536", "model.heads=6", "model.patch=8",
-        "model.image=64", "model.classes=4096", "train.batch=1024", "train.precision=bf16", "train.save_every=1000",
-        "schedule.warmup=1000", "schedule.timescale=1000",
+        "model.image=64", "model.classes=4096", "train.batch=1024", "train.precision=bf16",
+        "train.save_every=1000", "schedule.warmup=1000", "schedule.timescale=1000",
     ),
 }  # fmt: skip
 

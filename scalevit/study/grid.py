@@ -34,7 +34,8 @@ class Variant:
 class Spec:
     """A study. base: preset or YAML file of the run that everything is a change of. images: unique images,
     0 for endlessly new ones. durations: steps, cooldown included. cooldown: its share of each duration.
-    dataset, shots: the probe whose error the law is fitted to."""
+    longer: durations beyond those, added when the study had begun; each goes on where the one before it left
+    its plateau. dataset, shots: the probe whose error the law is fitted to."""
 
     name: str = "study"
     base: str = "demo"
@@ -43,6 +44,7 @@ class Spec:
     recipes: tuple[Variant, ...] = (Variant(),)
     images: tuple[int, ...] = (0,)
     durations: tuple[int, ...] = ()
+    longer: tuple[int, ...] = ()
     cooldown: float = 0.2
     seeds: tuple[int, ...] = (0,)
     dataset: str = "digits"
@@ -210,6 +212,9 @@ def _mistakes(spec: Spec) -> list[str]:
     found = []
     if not spec.durations or min(spec.durations) < 1:
         found.append("durations: name at least one number of steps, e.g. [100, 200, 400]")
+    every = (*spec.durations, *spec.longer)
+    if sorted(every) != [*sorted(spec.durations), *spec.longer]:
+        found.append(f"longer: each must be longer than all before it, found {list(spec.longer)}")
     if not 0 < spec.cooldown <= 1:
         found.append(f"cooldown: a share of each duration in (0, 1], found {spec.cooldown}")
     for axis in ("images", "durations", "seeds"):
@@ -231,9 +236,9 @@ def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int,
     stem = "-".join(part for part in parts if part)
     family = _Family(run, stem, model.name or run.model.shape, recipe.name, images, seed)
     points = {steps: steps - max(1, round(spec.cooldown * steps)) for steps in sorted(spec.durations)}
-    shares = run.schedule.name in ("rsqrt", "constant") and len(points) > 1
-    if not shares:
-        return [family.whole(steps, steps - at) for steps, at in points.items()]
+    further = {steps: steps - max(1, round(spec.cooldown * steps)) for steps in spec.longer}
+    if run.schedule.name not in ("rsqrt", "constant"):
+        return [family.whole(steps) for steps in (points | further)]
     mistakes = [
         f"durations: {steps} steps branch off at {at}, inside the warm-up of {run.schedule.warmup}"
         for steps, at in points.items()
@@ -243,7 +248,12 @@ def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int,
         raise config.Mistakes(mistakes)
     *shorter, longest = points
     trunk = family.trunk(longest, tuple(points.values()))
-    return [trunk, *(family.branch(trunk, runs, steps, points[steps]) for steps in shorter)]
+    nodes = [trunk, *(family.branch(trunk, runs, steps, points[steps]) for steps in shorter)]
+    last, left = trunk, points[longest]
+    for steps, at in further.items():
+        last, left = family.onward(last, runs, steps, at, left), at
+        nodes.append(last)
+    return nodes
 
 
 @dataclass(frozen=True)
@@ -255,10 +265,9 @@ class _Family:
     images: int
     seed: int
 
-    def whole(self, steps: int, cooldown: int) -> Node:
-        """A run of its own, for a schedule that knows where it ends or a duration with nothing to share."""
-        shares = self.run.schedule.name in ("rsqrt", "constant")
-        plan = replace(self.run.schedule, steps=steps, cooldown=cooldown if shares else 0)
+    def whole(self, steps: int) -> Node:
+        """A run of its own, for a schedule that knows where it ends."""
+        plan = replace(self.run.schedule, steps=steps, cooldown=0)
         return self._node("whole", f"{self.stem}-{steps}", replace(self.run, schedule=plan), None, 0, steps)
 
     def trunk(self, steps: int, points: tuple[int, ...]) -> Node:
@@ -278,6 +287,16 @@ class _Family:
             branch=config.Branch(trunk=str(runs / trunk.name), step=at),
         )
         return self._node("branch", f"{self.stem}-{steps}", run, trunk.name, at, steps)
+
+    def onward(self, before: Node, runs: Path, steps: int, at: int, left: int) -> Node:
+        """A longer run: it goes on where the one before it left its plateau, and leaves it later, at `at`."""
+        run = replace(
+            self.run,
+            schedule=replace(self.run.schedule, steps=steps, cooldown=steps - at),
+            train=replace(self.run.train, keep_at=(at,)),
+            branch=config.Branch(trunk=str(runs / before.name), step=left),
+        )
+        return self._node("branch", f"{self.stem}-{steps}", run, before.name, left, steps)
 
     def _node(self, kind: Any, name: str, run: config.Run, after: str | None, at: int, duration: int) -> Node:
         run = replace(run, name=name)
@@ -366,17 +385,18 @@ def _ready(node: Node, placed: Mapping[str, Slot], startup: float) -> float:
     if trunk is None:
         return float("inf")
     training = trunk.end - trunk.start - startup
-    return trunk.start + startup + training * node.at / trunk.node.duration
+    return trunk.start + startup + training * (node.at - trunk.node.at) / trunk.node.steps
 
 
 def urgencies(nodes: Iterable[Node]) -> dict[str, float]:
     """FLOPs between the start of a node and the end of the longest chain through it."""
-    nodes = [*nodes]
-    after: dict[str, float] = {}
-    for node in nodes:
+    behind: dict[str, float] = {}
+    chains: dict[str, float] = {}
+    for node in reversed([*nodes]):
+        chains[node.name] = node.flops + behind.get(node.name, 0.0)
         if node.after is not None:
-            after[node.after] = max(after.get(node.after, 0.0), node.flops)
-    return {node.name: node.flops + after.get(node.name, 0.0) for node in nodes}
+            behind[node.after] = max(behind.get(node.after, 0.0), chains[node.name])
+    return chains
 
 
 def facts(node: Node) -> dict[str, Any]:
