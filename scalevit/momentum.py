@@ -17,7 +17,7 @@ from torch import Tensor
 from scalevit.shards import local
 
 #: Elements of a CPU's working piece: what is read a second time is then still in the cache.
-CACHED = 1 << 17
+CACHED = 1 << 18
 
 #: A parameter with a gradient: its group, its place in it, itself.
 Due = tuple[dict[str, Any], int, Tensor]

@@ -73,7 +73,7 @@ def _candidates(model: ViT) -> tuple[dict[str, torch.optim.Optimizer], dict[str,
 def _timm() -> Any:
     """timm imports torchvision, whose only Linux wheel needs two operators that a CPU build of torch lacks:
     they are declared, so that the import passes; nobody calls them here."""
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
