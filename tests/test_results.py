@@ -96,6 +96,13 @@ def test_the_forecast_never_opens_the_largest_runs_records(tmp_path):
     assert told["run"] not in {run for run, _, _ in told["evidence"]}
 
 
+def test_without_a_smaller_result_the_forecast_says_why_there_is_none(tmp_path):
+    nodes = grid.expand(SPEC, tmp_path / "runs")
+    results.claim(tmp_path, SPEC, nodes)
+    told = results.foresee(tmp_path, SPEC, nodes)
+    assert told["mean"] is None and "no smaller run" in told["why_not"]
+
+
 def test_a_forecast_that_was_made_stays_unless_its_evidence_changes(study):
     folder, nodes = study
     first = results.foresee(folder, SPEC, nodes)

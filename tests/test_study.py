@@ -108,6 +108,31 @@ def test_mistakes_are_one_line_and_create_nothing(words, says, tmp_path, monkeyp
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
+def test_real_runs_branch_go_on_longer_and_equal_the_same_run_from_scratch(tmp_path, capsys):
+    from scalevit import config
+
+    study = tmp_path / "tiny.yaml"
+    study.write_text(
+        "{base: demo, durations: [8, 16], cooldown: 0.25, models: [{name: s, width: 32, depth: 1, mlp: 64,"
+        " heads: 1}], overrides: [schedule.warmup=2, train.batch=8, train.save_every=4]}"
+    )
+    out = tmp_path / "tiny"
+    assert run(capsys, study, "--out", out)[0] == 0
+    assert run(capsys, "add", out, "--durations", "32")[0] == 0
+    spec = replace(grid.read(out / "study.yaml"), durations=(8, 16), longer=(32,))
+    for node in grid.expand(spec):
+        if node.after is None:
+            continue
+        scratch = tmp_path / f"{node.name}.yaml"
+        scratch.write_text(config.dump(replace(node.run, branch=config.Branch())))
+        assert cli.main(["pretrain", str(scratch), "--out", str(tmp_path / node.name)]) == 0
+        capsys.readouterr()
+        mine, theirs = out / "runs" / node.name, tmp_path / node.name
+        name = "model/model.safetensors"
+        assert (mine / name).read_bytes() == (theirs / name).read_bytes()
+
+
 def test_a_study_whose_runs_would_change_their_meaning_is_refused(tmp_path, capsys):
     pretend_study.write(tmp_path / "demo")
     before = (tmp_path / "demo" / "study.yaml").read_text()

@@ -315,10 +315,13 @@ def _prediction(best: Sequence[Point], compute: float) -> dict[str, Any]:
     from scalevit.study.forecast import forecast
 
     x, y = [p.facts.compute for p in best], [p.error for p in best]
+    nothing = {"mean": None, "low": None, "high": None}
+    if not best:
+        return nothing | {"why_not": "no smaller run has a result"}
     try:
         made = forecast(x, y, [compute], level=LEVEL)
     except ValueError as error:
-        return {"mean": None, "low": None, "high": None, "why_not": str(error)}
+        return nothing | {"why_not": str(error)}
     numbers = {name: float(np.ravel(getattr(made, name))[0]) for name in ("mean", "low", "high")}
     return numbers | {"reach": compute / max(x), "why_not": ""}
 
