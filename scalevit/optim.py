@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scalevit import config
 from scalevit.adafactor import Adafactor
 from scalevit.layout import plain
-from scalevit.momentum import Decoupled, Due, descend, flat, follow, in_pieces
+from scalevit.momentum import Decoupled, Due, descend, flat, follow, in_pieces, rounded
 
 __all__ = ["SGD", "Adafactor", "Adam", "Rule", "assign", "build", "group_table", "parameter_groups"]
 
@@ -50,18 +50,23 @@ class Adam(Decoupled):
         if "second_moment" not in state:
             state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32)
         state["step"] += 1
-        beta1, beta2, lr = group["beta1"], group["beta2"], group["lr"].item()
-        unseen1, root2 = debias(beta1, state["step"]), debias(beta2, state["step"]) ** 0.5
-        # (m / unseen1) / (√v / root2 + ε), with its constant factors taken out of the passes over memory
-        factor, eps = -lr * root2 / unseen1, group["eps"] * root2
+        decay, lr = rounded(group["beta1"], group["momentum_dtype"]), group["lr"].item()
+        ours, theirs = 1 - group["beta1"], 1 - decay
+        # torch's fused step weights the gradient with 1 - decay, so it gets the momentum times theirs / ours,
+        # and a rate that undoes this and its own debiasing, which knows only the rounded decay
+        debiased = (1 - decay ** state["step"].item()) / debias(group["beta1"], state["step"])
+        exact = 1 - group["beta2"] ** state["step"].item()  # theirs is in double precision
+        root = (debias(group["beta2"], state["step"]) / exact) ** 0.5
+        rate = lr * ours / theirs * debiased * root
+        settings = {"lr": rate, "beta1": decay, "beta2": group["beta2"], "eps": group["eps"] * root}
+        settings["weight_decay"] = group["weight_decay"] * lr / rate if rate else 0.0
         everything = flat(parameter), gradient, flat(state["momentum"]), flat(state["second_moment"])
-        for (weights, g, m, v), (first, root) in in_pieces(everything, 2):
-            update = torch.mul(g, 1 - beta1, out=first)
-            follow(m, update, group)
-            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            if group["weight_decay"]:
-                weights.mul_(1 - lr * group["weight_decay"])
-            weights.addcdiv_(update, torch.sqrt(v, out=root).add_(eps), value=factor)
+        for (weights, g, m, v), (room,) in in_pieces(everything, 1):
+            m32 = (m.float() if room is None else room.copy_(m)).mul_(theirs / ours)
+            torch._fused_adamw_(
+                [weights], [g], [m32], [v], [], [state["step"]], amsgrad=False, maximize=False, **settings
+            )
+            m.copy_(m32.mul_(ours / theirs))
 
 
 def debias(beta: float, step: Tensor) -> float:
