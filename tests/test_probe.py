@@ -72,15 +72,15 @@ def test_json_holds_the_probes_numbers_and_every_floor(home, capsys):
 
 def test_text_shows_methods_layers_and_strengths(home, capsys):
     code, out, _ = run(
-        capsys, home / "stripes.npz", home / "model", "--shots", "5", "all", "--knn", "--linear",
+        capsys, home / "stripes.npz", home / "model", "--shots", "5", "all", "--knn",
         "--nearest-mean", "--layers", "blocks.0", "pooled", "--l2", "1", "1024", "--no-cache", "--draws", 1,
         "--figure", home / "layers.png",
     )  # fmt: skip
     assert code == 0
     lines = [line for line in out.splitlines() if "±" in line and "mean ±" not in line]
-    assert len(lines) == (2 + 1 + 1) * (2 + 1 + 1 + 1)
+    assert len(lines) == (2 + 1 + 1) * (2 + 1 + 1)
     assert "5-shot" in out and "all shots" in out
-    assert any("linear blocks.0" in line for line in lines) and any(
+    assert any("nearest-mean blocks.0" in line for line in lines) and any(
         "raw pixels ridge λ=1 " in line for line in lines
     )
     assert (home / "layers.png").read_bytes()[:4] == b"\x89PNG"
