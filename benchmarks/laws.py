@@ -123,9 +123,8 @@ def main() -> None:
     if args.json:
         print(json.dumps({"modes": modes, "planted": law, "speed": times}, indent=2))
         return
-    print(
-        f"{'mode':<9}{'domain':<10}{'curves':>6}{'rmsle':>9}{'cover/curve':>13}{'cover/point':>13}{'width':>8}{'slowest':>9}"
-    )
+    head = ("rmsle", 9), ("cover/curve", 13), ("cover/point", 13), ("width", 8), ("slowest", 10)
+    print(f"{'mode':<9}{'domain':<10}curves" + "".join(f"{name:>{wide}}" for name, wide in head))
     for mode, rows in modes.items():
         for name, domains in (("IC", IMAGE), ("LM", ("LM",)), ("NMT", ("NMT",)), ("language", LANGUAGE)):
             s = summary(rows, domains)

@@ -129,7 +129,7 @@ class Group:
 @lru_cache(maxsize=16)
 def _group(related: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...], reach: float) -> Group:
     """Remembered, since the same related curves serve many forecasts. No curve teaches its own back-test."""
-    pieces = [_curve(*points_) for points_ in related]
+    pieces = [_curve(np.array(x), np.array(y)) for x, y in related]
     if len(pieces) < FEWEST_RELATED + 1:
         return Group({}, _misses(pieces, [], reach) if pieces else [], [])
     theta = free(pieces)
@@ -172,13 +172,10 @@ def _width(own: Curve, local: Array, weights: Array, misses: Sequence[Miss], dis
     slopes = [np.sqrt(np.sum((weights @ m.error) ** 2) / np.sum(m.distance**2)) for m in misses]
     trend = _trend(own, local)
     fewer = 1 + 4 / len(np.unique(own.u))
-    squared = (COMMON_MISS * trend * fewer) ** 2
+    squared = COMMON_WEIGHT * (COMMON_MISS * trend * fewer) ** 2
     if slopes:
-        # a scale is unknown by a factor: what is common and what was found meet halfway in logs
-        found = np.mean(np.sqrt(slopes)) ** 4 * NORMAL_ROOT + 1e-12
-        share = len(slopes) / (COMMON_WEIGHT + len(slopes))
-        squared = float((squared + 1e-12) ** (1 - share) * found**share)
-    squared += scatter**2 / (len(own.u) * np.var(own.u))
+        squared += len(slopes) * float(np.mean(np.sqrt(slopes)) ** 4 * NORMAL_ROOT)
+    squared = squared / (COMMON_WEIGHT + len(slopes)) + scatter**2 / (len(own.u) * np.var(own.u))
     if trend >= 0:
         squared += (2 * trend) ** 2
     outside = np.maximum(np.maximum(distance, own.u[0] - distance), 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 import numpy as np
@@ -89,11 +90,18 @@ def table(file: str) -> list[dict[str, str]]:
 
 def core_days(model: str, steps: float) -> float:
     """TPUv3 core-days of `steps` at batch 4096: figure 2's compute is a constant of the model times steps."""
+    if model not in _rates():
+        raise ValueError(f"figure 2 has no {model}; it has {', '.join(_rates())}")
+    return _rates()[model] * steps
+
+
+@cache
+def _rates() -> dict[str, float]:
     own = _figure_2("10shot")
-    rate = own.compute[own.model == model] / own.steps[own.model == model]
-    if not len(rate):
-        raise ValueError(f"figure 2 has no {model}; it has {', '.join(dict.fromkeys(own.model))}")
-    return float(np.median(rate) * steps)
+    return {
+        str(name): float(np.median((own.compute / own.steps)[own.model == name]))
+        for name in dict.fromkeys(own.model)
+    }
 
 
 def _figure_2(panel: str) -> Points:

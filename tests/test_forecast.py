@@ -1,0 +1,145 @@
+"""Forecasts: what is known comes back, intervals hold and widen, units and order do not matter, bad input."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalevit.answer import DONE
+from scalevit.cli import main
+from scalevit.study.backtest import curve, cuts
+from scalevit.study.forecast import forecast
+
+X = np.geomspace(1, 300, 20)
+AHEAD = np.array([600.0, 1200.0])
+
+
+def law(x, b=0.4, c=0.1, d=0.5):
+    return 0.6 * (np.asarray(x) + d) ** -b + c
+
+
+def noisy(seed, scale=0.01, **planted):
+    return law(X, **planted) * np.exp(scale * np.random.default_rng(seed).normal(size=len(X)))
+
+
+def test_planted_law_is_forecast_and_held():
+    found = [forecast(X, noisy(seed), AHEAD) for seed in range(8)]
+    miss = np.array([np.log(one.mean / law(AHEAD)) for one in found])
+    assert np.sqrt(np.mean(miss**2)) < 0.03
+    held = [(one.low <= law(AHEAD)) & (law(AHEAD) <= one.high) for one in found]
+    assert np.mean(held) >= 0.85
+
+
+def test_intervals_widen_with_distance_and_with_fewer_points():
+    many = forecast(X, noisy(0), [400, 1000, 3000])
+    few = forecast(X[-4:], noisy(0)[-4:], [400, 1000, 3000])
+    width = np.log(many.high / many.low)
+    assert np.all(np.diff(width) > 0)
+    assert np.all(np.log(few.high / few.low) > width)
+    assert any("different x" in note for note in few.warnings)
+    assert few.backtests == 0 and many.backtests == 3
+
+
+def test_related_curves_help_a_short_one():
+    """A short steep start hides its floor; curves of the same kind know about it."""
+    related = [(X, noisy(seed, c=0.25 + 0.01 * seed)) for seed in range(5)]
+    x, y = X[:10], noisy(9, c=0.27)[:10]
+    alone, taught = forecast(x, y, [300]), forecast(x, y, [300], related=related)
+    truth = law(300, c=0.27)
+    assert abs(np.log(taught.mean[0] / truth)) < abs(np.log(alone.mean[0] / truth)) + 0.005
+    assert abs(np.log(taught.mean[0] / truth)) < 0.06
+    assert taught.backtests > alone.backtests
+    assert taught.low[0] <= truth <= taught.high[0]
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.floats(1e-5, 1e5), st.floats(1e-3, 1e3), st.integers(0, 10**6))
+def test_units_and_order_do_not_matter(kx, ky, seed):
+    order = np.random.default_rng(seed).permutation(len(X))
+    plain, other = forecast(X, noisy(1), AHEAD), forecast((kx * X)[order], (ky * noisy(1))[order], kx * AHEAD)
+    np.testing.assert_allclose(other.mean, ky * plain.mean, rtol=1e-4)
+    np.testing.assert_allclose(other.high / other.low, plain.high / plain.low, rtol=1e-3)
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.floats(0.05, 0.9), st.floats(0.01, 0.09))
+def test_nested_in_level_and_bounded_by_chance(level, more):
+    y = np.minimum(noisy(2, scale=0.1) * 1.6, 0.95)
+    narrow, wide = (forecast(X, y, [0.5, 200, 5000], one, chance=0.95) for one in (level, level + more))
+    assert np.all(wide.low <= narrow.low) and np.all(narrow.high <= wide.high)
+    assert np.all(wide.low > 0) and np.all(wide.high <= 0.95)
+
+
+def test_flat_and_rising_curves_are_said_and_widened():
+    falling, rising = forecast(X, law(X), AHEAD), forecast(X, 0.3 * X**0.1, AHEAD)
+    flat = forecast(X, 0.3 * np.exp(0.02 * np.random.default_rng(0).normal(size=len(X))), AHEAD)
+    assert any("does not fall" in note for note in rising.warnings)
+    assert np.all(rising.high / rising.low > 1.2)
+    assert np.all(rising.high >= 0.3 * AHEAD**0.1)
+    assert np.all((flat.low < 0.3) & (flat.high > 0.3))
+    assert not falling.warnings
+
+
+def test_inside_the_data_and_before_it():
+    found = forecast(X, noisy(3), [0.01, 17.0])
+    assert found.mean[1] == pytest.approx(law(17), rel=0.02)
+    assert any("before the first" in note for note in found.warnings)
+    assert np.log(found.high[0] / found.low[0]) > 2 * np.log(found.high[1] / found.low[1])
+
+
+def test_cuts_predict_only_what_lies_behind_them():
+    piece = curve(X, law(X))
+    for short, distance, truth in cuts(piece, (2.0, 4.0), np.log(2.2)):
+        last = short.x0 * piece.x0
+        assert np.all(distance > 0) and np.all(distance <= np.log(2.2) + 1e-6)
+        np.testing.assert_allclose(
+            np.exp(truth) * short.y0 * piece.y0, law(last * np.exp(distance)), rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "ahead", "says"),
+    [
+        ([5, 5, 5], [0.3, 0.31, 0.29], [10], "1 different x"),
+        ([1, 2, 4], [0.3, 0.0, 0.2], [10], "zero, negative"),
+        ([1, 2, 4], [0.3, 0.25, 0.2], [-1], "positive and finite"),
+        ([1, 2, 4], [0.3, 0.25, np.inf], [10], "infinite"),
+        ([1, 2, 4], [30, 25, 20], [10], "per cent"),
+    ],
+)
+def test_bad_input_is_a_clear_message(x, y, ahead, says):
+    with pytest.raises(ValueError, match=says):
+        forecast(x, y, ahead, chance=1.0)
+
+
+def test_two_points_give_a_wide_interval():
+    found = forecast([1, 2], [0.5, 0.4], [8])
+    assert found.high[0] / found.low[0] > 2
+    assert found.warnings
+
+
+def test_command_fits_groups_and_forecasts_accuracies(tmp_path, capsys):
+    table = tmp_path / "runs.csv"
+    lines = ["flops,acc,model"] + [f"{x},{1 - law(x)},{m}" for m in ("S", "B") for x in X] + ["400,,S"]
+    table.write_text("\n".join(lines))
+    words = ["--x", "flops", "--y", "acc", "--accuracy", "--group", "model", "--forecast", "600"]
+    assert main(["fit", str(table), *words, "--picture", str(tmp_path / "law.svg")]) == DONE
+    text = capsys.readouterr().out
+    assert "1 rows without flops or acc" in text and "at 600: 0.85" in text
+    assert (tmp_path / "law.svg").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--x", "flop", "--y", "acc"], "no column 'flop'; nearest: flops"),
+        (["--x", "flops", "--y", "acc", "--accuracy"], "divide by 100"),
+        (["--x", "flops", "--y", "name"], "line 2: 'a' in column 'name' is no number"),
+        ([], "give --x and --y"),
+    ],
+)
+def test_command_names_the_mistake(tmp_path, capsys, words, says):
+    table = tmp_path / "runs.csv"
+    table.write_text("flops,acc,name\n" + "\n".join(f"{x},{100 * (1 - law(x))},a" for x in X))
+    assert main(["fit", str(table), *words]) == 2
+    assert says in capsys.readouterr().err
