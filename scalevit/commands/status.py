@@ -58,7 +58,7 @@ def status(folder: Path) -> dict[str, Any]:
     about = next((row for row in rows if row["kind"] == "run"), {})
     steps_saved = [entry.step for entry in checkpoint.saved(folder / rundir.CHECKPOINTS)]
     step = max([row["step"] for row in last.values()] + steps_saved, default=0)
-    speed = last["images_per_second"]["value"] if last else None
+    speed = last["images_per_second"]["value"] if "images_per_second" in last else None
     left = (run.schedule.steps - step) * run.train.batch / speed / 60 if speed else None
     state = "complete" if about else "running" if rundir.busy(folder) else "stopped" if step else "waiting"
     return {

@@ -1,0 +1,64 @@
+"""The table of runs, from their folders alone."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from scalevit import config, records, rundir
+from scalevit.cli import main
+from scalevit.presets import PRESETS
+
+RUN = PRESETS["demo"]
+
+
+def row(kind, step, metric, value, **more):
+    return {"run": "x", "kind": kind, "step": step, "metric": metric, "value": value, **more}
+
+
+def make(folder, *rows):
+    folder.mkdir(parents=True)
+    (folder / rundir.CONFIG).write_text(config.dump(RUN))
+    records.append(folder, rows)
+
+
+def status(folder, capsys):
+    assert main(["status", str(folder), "--json"]) == 0
+    return {r["folder"].rpartition("/")[2]: r for r in json.loads(capsys.readouterr().out)["runs"]}
+
+
+def test_states_steps_and_time_left(tmp_path, capsys):
+    speed = row("train", 100, "images_per_second", 640.0)
+    make(tmp_path / "a" / "stopped", row("train", 100, "loss", 3.5), speed)
+    make(tmp_path / "a" / "complete", row("train", 300, "loss", 1.0), row("run", 300, "seconds", 60.0))
+    make(tmp_path / "waiting")
+    make(tmp_path / "running", row("train", 100, "loss", 3.0), speed, row("event", 50, "rewind 1", 40))
+    with rundir.claim(replace(RUN, name="other"), tmp_path / "running"):
+        found = status(tmp_path, capsys)
+    assert {name: r["state"] for name, r in found.items()} == {
+        "stopped": "stopped", "complete": "complete", "waiting": "waiting", "running": "running",
+    }  # fmt: skip
+    assert found["stopped"]["step"] == 100
+    assert found["stopped"]["minutes_left"] == pytest.approx(
+        (RUN.schedule.steps - 100) * RUN.train.batch / 640 / 60
+    )
+    assert found["running"]["events"] == 1
+    assert main(["status", str(tmp_path / "a" / "stopped")]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert [*head.split()] == ["run", "state", "step", "of", "loss", "images/s", "left"]
+    assert "3.5000" in line
+
+
+def test_no_torch_is_needed(tmp_path):
+    make(tmp_path / "run")
+    program = "import sys; sys.modules['torch'] = None; from scalevit.cli import main; main(sys.argv[1:])"
+    words = [sys.executable, "-c", program, "status", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert "waiting" in done.stdout, done.stderr
+
+
+def test_a_folder_without_runs_says_so(tmp_path, capsys):
+    assert main(["status", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
