@@ -23,6 +23,7 @@ VERBS = {
     "pretrain": "train a model; continues by itself when its folder holds a checkpoint",
     "cooldown": "branch a cooldown off a trunk at any step it saved",
     "probe": "few-shot, kNN and linear accuracy of frozen features, beside their floors",
+    "evaluate": "accuracy, calibration and confusion of a classifier on labelled images",
     "study": "a grid of runs, the law through them, a forecast and a report; resumable",
     "fit": "fit a scaling law to any table and forecast",
     "report": "one HTML page of runs or of studies",

@@ -244,7 +244,7 @@ def test_functions_and_modules_of_others(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_timm_imports_in_a_fresh_process():
     """Beside a torchvision whose compiled part is missing, too, as with torch's CPU build from PyPI."""
-    code = "from scalevit.evals.backbones import import_timm; import_timm().create_model('test_vit')"
+    code = "from scalevit.formats.timm import import_timm; import_timm().create_model('test_vit')"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 

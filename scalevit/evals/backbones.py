@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from scalevit import weights
 from scalevit.config import Preprocessing, nearest
+from scalevit.formats.timm import import_timm
 from scalevit.model import ViT
 
 #: The representation that the head reads; what the paper probes.
@@ -190,30 +191,6 @@ class _no_vain_retries:
         from huggingface_hub import constants
 
         constants.HF_HUB_OFFLINE = self.before
-
-
-def import_timm() -> Any:
-    """timm, also beside a torchvision built for another torch, whose import fails on missing operators."""
-    try:
-        import timm
-
-        return timm
-    except ImportError:
-        raise ValueError('timm: models need timm: pip install "scalevit[timm]"') from None
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    for module in [name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")]:
-        del sys.modules[module]
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
-    return importlib.import_module("timm")
-
-
-#: Operators that `import_timm` declared live as long as this.
-_KEPT: list[torch.library.Library] = []
 
 
 # --------------------------------------------------------------------------- functions

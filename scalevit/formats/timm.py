@@ -6,7 +6,9 @@ Names and layouts of parameters are the same as ours, so only the description di
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def read_folder(folder: Path) -> Package:
 
 def _built(architecture: str, args: Mapping[str, Any]) -> Any:
     """The module without memory; timm raises its own kinds for what it cannot build."""
-    timm = _timm()
+    timm = import_timm()
     try:
         with torch.device("meta"):
             return timm.create_model(architecture, **args)
@@ -49,7 +51,7 @@ def _built(architecture: str, args: Mapping[str, Any]) -> Any:
 
 def read_name(name: str) -> Package:
     """The pretrained model that timm knows under this name; downloads its weights."""
-    timm = _timm()
+    timm = import_timm()
     if not timm.is_model(name):
         near = nearest(name, timm.list_models(module="vision_transformer"))
         raise ValueError(f"timm has no model {name!r}; nearest: {', '.join(near)}")
@@ -181,9 +183,25 @@ def _preprocessing(given: Any) -> Preprocessing:
     )
 
 
-def _timm() -> Any:
+#: Operators that `import_timm` declared live as long as this.
+_KEPT: list[torch.library.Library] = []
+
+
+def import_timm() -> Any:
+    """timm, also beside a torchvision built for another torch, whose import fails on missing operators."""
     try:
         import timm
+
+        return timm
     except ImportError:
         raise ValueError('reading timm models needs timm: pip install "scalevit[timm]"') from None
-    return timm
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for module in [name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")]:
+        del sys.modules[module]
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEPT.append(library)
+    return importlib.import_module("timm")
