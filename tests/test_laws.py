@@ -148,15 +148,12 @@ def test_weights_are_repetitions():
     x, y = X[:12], planted("M2")[:12] * np.exp(0.02 * np.random.default_rng(0).normal(size=12))
     weights = np.arange(12) % 3
     once = fit(x, y, "M2", weights=weights, bootstrap=0)
-    problem = Problem(
-        once.form, *(np.log(a)[None] for a in (x / x[-1], y / y.min())), np.ones((1, 12)), np.inf * np.ones(1)
-    )
+    u, v = np.log(x / x[-1])[None], np.log(y / y.min())[None]
+    knee = np.full(1, np.inf)
     repeated = np.repeat(np.arange(12), weights)
-    several = Problem(
-        once.form, problem.u[:, repeated], problem.v[:, repeated], np.ones((1, 12)), problem.knee
-    )
-    weighted = Problem(once.form, problem.u, problem.v, weights[None].astype(float), problem.knee)
-    start = once.form.starts(problem.u[0], problem.v[0])
+    several = Problem(once.form, u[:, repeated], v[:, repeated], np.ones((1, len(repeated))), knee)
+    weighted = Problem(once.form, u, v, weights[None].astype(float), knee)
+    start = once.form.starts(u[0], v[0])
     assert descend(weighted, start)[1].min() == pytest.approx(descend(several, start)[1].min(), rel=1e-8)
 
 
