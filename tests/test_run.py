@@ -63,9 +63,9 @@ def test_a_finished_run_is_not_done_again(done, capsys):
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()} == before
 
 
-def test_interrupted_anywhere_the_weights_are_the_same(done, tmp_path):
-    """Stopped by a time limit of nothing after every step: as many processes' worth of resuming as steps."""
-    for step in range(1, STEPS):
+def test_interrupted_again_and_again_the_weights_are_the_same(done, tmp_path):
+    """Stopped by a time limit of nothing after each of the first steps, then left alone."""
+    for step in range(1, 4):
         outcome = pretrain(TINY, tmp_path / "run", max_minutes=0)
         assert (outcome.stopped, outcome.step) == ("the time limit", step)
     assert pretrain(TINY, tmp_path / "run").stopped is None
