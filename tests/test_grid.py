@@ -74,7 +74,8 @@ def test_cost_is_three_forward_passes_an_image_and_sharing_saves_the_common_step
     nodes = grid.expand(spec(tmp_path))
     small = [n for n in nodes if n.name.startswith("small-map-1k-seed0")]
     shape = small[0].run.model.resolve()
-    step = 3 * 64 * shape.flops(28, "map", 512)
+    model = small[0].run.model
+    step = 3 * 64 * shape.flops(model.image, "map", model.classes)
     assert grid.bill(small).separate == pytest.approx(step * 700)
     assert grid.bill(small).shared == pytest.approx(step * (400 + 20 + 40))
 

@@ -57,6 +57,21 @@ def test_what_is_not_beaten_and_what_misses_is_said_so(study):
     assert "NOT beaten" in words and "OUTSIDE" in words
 
 
+def test_recipes_are_compared_best_first_over_seeds(study):
+    found = results.read(study)
+    kept = [p for p in found.of(("digits", 10)) if p.facts.run in ("96x4-fresh-600", "96x4-2048-600")]
+    named = [
+        replace(p, facts=replace(p.facts, recipe="fresh" if p.facts.images == 0 else "few")) for p in kept
+    ]
+    twice = [replace(named[0], error=named[0].error + 0.02), *named]
+    words = " ".join(report.summary(replace(found, points=tuple(twice))))
+    fresh = sorted(p.error for p in twice if p.facts.recipe == "fresh")
+    few = [p.error for p in twice if p.facts.recipe == "few"]
+    assert words.index("by recipe: fresh") < words.index(", few ")
+    assert f"± {100 * 0.02 / 2**0.5:.1f} over 2 runs" in words
+    assert report.percent(sum(fresh) / len(fresh)) in words and report.percent(sum(few) / len(few)) in words
+
+
 def test_without_a_law_the_page_says_so_and_still_opens(study):
     found = results.read(study)
     few = replace(found, points=found.points[:2], forecast=None)

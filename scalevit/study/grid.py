@@ -234,7 +234,7 @@ def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int,
     run = config.load(spec.base, (*spec.overrides, *model.overrides, *recipe.overrides, *axes))
     parts = (model.name, recipe.name, _count(images), f"seed{seed}" if len(spec.seeds) > 1 else "")
     stem = "-".join(part for part in parts if part)
-    family = _Family(run, stem, model.name or run.model.shape, recipe.name, images, seed)
+    family = _Family(run, stem, model.name or label(run), recipe.name, images, seed)
     points = {steps: steps - max(1, round(spec.cooldown * steps)) for steps in sorted(spec.durations)}
     further = {steps: steps - max(1, round(spec.cooldown * steps)) for steps in spec.longer}
     if run.schedule.name not in ("rsqrt", "constant"):
@@ -309,6 +309,13 @@ class _Family:
             steps=duration - at, duration=duration,
             flops=per_step * (duration - at), scratch=per_step * duration,
         )  # fmt: skip
+
+
+def label(run: config.Run) -> str:
+    """The shape's own name when nothing about it was changed, else width × depth."""
+    plain = replace(run.model, width=None, depth=None, mlp=None, heads=None, patch=None)
+    shape = run.model.resolve()
+    return run.model.shape if plain.resolve() == shape else f"{shape.width}x{shape.depth}"
 
 
 def step_flops(run: config.Run) -> float:

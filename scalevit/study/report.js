@@ -28,6 +28,7 @@
     forward: { label: "model size (forward FLOPs an image)", of: (r) => r.forward },
     parameters: { label: "parameters", of: (r) => r.parameters },
     steps: { label: "steps", of: (r) => r.steps },
+    recipe: { label: "recipe", of: (r) => rank("recipe", r), names: true },
   };
   const GROUPS = {
     model: { label: "model", of: (r) => r.model, name: (v) => v, order: (a, b) => weight(a) - weight(b) },
@@ -41,6 +42,7 @@
   const weight = (model) => weights.get(model) || 0;
   const values = {};
   for (const [key, group] of Object.entries(GROUPS)) values[key] = unique(runs.map(group.of)).sort(group.order);
+  const rank = (key, run) => values[key].indexOf(GROUPS[key].of(run));
   const tasks = [...new Map(studies.flatMap((s) => s.tasks).map((t) => [t.key, t.name]))];
 
   const state = {
@@ -49,6 +51,13 @@
     sort: "compute", down: false, all: false,
   };
   for (const key of Object.keys(GROUPS)) state.off[key] = new Set();
+
+  // what is compared decides what is seen first: sizes across compute, or recipes side by side
+  const first = (keys, varied) => keys.find(varied) || keys[0];
+  const differ = (list) => most(list) > 1.3 * least(list);
+  state.x = first(Object.keys(AXES), (key) => (AXES[key].names ? values[key].length > 1 : differ(runs.map(AXES[key].of))));
+  state.colour = first(["model", "recipe", "images", "steps", "seed", "study"], (key) => values[key].length > 1);
+  const shaped = first(["model", "recipe", "images"], (key) => values[key].length > 1);
 
   const dark = () => getComputedStyle(document.documentElement).colorScheme === "dark" ||
     (document.documentElement.dataset.theme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
@@ -60,9 +69,8 @@
     const low = Math.min(stops.length - 2, Math.floor(at));
     return mix(stops[low], stops[low + 1], at - low);
   }
-  const rank = (key, run) => values[key].indexOf(GROUPS[key].of(run));
   const colour = (run) => ramp(rank(state.colour, run), values[state.colour].length);
-  const shape = (run) => SHAPES[rank("model", run) % SHAPES.length];
+  const shape = (run) => SHAPES[rank(shaped, run) % SHAPES.length];
   const radius = (run) => 4.2 + (4.2 * (rank("images", run) + 1)) / values.images.length;
   const visible = (run) => Object.entries(GROUPS).every(([key, group]) => !state.off[key].has(group.of(run)));
   const errorOf = (run) => run.errors[state.task];
@@ -97,8 +105,10 @@
       const ticks = [];
       for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e += 1)
         for (const part of parts) { const v = part * 10 ** e; if (v >= low && v <= high) ticks.push(v); }
+      if (ticks.length < 2) break;
       if (ticks.length <= count + 1) return ticks;
     }
+    if (high / low < 10) return linearTicks(low, high, count);
     const first = Math.ceil(Math.log10(low)), last = Math.floor(Math.log10(high));
     const step = Math.max(1, Math.ceil((last - first) / count));
     return Array.from({ length: Math.floor((last - first) / step) + 1 }, (_, i) => 10 ** (first + i * step));
@@ -127,7 +137,7 @@
       `<clipPath id="${id}"><rect x="${box.left}" y="${box.top - 6}" width="${box.right - box.left}" height="${box.bottom - box.top + 6}"/></clipPath>`];
     for (const v of y.ticks(Math.max(3, height / 60)))
       out.push(`<line class="gridline" x1="${box.left}" x2="${box.right}" y1="${y(v)}" y2="${y(v)}"/><text x="${box.left - 7}" y="${y(v) + 4}" text-anchor="end">${spec.y.form(v)}</text>`);
-    for (const v of x.ticks(Math.max(2, (box.right - box.left) / 78)))
+    for (const v of spec.x.at || x.ticks(Math.max(2, (box.right - box.left) / 78)))
       out.push(`<line class="gridline" y1="${box.top}" y2="${box.bottom}" x1="${x(v)}" x2="${x(v)}"/><text x="${x(v)}" y="${box.bottom + 17}" text-anchor="middle">${spec.x.form(v)}</text>`);
     out.push(`<line class="axis" x1="${box.left}" x2="${box.right}" y1="${box.bottom}" y2="${box.bottom}"/>`);
     out.push(`<text class="title" x="${(box.left + box.right) / 2}" y="${height - 6}" text-anchor="middle">${esc(spec.x.label)}</text>`);
@@ -248,10 +258,12 @@
   const legible = (width) => Math.min(520, Math.max(330, width * 0.5));
 
   function drawMain() {
-    const axis = AXES[state.x], on = state.show, logx = on["log x"], logy = on["log y"];
+    const axis = AXES[state.x], on = state.show, logx = on["log x"] && !axis.names, logy = on["log y"];
+    const names = axis.names && values[state.x].map((v) => GROUPS[state.x].name(v));
     const points = shown().map((run) => mark(run, axis.of(run), errorOf(run)[0], errorOf(run)[1])).filter((p) => !logy || p.y > 0);
     const spec = { ...blank, name: `error against ${axis.label}`, height: legible, points, lines: joined(points), bands: [], levels: [], intervals: [],
-      x: { label: axis.label, log: logx, form: si }, y: yAxis(logy) };
+      x: { label: axis.label, log: logx, form: names ? (v) => esc(names[v]) : si, at: names && names.map((_, i) => i) }, y: yAxis(logy) };
+    if (names) spec.lines = [];
     const compute = state.x === "compute";
     studies.forEach((study, index) => {
       if (state.off.study.has(index)) return;
@@ -281,7 +293,7 @@
     const words = ["Bars: standard deviation over draws of the support set. Larger markers had more unique images; dotted lines join the durations of one model."];
     if (compute) words.push("Blue: frontier of what is shown.");
     if (compute && studies.some((s) => s.laws[state.task]?.curve.length)) words.push("Dashed: the law fitted to the frontier of all runs, with its 90% interval.");
-    studies.forEach((study) => { const law = study.laws[state.task]; if (law && law.verdict) words.push(`${studies.length > 1 ? study.title + ": " : ""}${law.verdict}.`); });
+    studies.forEach((study) => { const law = study.laws[state.task]; if (law && law.verdict) words.push(`${studies.length > 1 ? study.title + ": " : ""}${law.verdict[0].toUpperCase()}${law.verdict.slice(1)}.`); });
     return words.join(" ");
   }
 
@@ -295,7 +307,7 @@
     const chosen = [...best].sort((a, b) => a[0] - b[0]).map(([v, run]) => mark(run, v, errorOf(run)[0], errorOf(run)[1]));
     return { points: chosen, lines: [{ points: chosen.map((p) => [p.x, p.y]), colour: "var(--soft)", dash: "5 4" }] };
   }
-  const varies = (key) => unique(runs.map(key)).length > 1;
+  const varies = (key) => differ(runs.map(key));
 
   panel("What larger models do with each image", "Error against images seen: lower curves learn more from the same images.",
     () => varies((r) => r.seen), () => {
@@ -330,7 +342,7 @@
     const kept = runs.filter(visible), top = most(kept.map((r) => r.forward)), data = most(kept.map((r) => r.images || Infinity));
     const family = kept.filter((r) => r.forward === top && (r.images || Infinity) === data);
     const longest = most(family.map((r) => r.steps));
-    const lines = family.map((r) => ({ points: r.rates, colour: ramp(Math.sqrt(r.steps / longest), 2), width: 1.8, run: r.id }));
+    const lines = family.map((r) => ({ points: r.rates, colour: values.recipe.length > 1 ? colour(r) : ramp(Math.sqrt(r.steps / longest), 2), width: 1.8, run: r.id }));
     return { points: [], lines, x: { label: "steps", log: false, form: si }, y: { label: "learning rate", log: false, form: (v) => (v ? v.toExponential(1).replace(".0e", "e") : "0") } };
   }
   function training() {
@@ -395,7 +407,7 @@
   }
   function setUp() {
     options($("task"), tasks, state.task, (v) => { state.task = v; });
-    options($("xaxis"), Object.entries(AXES).filter(([, a]) => varies(a.of)).map(([k, a]) => [k, a.label]), state.x, (v) => { state.x = v; });
+    options($("xaxis"), Object.entries(AXES).filter(([k, a]) => (a.names ? values[k].length > 1 : varies(a.of))).map(([k, a]) => [k, a.label]), state.x, (v) => { state.x = v; });
     const groups = Object.entries(GROUPS).filter(([key]) => values[key].length > 1);
     options($("colour"), groups.map(([k, g]) => [k, g.label]), state.colour, (v) => { state.colour = v; });
     $("colour").parentElement.hidden = groups.length < 2;
@@ -430,7 +442,7 @@
     const icon = (group, value) => {
       const run = runs.find((r) => GROUPS[group].of(r) === value);
       const fill = group === state.colour ? colour(run) : "var(--faint)";
-      return `<svg width="14" height="14" viewBox="0 0 14 14" style="width:14px" aria-hidden="true"><path d="${marker(group === "model" ? shape(run) : "circle", 7, 7, group === "images" ? Math.min(6, radius(run) * 0.7) : 5)}" fill="${fill}"/></svg>`;
+      return `<svg width="14" height="14" viewBox="0 0 14 14" style="width:14px" aria-hidden="true"><path d="${marker(group === shaped ? shape(run) : "circle", 7, 7, group === "images" ? Math.min(6, radius(run) * 0.7) : 5)}" fill="${fill}"/></svg>`;
     };
     const groups = Object.keys(GROUPS).filter((key) => values[key].length > 1 && values[key].length <= 24);
     $("chips").innerHTML = groups.map((key) => `<div>${GROUPS[key].label} ${values[key].map((v, i) => `<button type="button" data-group="${key}" data-index="${i}" aria-pressed="${!state.off[key].has(v)}">${icon(key, v)}${esc(GROUPS[key].name(v))}</button>`).join("")}</div>`).join("");

@@ -160,7 +160,7 @@ def summary(results: Results) -> list[str]:
         points = results.of(tasks[0])
         law = law_of(points)
         sentences += [_frontier(tasks[0], law), _law_words(law), _forecast_words(results, points)]
-        sentences += [_floor_words(results, points), _next(law)]
+        sentences += [_recipe_words(tasks[0], points), _floor_words(results, points), _next(law)]
     if results.bill and results.bill.share < 1:
         bill = results.bill
         sentences.append(
@@ -213,6 +213,25 @@ def _frontier(task: Task, law: Law) -> str:
         f"On the frontier the {task_name(task)} error falls from {percent(first.error)} ({first.facts.run}) "
         f"to {_measured(last)} ({last.facts.run}): a factor {factor:.1f} for {compute:.0f} times the compute."
     )
+
+
+def _recipe_words(task: Task, points: Sequence[Point]) -> str:
+    """What is compared, best first: mean over the longest runs' seeds, spread between seeds."""
+    longest = max(point.facts.steps for point in points)
+    errors: dict[str, list[float]] = {}
+    for point in points:
+        if point.facts.steps == longest:
+            errors.setdefault(point.facts.recipe, []).append(point.error)
+    if not 1 < len(errors) <= 20:
+        return ""
+    ranked = sorted(errors, key=lambda recipe: float(np.mean(errors[recipe])))
+    told = ", ".join(f"{name} {_seeds(errors[name])}" for name in ranked)
+    return f"{task_name(task)} error after {longest:,} steps, by recipe: {told}."
+
+
+def _seeds(errors: Sequence[float]) -> str:
+    mean = percent(float(np.mean(errors)))
+    return mean if len(errors) < 2 else f"{mean} ± {100 * np.std(errors, ddof=1):.1f} over {len(errors)} runs"
 
 
 def _measured(point: Point) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> Facts:
     shape, model = run.model.resolve(), run.model
     size = (model.image, model.pool, model.classes)
     seen = run.schedule.steps * run.train.batch
-    named = {"model": _label(run), "recipe": ""} | dict(node or {})
+    named = {"model": grid.label(run), "recipe": ""} | dict(node or {})
     return Facts(
         run=run.name, study=study, folder=str(home), model=named["model"], recipe=named["recipe"],
         images=run.data.images, unique=min(run.data.images or seen, seen), seed=run.train.seed,
@@ -175,13 +175,6 @@ def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> Facts:
         schedule=run.schedule, branch_step=run.branch.step,
         head_decay=run.optimizer.head_decay, body_decay=run.optimizer.body_decay,
     )  # fmt: skip
-
-
-def _label(run: config.Run) -> str:
-    """The shape's own name when nothing about it was changed, else width × depth."""
-    plain = replace(run.model, width=None, depth=None, mlp=None, heads=None, patch=None)
-    shape = run.model.resolve()
-    return run.model.shape if plain.resolve() == shape else f"{shape.width}x{shape.depth}"
 
 
 #: Metrics whose value is an accuracy, by the kind of their rows, and what they are called.
