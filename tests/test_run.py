@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from scalevit import checkpoint, config, records, rundir
 from scalevit.cli import main
+from scalevit.presets import PRESETS
 from scalevit.run import mistakes, pretrain
 
 STEPS = 12
@@ -149,7 +150,7 @@ def test_two_processes_cannot_share_a_folder(tmp_path):
 
 def test_dry_run_creates_nothing(tmp_path, capsys):
     assert main(["pretrain", "demo", "--dry-run", "--out", str(tmp_path / "run"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 300
+    assert json.loads(capsys.readouterr().out)["steps"] == PRESETS["demo"].schedule.steps
     assert not (tmp_path / "run").exists()
     assert main(["pretrain", "paper/S16", "--dry-run", "--out", str(tmp_path / "run")]) == 2
     assert "data.source" in capsys.readouterr().err
