@@ -128,7 +128,7 @@ def test_killed_at_random_moments(tmp_path):
 
 def kill_workers(folder):
     """torchrun puts its workers into sessions of their own; find those that work on this folder."""
-    found = subprocess.run(["pgrep", "-f", f"--out {folder}$"], capture_output=True, text=True).stdout
+    found = subprocess.run(["pgrep", "-f", "--", f"--out {folder}$"], capture_output=True, text=True).stdout
     for number in map(int, found.split()):
         os.kill(number, signal.SIGKILL)
 
