@@ -14,6 +14,7 @@ class Numbered:
     """A source whose image is its index and position, so that a test sees what the loader asked for."""
 
     keeps = False
+    strata = 0
 
     def __init__(self, samples: int) -> None:
         self.samples, self.asked = samples, 0

@@ -134,3 +134,31 @@ def test_draws_are_uniform_and_independent():
     for row in draws:
         assert chi_square(np.bincount((row * 100).astype(int), minlength=100)) > 1e-4
     assert np.abs(np.corrcoef(draws) - np.eye(3)).max() < 0.02
+
+
+@given(classes=st.integers(1, 40), rows=st.integers(1, 30), epoch=st.integers(0, 3), seed=st.integers(0, 99))
+def test_a_stratified_epoch_is_a_bijection_that_shows_every_class_once_a_row(classes, rows, epoch, seed):
+    size = classes * rows
+    order = Order(0, size, seed, strata=classes)
+    epochs, indices = order.at(np.arange(epoch * size, (epoch + 1) * size))
+    assert (epochs == epoch).all()
+    assert sorted(indices) == list(range(size))
+    shown = (indices % classes).reshape(rows, classes)
+    assert (np.sort(shown, axis=1) == np.arange(classes)).all()
+
+
+def test_a_stratified_epoch_differs_from_the_next():
+    order = Order(0, 2_000, 1, strata=20)
+    first, second = (order.at(np.arange(e * 2_000, (e + 1) * 2_000))[1] for e in (0, 1))
+    assert (first % 20 == second % 20).all()
+    assert (first != second).mean() > 0.9
+
+
+def test_an_endless_stratified_source_shows_every_image_once():
+    _, indices = Order(0, 0, 1, strata=50).at(np.arange(5_000))
+    assert sorted(indices) == list(range(5_000))
+
+
+def test_strata_that_do_not_divide_the_images_fall_back_to_a_plain_shuffle():
+    _, indices = Order(0, 103, 0, strata=10).at(np.arange(103))
+    assert sorted(indices) == list(range(103))

@@ -35,6 +35,11 @@ class Source(Protocol):
         ...
 
     @property
+    def strata(self) -> int:
+        """Image i is of class i mod this; 0 where labels follow no rule."""
+        ...
+
+    @property
     def keeps(self) -> bool:
         """Whether an index always gives the same pixels, dear to make, so that they are worth keeping."""
         ...

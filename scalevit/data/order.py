@@ -22,7 +22,7 @@ WINDOW = 2**16
 _ROUNDS = 10
 #: A network over fewer bits does not reach all permutations equally often.
 _LEAST_BITS = 8
-_EPOCH, _SUBSET, _BLOCKS, _INSIDE, _SOURCES = range(1, 6)
+_EPOCH, _SUBSET, _BLOCKS, _INSIDE, _SOURCES, _INSTANCES = range(1, 7)
 
 Indices = Int64[np.ndarray, " n"]
 
@@ -61,12 +61,15 @@ class Order:
     samples: how many the store holds, 0 when it is endless. images: how many different ones are used; 0
     means all. Subsets of one seed are nested: 300 thousand images are contained in a million. block: 0
     shuffles freely; otherwise runs of `block` neighbours are shuffled as wholes, and then the samples inside
-    each group of 16 blocks, so that an object store is read in few large pieces."""
+    each group of 16 blocks, so that an object store is read in few large pieces. strata: where image i is of
+    class i mod `strata`, classes take turns: at equal intervals they train better than in any shuffled order
+    (docs/lab-log.md, "Classes that take turns")."""
 
     samples: int
     images: int = 0
     seed: int = 0
     block: int = 0
+    strata: int = 0
 
     def __post_init__(self) -> None:
         if self.samples > LIMIT or self.images > LIMIT:
@@ -83,6 +86,8 @@ class Order:
 
     def at(self, positions: Indices) -> tuple[Indices, Indices]:
         """(epoch, index in the store) of the images at these positions of the run, counted from 0."""
+        if self.strata and self.unique % self.strata == 0:
+            return self._stratified(positions)
         size = self.unique or WINDOW
         epochs, inside = positions // size, positions % size
         keys = key(self.seed, _EPOCH, epochs)
@@ -94,6 +99,15 @@ class Order:
         if 0 < self.images < self.samples:
             chosen = permute(chosen, self.samples, key(self.seed, _SUBSET))
         return epochs, chosen
+
+    def _stratified(self, positions: Indices) -> tuple[Indices, Indices]:
+        """Classes take turns, always in the same order; each shows its instances in an order of its own."""
+        size = self.unique
+        epochs = positions // size if size else np.zeros_like(positions)
+        rows, classes = np.divmod(positions - epochs * size, self.strata)
+        if size:
+            rows = permute(rows, size // self.strata, key(self.seed, _INSTANCES, epochs, classes))
+        return epochs, rows * self.strata + classes
 
 
 def _permute_blocks(positions: Indices, size: int, block: int, keys: np.ndarray) -> Indices:

@@ -47,6 +47,7 @@ class Photographs:
     `excluded` (sorted numbers) are left out."""
 
     keeps = False
+    strata = 0
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class Rendered:
         from scalevit.data.procedural import Procedural
 
         self._family = Procedural(family, classes, side, seed, palette)
+        self.strata = classes
 
     def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         return self._family.images(indices), self._family.labels(indices)
@@ -39,7 +40,7 @@ def open_source(data: Data, *, image: int, classes: int) -> Source:
 
 def order_of(data: Data, source: Source) -> Order:
     """The order in which a run sees the images of `source`."""
-    return Order(source.samples, data.images, data.seed, data.block)
+    return Order(source.samples, data.images, data.seed, data.block, source.strata)
 
 
 def batches_of(data: Data, *, image: int, classes: int, batch: int, rank: int = 0, world: int = 1) -> Batches:
