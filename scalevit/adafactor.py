@@ -27,7 +27,7 @@ from torch import Tensor
 
 from scalevit.layout import View, plain
 from scalevit.momentum import Decoupled, Due, descend, flat, follow, piece_size, scratches
-from scalevit.shards import Span, boxes, span
+from scalevit.pieces import Span, boxes, span
 
 
 @dataclass(frozen=True)

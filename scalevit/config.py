@@ -346,10 +346,11 @@ def validate(run: Run) -> list[str]:
     return [*_model_mistakes(run.model), *_schedule_mistakes(run.schedule), *_train_mistakes(run)]
 
 
-def require_source(run: Run) -> None:
-    """What planning can do without and training cannot: raises `Mistakes` when no images are named."""
-    if not run.data.source:
-        raise Mistakes(["data.source: say where your images are, e.g. data.source=/path/to/folder"])
+def missing(run: Run) -> list[str]:
+    """What planning can do without and training cannot: the images."""
+    if run.data.source:
+        return []
+    return ["data.source: say where your images are, e.g. data.source=/path/to/folder"]
 
 
 def _model_mistakes(model: Model) -> Iterator[str]:

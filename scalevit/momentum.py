@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalevit.shards import local
+from scalevit.pieces import local
 
 #: Elements of a CPU's working piece: what is read a second time is then still in the cache.
 CACHED = 1 << 18

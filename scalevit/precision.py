@@ -10,16 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-#: Dense bf16 peak in FLOP/s by the name that the device gives itself (makers' data sheets, without sparsity).
-PEAK_BF16 = {
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100": 989.4e12,
-    "H200": 989.4e12,
-    "B200": 2250e12,
-    "L40S": 362e12,
-    "RTX 4090": 165.2e12,
-}
+from scalevit.devices import peak_of
 
 
 def compute_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -33,5 +24,4 @@ def peak_flops(precision: str, device: torch.device) -> float | None:
     """FLOP/s that this device's maker promises at this precision; None when unknown, as for every CPU."""
     if precision != "bf16" or device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_BF16.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name(device))

@@ -67,13 +67,9 @@ class Outcome:
 
 
 def mistakes(run: config.Run, out: Path) -> list[str]:
-    """Everything that keeps this run from being trained into `out`, one line each; creates nothing."""
-    found = config.validate(run)
-    try:
-        config.require_source(run)
-    except config.Mistakes as error:
-        found += error.mistakes
-    found += [*rundir.mistakes(run, out), *probe_mistakes(run.probe)]
+    """Everything that keeps this run from being trained into `out`, its images apart, one line each; creates
+    nothing."""
+    found = [*config.validate(run), *rundir.mistakes(run, out), *probe_mistakes(run.probe)]
     found += mesh.mistakes(run.parallel, run.train.batch)
     if run.branch.trunk:
         found += trunk_mistakes(run)
@@ -120,7 +116,7 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
     checkpoint, on SIGTERM, SIGUSR1, Ctrl-C, or after `max_minutes`."""
     out = Path(out)
     with mesh.join(run.parallel) as world:
-        found = world.tell(mistakes(run, out) if world.first else None)
+        found = world.tell([*config.missing(run), *mistakes(run, out)] if world.first else None)
         if found and not world.first:
             raise SystemExit(MISTAKE)
         if found:

@@ -97,11 +97,10 @@ class Shape:
         yield "fc2.kernel", (self.mlp, self.width)
         yield "fc2.bias", (self.width,)
 
-    @cache
     def parameters(self, image: int = 224, pool: str | None = None, classes: int = 0) -> int:
         """Exact number of parameters. Without pool and classes this is the trunk that the paper's Table 2
         prints ("Mio. Param"); `pool="map"` adds the attention pooling head, `classes` the classifier."""
-        return sum(math.prod(shape) for _, shape in self.tensors(image, pool, classes))
+        return _parameters(self, image, pool, classes)
 
     def flops_by_part(self, image: int = 224, pool: str | None = None, classes: int = 0) -> dict[str, float]:
         """Forward FLOPs of one image by part, a multiply-add counted as 2; norms, softmax, GELU left out."""
@@ -122,14 +121,12 @@ class Shape:
         """Forward FLOPs of one image (multiply-add = 2). A training step costs three times as much."""
         return sum(self.flops_by_part(image, pool, classes).values())
 
-    @cache
     def optimizer_bytes(
         self, optimizer: str, image: int = 224, pool: str | None = None, classes: int = 0
     ) -> int:
         """Bytes of optimizer state: first moments in bf16; Adafactor's second moment is factored where the
         reference factors it (paper §3.4 and App. B)."""
-        tensors = [shape for _, shape in self.tensors(image, pool, classes)]
-        return sum(2 * math.prod(shape) + SECOND_MOMENT[optimizer](shape) for shape in tensors)
+        return _optimizer_bytes(self, optimizer, image, pool, classes)
 
     def activation_bytes(self, image: int = 224, pool: str | None = None, itemsize: int = 2) -> int:
         """Bytes that one image's forward pass keeps for the backward pass: per token and block the two
@@ -137,6 +134,17 @@ class Shape:
         GELU; attention weights are not kept (fused attention)."""
         per_token = 8 * self.width + 2 * self.mlp
         return itemsize * self.tokens(image, pool) * (self.depth * per_token + 2 * self.width)
+
+
+@cache
+def _parameters(of: Shape, image: int, pool: str | None, classes: int) -> int:
+    return sum(math.prod(shape) for _, shape in of.tensors(image, pool, classes))
+
+
+@cache
+def _optimizer_bytes(of: Shape, optimizer: str, image: int, pool: str | None, classes: int) -> int:
+    tensors = [shape for _, shape in of.tensors(image, pool, classes)]
+    return sum(2 * math.prod(shape) + SECOND_MOMENT[optimizer](shape) for shape in tensors)
 
 
 def factored(shape: tuple[int, ...]) -> bool:

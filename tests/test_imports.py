@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "scalevit"
 RANKS = [
     ["shapes", "schedule", "answer"],
     ["config", "records"],
-    ["presets", "layout"],
-    ["precision", "mesh", "attention", "dcp", "stopping", "guard", "progress", "shards", "losses"],
+    ["presets", "layout", "devices"],
+    ["precision", "mesh", "attention", "dcp", "stopping", "guard", "progress", "pieces", "losses"],
     ["model", "data"],
     ["adafactor", "momentum"],
     ["optim"],
@@ -33,7 +33,7 @@ RANKS = [
 ]
 ROOMS = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 #: Rooms without torch, whatever they import.
-WORDS = ("shapes", "schedule", "config", "records", "presets", "answer", "cli", "study")
+WORDS = ("shapes", "schedule", "config", "records", "presets", "devices", "answer", "cli", "study")
 
 
 def modules():

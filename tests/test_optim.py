@@ -20,7 +20,7 @@ from scalevit.config import Model
 from scalevit.layout import View, plain, transposed
 from scalevit.model import ViT
 from scalevit.optim import Rule
-from scalevit.shards import boxes
+from scalevit.pieces import boxes
 
 SMALL = Model(width=64, depth=2, mlp=96, heads=2, patch=4, image=16, classes=10)
 

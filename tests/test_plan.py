@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from scalevit import cli
 from scalevit.config import load
+from scalevit.devices import DEVICES
 from scalevit.presets import PRESETS
 from scalevit.shapes import Shape, shape
 from scalevit.study.budget import ANCHOR, Budget, best, rank, sovit
-from scalevit.study.devices import DEVICES
 from scalevit.study.expect import Runs, fit_joint, paper_law, published
 from scalevit.study.plan import memory_of, names_of, plan
 

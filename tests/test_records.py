@@ -69,7 +69,8 @@ def test_provenance_says_the_code_and_keeps_the_environment_out(monkeypatch):
 def test_two_writers_do_not_mix_lines(tmp_path):
     program = (
         "import sys; from scalevit import records\n"
-        "for i in range(50): records.append(sys.argv[1], [{'run': sys.argv[2], 'step': i, 'metric': 'm', 'value': 1}])"
+        "row = {'run': sys.argv[2], 'metric': 'm', 'value': 1}\n"
+        "for i in range(50): records.append(sys.argv[1], [{**row, 'step': i}])"
     )
     writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), name]) for name in "ab"]
     assert [writer.wait() for writer in writers] == [0, 0]

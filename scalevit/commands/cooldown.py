@@ -41,7 +41,10 @@ def branch(trunk: Path, at: int, steps: int) -> config.Run:
 
 
 def main(args: argparse.Namespace) -> Answer:
+    from scalevit import mesh
     from scalevit.run import pretrain
 
     run = branch(args.trunk, args.at, args.steps)
-    return told(pretrain(run, args.out, max_minutes=args.max_minutes))
+    answer = told(pretrain(run, args.out, max_minutes=args.max_minutes))
+    mesh.leave(answer.code)
+    return answer

@@ -16,11 +16,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> Answer:
     from scalevit import doctor
-    from scalevit.config import load, require_source
+    from scalevit.config import Mistakes, load, missing
 
     run = load(args.target, args.overrides) if args.target else None
-    if run is not None:
-        require_source(run)
+    if run is not None and missing(run):
+        raise Mistakes(missing(run))
     facts = doctor.examine()
     facts["advice"] = doctor.advice(facts)
     lines = [

@@ -53,7 +53,8 @@ def dry(run: config.Run, out: Path) -> Answer:
     found = mistakes(run, out)
     if found:
         raise config.Mistakes(found)
-    open_batches(run)
+    if run.data.source:
+        open_batches(run)
     shape, size = run.model.resolve(), (run.model.image, run.model.pool, run.model.classes)
     images = run.schedule.steps * run.train.batch
     data = {
@@ -65,4 +66,4 @@ def dry(run: config.Run, out: Path) -> Answer:
         f"{run.name}: {data['parameters']:,} parameters, {run.schedule.steps:,} steps of "
         f"{run.train.batch:,} images, {data['train_flops']:.3g} FLOPs; all checks pass, nothing created"
     )
-    return Answer(text, data)
+    return Answer("\n".join([text, *config.missing(run)]), data)

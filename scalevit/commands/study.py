@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,9 @@ def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
     from scalevit.study import grid, launch, progress, results
 
     nodes = grid.expand(spec, folder.absolute() / "runs")
-    results.claim(folder, spec, nodes)
+    known = (folder / results.SPEC).exists()
+    with launch.lock_study(folder) if known else contextlib.nullcontext():
+        results.claim(folder, spec, nodes)
     with progress.display(nodes, folder, lambda: results.foresee(folder, spec, nodes)) as display:
         outcome = launch.launch(nodes, folder, display, launch.LOCAL, args.slots, args.attempts)
     if outcome.stopped:

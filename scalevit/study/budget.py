@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from scalevit.config import Data, Model, Optimizer, Run, Train
+from scalevit.devices import Device, device
 from scalevit.schedule import Schedule
 from scalevit.shapes import LETTERS, Shape, shape
-from scalevit.study.devices import Device, device
 from scalevit.study.expect import paper_law
 from scalevit.study.plan import RESERVED, largest_that_fits, names_of, speed_of
 

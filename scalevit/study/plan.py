@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scalevit.config import Run
+from scalevit.devices import ASSUMED_MFU, MEASURED, Device, device
 from scalevit.shapes import LETTERS, Shape, shape
-from scalevit.study.devices import ASSUMED_MFU, MEASURED, Device, device
 from scalevit.study.expect import TABLES, Expected, paper_law
 
 GIB = 2**30

@@ -13,27 +13,29 @@ from scalevit.config import nearest
 
 @dataclass(frozen=True)
 class Device:
-    """peak: TFLOP/s. memory: GiB. watts: board power."""
+    """peak: TFLOP/s. memory: GiB. watts: board power. driver: what its driver's name for it contains."""
 
     name: str
     peak: float
     memory: float
     watts: float
+    driver: str
 
 
 DEVICES = {
     device.name: device
     for device in (
-        Device("a100-40", 312, 39.5, 400),
-        Device("a100", 312, 79.2, 400),
-        Device("h100", 989, 79.6, 700),
-        Device("h200", 989, 140.4, 700),
-        Device("b200", 2250, 179.0, 1000),
-        Device("l4", 121, 22.5, 72),
-        Device("l40s", 362, 44.5, 350),
-        Device("a10g", 70, 22.5, 300),
-        Device("rtx3090", 71, 23.6, 350),
-        Device("rtx4090", 165, 23.6, 450),
+        Device("a100-40", 312, 39.5, 400, "A100"),
+        Device("a100", 312, 79.2, 400, "A100"),
+        Device("h100-pcie", 756, 79.6, 350, "H100 PCIe"),
+        Device("h100", 989, 79.6, 700, "H100"),
+        Device("h200", 989, 140.4, 700, "H200"),
+        Device("b200", 2250, 179.0, 1000, "B200"),
+        Device("l40s", 362, 44.5, 350, "L40S"),
+        Device("l4", 121, 22.5, 72, "L4"),
+        Device("a10g", 70, 22.5, 300, "A10G"),
+        Device("rtx3090", 71, 23.6, 350, "RTX 3090"),
+        Device("rtx4090", 165, 23.6, 450, "RTX 4090"),
     )
 }
 
@@ -69,3 +71,8 @@ def device(name: str) -> Device:
     if name.lower() not in DEVICES:
         raise ValueError(f"unknown device {name!r}; known: {', '.join(nearest(name.lower(), [*DEVICES]))}")
     return DEVICES[name.lower()]
+
+
+def peak_of(driver: str) -> float | None:
+    """Dense bf16 FLOP/s of the device that its driver calls so; None when it is not in the table."""
+    return next((1e12 * known.peak for known in DEVICES.values() if known.driver in driver), None)
