@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 def _complete_torchvision() -> torch.library.Library | None:
     """With a CPU build of torch, torchvision's compiled part does not load and its import fails on two
-    missing operators. Declaring them lets timm, transformers and open_clip import, which tests compare with."""
+    missing operators. Declaring them lets the libraries import that tests compare with."""
     if torch.cuda.is_available():
         return None
     library = torch.library.Library("torchvision", "DEF")
