@@ -79,7 +79,9 @@ class Data:
     transform: none squeezes a store's images into the square, inception crops at random, central for
     evaluation. block: neighbours kept together when shuffling, for object stores; 0 shuffles freely.
     tolerate: the share of broken samples, each replaced by its neighbour, above which a run stops.
-    exclude: a list of samples to leave out, as `scalevit data dedup` writes it."""
+    exclude: a list of samples to leave out, as `scalevit data dedup` writes it.
+    part: all of a store, or of a labelled set as `scalevit probe` reads them its train half, or most of that:
+    all but the 2 % that are held out to choose a learning rate."""
 
     source: str = "strokes"
     images: int = 0
@@ -90,6 +92,7 @@ class Data:
     tolerate: float = 0.001
     exclude: str = ""
     workers: int = 0
+    part: Literal["all", "train", "most"] = "all"
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,18 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Weights that a run begins with, all but the head's. weights: where they are, in any form that
+    `scalevit convert` reads; empty begins anew. content: their SHA-256. parent: the run they come from, where
+    that is known. preprocessing: what their images went through, and this run's go through."""
+
+    weights: str = ""
+    content: str = ""
+    parent: str = ""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+
+@dataclass(frozen=True)
 class Run:
     """One training run, complete: with the code's version it decides the weights bit for bit."""
 
@@ -182,6 +197,7 @@ class Run:
     train: Train = field(default_factory=Train)
     probe: Probe = field(default_factory=Probe)
     branch: Branch = field(default_factory=Branch)
+    start: Start = field(default_factory=Start)
     parallel: Parallel = field(default_factory=Parallel)
     guard: Guard = field(default_factory=Guard)
 
@@ -203,7 +219,6 @@ def load(target: str, overrides: Sequence[str] = ()) -> Run:
     Raises `Mistakes` naming every unknown key, wrong type and impossible combination at once."""
     from scalevit.presets import PRESETS
 
-    mistakes: list[str] = []
     if target in PRESETS:
         base = to_dict(PRESETS[target])
     elif Path(target).is_file():
@@ -211,6 +226,16 @@ def load(target: str, overrides: Sequence[str] = ()) -> Run:
     else:
         near = nearest(target, [*PRESETS])
         raise ValueError(f"no preset and no file called {target!r}; nearest presets: {', '.join(near)}")
+    return _complete(base, overrides)
+
+
+def changed(run: Run, overrides: Sequence[str]) -> Run:
+    """The run with `section.key=value` overrides applied. Raises `Mistakes` as `load` does."""
+    return _complete(to_dict(run), overrides)
+
+
+def _complete(base: dict[str, Any], overrides: Sequence[str]) -> Run:
+    mistakes: list[str] = []
     for override in overrides:
         _apply(base, override, mistakes)
     run = from_dict(Run, base, mistakes)
@@ -247,6 +272,11 @@ def run_id(run: Run) -> str:
         facts["train"].pop(key)
     for key in ("name", "probe", "parallel", "guard"):
         facts.pop(key)
+    if facts["data"]["part"] == "all":  # as if there were no such key: runs keep the names they had before it
+        facts["data"].pop("part")
+    start = facts.pop("start")
+    if start["content"]:
+        facts["start"] = {key: start[key] for key in ("content", "preprocessing")}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -406,6 +436,10 @@ def _train_mistakes(run: Run) -> Iterator[str]:
         )
     if not 0 <= train.ema < 1:
         yield f"train.ema: must lie in [0, 1), found {train.ema}"
+    if bool(run.start.weights) != bool(run.start.content):
+        yield "start: weights and their content belong together; scalevit finetune MODEL DATA fills them in"
+    if run.start.weights and run.branch.trunk:
+        yield "start and branch: a run begins with weights or goes on from a trunk, not both"
     if run.data.images < 0:
         yield f"data.images: must not be negative, found {run.data.images}"
     if run.branch.trunk and run.branch.step > run.schedule.steps - run.schedule.cooldown:

@@ -333,7 +333,7 @@ class Session:
     def finish(self) -> None:
         """Evaluate, leave the weights ready for use, and say last that the run has ended."""
         state, run = self.state, self.run
-        rows = self.evaluate(floors=True)
+        rows = self.evaluate(floors=not run.branch.trunk)  # a branch's floors are its trunk's
         if state.world.first:
             self.export()
         speed = state.step * run.train.batch / max(1e-9, state.seconds)

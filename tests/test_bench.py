@@ -1,6 +1,7 @@
-"""The benchmark names every optimizer, its time, its ratio to the copy, and its state."""
+"""Benchmarks name everybody that was measured, the ratio to the peer or the floor, and who is missing."""
 
 import json
+import sys
 
 import pytest
 
@@ -30,3 +31,38 @@ def test_optimizers_beside_the_copy(capsys):
 def test_a_bench_without_rounds_is_a_mistake(capsys):
     assert main(["bench", "optim", "--rounds", "0"]) == 2
     assert "--rounds" in capsys.readouterr().err
+
+
+def data_rows(capsys) -> tuple[dict, dict]:
+    assert main(["bench", "data", "--seconds", "0.1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return {(row["path"], row["to"]): row for row in found["rows"]}, found
+
+
+def test_reading_images_beside_torchvision(capsys):
+    rows, found = data_rows(capsys)
+    assert found["missing"] == {} and found["grey_levels_from_pillow"]["mean"] < 2
+    paths = ("torchvision", "scalevit", "scalevit on Pillow alone")
+    assert {*rows} == {(path, to) for path in paths for to in ("uint8", "floats")}
+    for (_, to), row in rows.items():
+        peer = rows["torchvision", to]["images_per_second"]
+        assert row["ratio"] == pytest.approx(row["images_per_second"] / peer)
+
+
+def test_both_sides_end_in_the_same_kind_of_thing():
+    from scalevit.bench.data import _ways, photographs
+
+    ways, _ = _ways()
+    for (path, to), way in ways.items():
+        made = way(photographs(1)[0], 0)
+        shape, kind = ((224, 224, 3), "uint8") if to == "uint8" else ((3, 224, 224), "torch.float32")
+        assert tuple(made.shape)[-3:] == shape and str(made.dtype) == kind, path
+        assert to == "uint8" or (-1 <= made.min() < -0.5 and 0.5 < made.max() <= 1)
+
+
+def test_without_torchvision_its_rows_are_left_out_and_it_says_so(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    rows, found = data_rows(capsys)
+    assert "torchvision" in found["missing"]["torchvision"]
+    assert {path for path, _ in rows} == {"scalevit", "scalevit on Pillow alone"}
+    assert all(row["ratio"] is None for row in rows.values())
