@@ -29,10 +29,11 @@ from scalevit import (
     weights,
 )
 from scalevit.answer import MISTAKE
-from scalevit.data.loader import Batches, as_floats
+from scalevit.data.loader import Batches
 from scalevit.data.sources import batches_of
 from scalevit.evals.evaluator import floor_rows, probe_rows
 from scalevit.evals.evaluator import mistakes as probe_mistakes
+from scalevit.evals.finetune import accuracy_rows, first_values, labelled_batches, scaled
 from scalevit.model import ViT
 from scalevit.saving import Saver
 from scalevit.stopping import Stop
@@ -124,7 +125,7 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
         if world.tell(rundir.ended(out)):
             return Outcome(out, run.schedule.steps, None)
         batches = open_batches(run, world)
-        with claimed(run, out, world), Stop(max_minutes) as stop:
+        with claimed(run, out, world), Stop(max_minutes) as stop, precision.tiny_as_zero():
             session = Session.begin(run, out, batches, world)
             with session.display:
                 stopped = session.go(stop)
@@ -149,6 +150,8 @@ def claimed(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
 
 def open_batches(run: config.Run, world: mesh.World = mesh.ALONE) -> Batches:
     """The run's data. Raises ValueError when its source does not exist or does not fit the model."""
+    if run.data.part != "all":
+        return labelled_batches(run, world.rank, world.size)
     size = {"image": run.model.image, "classes": run.model.classes}
     return batches_of(run.data, **size, batch=run.train.batch, rank=world.rank, world=world.size)
 
@@ -157,6 +160,7 @@ def build(run: config.Run, world: mesh.World) -> State:
     """The state of step 0."""
     shard = world.size > 1 and run.parallel.strategy != "ddp"
     model = ViT(run.model, device="meta" if shard else world.device, seed=run.train.seed)
+    model.preprocessing = run.start.preprocessing
     if run.parallel.recompute != "none":
         mesh.recompute(model.blocks, run.parallel.recompute)
     if run.train.compile:
@@ -165,18 +169,21 @@ def build(run: config.Run, world: mesh.World) -> State:
     forward = mesh.share(model, run.parallel, world)
     if shard:
         model.to_empty(device=world.device)
-        begin_anew(model, run.train.seed)
+        begin_anew(model, run)
     average = start_average(model) if run.train.ema else None
     meters = torch.zeros(3, device=world.device)
     return State(model, optim.build(run.optimizer, model), average, world, forward, meters=meters)
 
 
 @torch.no_grad()
-def begin_anew(model: ViT, seed: int) -> None:
+def begin_anew(model: ViT, run: config.Run) -> None:
     """The first values of every tensor, of which each process keeps its share."""
     targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, value in model.initial_values(seed):
+    for name, value in model.initial_values(run.train.seed):
         mesh.put(targets[name], value)
+    if run.start.weights:
+        for name, value in first_values(run.start, run.model.image):
+            mesh.put(targets[name], value)
 
 
 # --------------------------------------------------------------------------- one attempt at a run
@@ -201,7 +208,8 @@ class Session:
     def begin(cls, run: config.Run, out: Path, batches: Batches, world: mesh.World) -> Session:
         """Build everything and go back to the newest whole checkpoint, or to the trunk's."""
         loss = losses.LOSSES[run.train.loss]
-        recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare=as_floats)
+        prepare = scaled(run.start.preprocessing)
+        recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
         log = rundir.Log(out) if world.first else progress.nothing
         saver = Saver(out / rundir.CHECKPOINTS, world, KEEP_LAST, run.train.keep_at)
         state, quiet = build(run, world), progress.Quiet() if world.first else progress.Silent()
@@ -239,9 +247,9 @@ class Session:
             restore(self.state, dcp.Reader(found.folder), checkpoint.facts(found.folder))
             self.saved = found.step
             return f"from {found.folder}"
-        if self.state.step:
+        if self.state.step or self.run.start.weights:
             start_over(self.state, self.run)
-        return "from the start"
+        return f"from {self.run.start.weights or 'the start'}"
 
     def newest(self) -> checkpoint.Saved | ValueError | None:
         """The newest whole checkpoint of this run, or the one of the trunk that it branches off."""
@@ -320,12 +328,13 @@ class Session:
         self.saved = self.saved if step is None else step
 
     def evaluate(self, floors: bool = False) -> list[records.Row]:
-        """Rows of the probes that the run asks for, with the weights as they are used later; `floors` adds
-        what raw pixels and the untrained network reach."""
-        if not self.run.probe.datasets:
+        """Rows of the probes that the run asks for and, of fine-tuning, the accuracy, with the weights as they
+        are used later; `floors` adds what raw pixels and the untrained network reach."""
+        if not self.run.probe.datasets and self.run.data.part == "all":
             return []
         with averaged(self.state) as model:
             found = probe_rows(model, self.run.probe)
+            found += accuracy_rows(model, self.run.data) if self.run.data.part != "all" else []
         if floors and self.state.world.first:
             found += floor_rows(ViT(self.run.model, device=self.state.device), self.run.probe)
         return [self.row(row["kind"], row["metric"], row["value"]) | row for row in found]
@@ -361,7 +370,7 @@ class Session:
 def start_over(state: State, run: config.Run) -> None:
     """The state of step 0 again, in place; what the guard learnt is kept by whoever calls."""
     assert isinstance(state.model, ViT)
-    begin_anew(state.model, run.train.seed)
+    begin_anew(state.model, run)
     state.optimizer.state.clear()
     for name, value in (state.average or {}).items():
         value.copy_(state.model.get_parameter(name).detach())
@@ -403,8 +412,8 @@ class Facts:
         shape, model = run.model.resolve(), run.model
         size = (model.image, model.pool, model.classes)
         trunk = run.branch.trunk
-        parent = config.run_id(config.load(str(Path(trunk) / rundir.CONFIG))) if trunk else None
-        return cls(run, config.run_id(run), parent, shape.parameters(*size), 3 * shape.flops(*size))
+        parent = config.run_id(config.load(str(Path(trunk) / rundir.CONFIG))) if trunk else run.start.parent
+        return cls(run, config.run_id(run), parent or None, shape.parameters(*size), 3 * shape.flops(*size))
 
     def row(self, kind: str, step: int, metric: str, value: float) -> records.Row:
         images = step * self.run.train.batch
@@ -425,4 +434,5 @@ def consolidated(entry: checkpoint.Saved, folder: Path) -> ViT:
         name: f"average.{name}" if f"average.{name}" in reader.places else f"model.{name}" for name in names
     }
     model.load_state_dict({name: reader.whole(full) for name, full in kept.items()}, assign=True)
+    model.preprocessing = run.start.preprocessing
     return model
