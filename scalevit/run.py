@@ -29,7 +29,7 @@ from scalevit import (
     weights,
 )
 from scalevit.answer import MISTAKE
-from scalevit.data.loader import Batches
+from scalevit.data.loader import Batches, Replaced
 from scalevit.data.sources import batches_of
 from scalevit.evals.evaluator import floor_rows, probe_rows
 from scalevit.evals.evaluator import mistakes as probe_mistakes
@@ -203,6 +203,7 @@ class Session:
     display: progress.Quiet | progress.Line
     saver: Saver
     saved: int | None = None
+    replaced: int = 0
 
     @classmethod
     def begin(cls, run: config.Run, out: Path, batches: Batches, world: mesh.World) -> Session:
@@ -233,6 +234,9 @@ class Session:
                 self.finish()
         except OSError as error:
             stopped = f"{error.strerror or error} (last checkpoint: {self.saved or 'none'})"
+        except ValueError:
+            self.report([self.batches.replaced])
+            raise
         if stopped is not None:
             with contextlib.suppress(OSError):
                 self.say(f"stopped by {stopped} at step {self.state.step}; the same command goes on")
@@ -318,6 +322,15 @@ class Session:
         self.log(f"step {step} · {progress.describe(shown)}")
         self.record([self.row("train", key, value) for key, value in shown.items() if value is not None])
         self.committed(self.saver.poll())
+        self.report(self.state.world.gather(self.batches.replaced))
+
+    def report(self, found: Sequence[Replaced]) -> None:
+        """A line and a record when more broken samples were replaced; `found` by each process."""
+        times, first = sum(one.times for one in found), [line for one in found for line in one.first]
+        if times > self.replaced:
+            self.replaced = times
+            self.say(f"{times} broken samples replaced; see scalevit data check {self.run.data.source}")
+            self.record([self.row("event", "broken_samples", times) | {"first": first}])
 
     def save(self, state: State) -> None:
         """Begin to write a checkpoint; it is in place by the time of the next one, at the latest."""

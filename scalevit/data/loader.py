@@ -21,6 +21,8 @@ from torch import Tensor
 
 from scalevit.data.order import Order
 
+#: So many broken samples are listed by name.
+LISTED = 5
 #: A finite source that renders its images and fits in this many bytes is rendered once and kept.
 KEEP_BYTES = 256 * 2**20
 
@@ -55,6 +57,13 @@ class Batch(NamedTuple):
     images: UInt8[Tensor, "b h w 3"]
     labels: Tensor
     positions: Int64[np.ndarray, " b"]
+
+
+class Replaced(NamedTuple):
+    """times: how often a broken sample was replaced. first: names and reasons of the first few."""
+
+    times: int
+    first: list[str]
 
 
 def as_floats(images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
@@ -105,6 +114,12 @@ class Batches:
     def stall_share(self) -> float:
         """The part of the time, 0 to 1, that the caller spent waiting for images."""
         return self.stalled / self.elapsed if self.elapsed else 0.0
+
+    @property
+    def replaced(self) -> Replaced:
+        """Broken samples that were replaced so far, those of batches read ahead included."""
+        listed = [*getattr(self.source, "broken", {}).values()]
+        return Replaced(getattr(self.source, "replaced", 0), listed[:LISTED])
 
     def _ahead(self, step: int) -> Iterator[tuple[int, Batch]]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="scalevit-data")

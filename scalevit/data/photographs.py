@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -43,8 +44,9 @@ class Photographs:
     """Views of `side` pixels of a store's images, with labels of `classes` classes.
 
     A broken sample is replaced by the next whole one, with that one's label, and listed in `broken` (name →
-    reason). When more than the share `tolerate` of all samples seen is broken, the run stops. Samples in
-    `excluded` (sorted numbers) are left out."""
+    reason); `replaced` counts each time. When more than the share `tolerate` of all samples seen is broken,
+    the run stops with a ValueError that says where to look: `source`. Samples in `excluded` (sorted numbers)
+    are left out."""
 
     keeps = False
     strata = 0
@@ -57,13 +59,15 @@ class Photographs:
         transform: str,
         seed: int,
         classes: int,
+        source: str = "",
         tolerate: float = 0.001,
         excluded: np.ndarray = NONE,
     ) -> None:
         self.store, self.side, self.seed, self.classes, self.tolerate = store, side, seed, classes, tolerate
-        self.excluded = excluded
+        self.source, self.excluded = source, excluded
         self.view = VIEWS[transform]
         self.seen, self.broken, self.replaced = 0, dict[str, str](), 0
+        self._counting = threading.Lock()
 
     @property
     def samples(self) -> int:
@@ -76,7 +80,8 @@ class Photographs:
         used = np.empty(len(indices), np.int64)
         for place, (index, one) in enumerate(zip(indices.tolist(), keys.tolist())):
             images[place], used[place] = self._whole_one(index, one)
-        self.seen += len(indices)
+        with self._counting:
+            self.seen += len(indices)
         return torch.from_numpy(images), self._labels(used)
 
     def number(self, index: int) -> int:
@@ -93,13 +98,15 @@ class Photographs:
         raise ValueError(f"{self.store.name(0)}: none of the {self.samples} samples can be decoded")
 
     def _note(self, name: str, reason: str) -> None:
-        self.broken[name] = reason
-        self.replaced += 1
-        if self.replaced > self.tolerate * max(self.seen, ENOUGH):
+        with self._counting:
+            self.broken[name] = reason
+            self.replaced += 1
+            replaced, seen = self.replaced, max(self.seen, ENOUGH)
+        if replaced > self.tolerate * seen:
             first = next(iter(self.broken.values()))
             raise ValueError(
-                f"{self.replaced} of {max(self.seen, ENOUGH)} samples were broken, over data.tolerate="
-                f"{self.tolerate:g}; the first: {first}; see all with scalevit data check"
+                f"{replaced} of {seen} samples were broken, over data.tolerate={self.tolerate:g}; the first: "
+                f"{first}; see all with: scalevit data check {self.source}"
             )
 
     def _labels(self, numbers: np.ndarray) -> Tensor:

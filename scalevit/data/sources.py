@@ -87,6 +87,7 @@ def _open_store(data: Data, image: int, classes: int) -> Source:
         transform=data.transform,
         seed=data.seed,
         classes=classes,
+        source=data.source,
         tolerate=data.tolerate,
         excluded=read_exclusions(data.exclude, store.samples) if data.exclude else NONE,
     )
