@@ -24,7 +24,10 @@ _PUBLIC = {
     "pretrain": "run",
     "fit": "study.laws",
     "Fit": "study.laws",
+    "fit_joint": "study.joint",
+    "fit_dimension": "study.dimension",
     "forecast": "study.forecast",
+    "forecast_joint": "study.joint",
     "frontier": "study.frontier",
     "plan": "study.plan",
 }

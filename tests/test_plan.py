@@ -1,9 +1,7 @@
 """Plans against published numbers, against closed forms, and against the machine half."""
 
-import dataclasses
 import json
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +12,6 @@ from scalevit.devices import DEVICES
 from scalevit.presets import PRESETS
 from scalevit.shapes import Shape, shape
 from scalevit.study.budget import ANCHOR, Budget, best, rank, sovit
-from scalevit.study.expect import Runs, fit_joint, paper_law, published
 from scalevit.study.plan import memory_of, names_of, plan
 
 
@@ -70,34 +67,6 @@ def test_what_does_not_fit_is_said():
     made = plan(load("paper/G14"), device_name="l4")
     assert not made.fits
     assert any("does not fit" in warning for warning in made.warnings)
-
-
-@pytest.mark.parametrize("task", ["imagenet_10shot", "imagenet_finetune"])
-def test_the_joint_law_follows_the_tables(task):
-    runs, law = published(task), paper_law(task)
-    ours = np.array([law.error(*row) for row in zip(runs.flops, runs.seen, runs.unique)])
-    assert len(ours) > 200
-    assert np.sqrt(np.mean(np.log(ours / runs.error) ** 2)) < 0.065
-
-
-def test_intervals_hold_for_models_the_law_has_not_seen():
-    runs = published("imagenet_10shot")
-    small = ~np.isin(runs.model, ["g/14", "G/14"])
-    law = fit_joint(Runs(*(column[small] for column in dataclasses.astuple(runs))))
-    inside = []
-    for flops, seen, unique, error in zip(*(c[~small] for c in dataclasses.astuple(runs)[1:])):
-        expected = law.expect(flops, seen, unique)
-        assert "model size" in expected.beyond
-        inside.append(expected.low <= error <= expected.high)
-    assert len(inside) >= 7
-    assert np.mean(inside) >= 0.9
-
-
-def test_a_planted_joint_law_is_found_again():
-    law, runs = paper_law("imagenet_10shot"), published("imagenet_10shot")
-    truth = np.array([law.error(*row) for row in zip(runs.flops, runs.seen, runs.unique)])
-    again = fit_joint(Runs(runs.model, runs.flops, runs.seen, runs.unique, truth))
-    assert again.error(5e11, 2e10, 3e9) == pytest.approx(law.error(5e11, 2e10, 3e9), rel=0.01)
 
 
 def test_the_best_run_spends_the_budget_and_is_the_best():

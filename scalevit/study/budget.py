@@ -177,7 +177,7 @@ def draw(budget: Budget, answer: Answer, path: Path) -> None:
 
     law = paper_law(budget.task)
     flops, seen = np.geomspace(5e8, 5e12, 60), np.geomspace(1e7, 1e11, 60)
-    error = np.array([[100 * law.error(f, n, min(n, budget.unique_images)) for f in flops] for n in seen])
+    error = 100 * law.predict(flops, seen[:, None], np.minimum(seen, budget.unique_images)[:, None])
     figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
     lines = axes.contour(
         flops / 1e9, seen / 1e6, error, levels=[8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80], cmap="viridis"

@@ -131,16 +131,16 @@ def fit(
     warnings = _check(form, u_x, v_y, chance)
     x0, y0 = float(np.max(u_x)), float(np.min(v_y))
     u, v = np.log(u_x / x0)[None], np.log(v_y / y0)[None]
-    theta, agreeing, starts, knee = _best(form, u, v, w[None])
+    theta, agreeing, starts, knee = optimum(form, u, v, w[None])
     natural = form.natural(theta[None], x0, y0)
-    replicates = _bootstrap(form, u, v, w, theta, knee, bootstrap, seed)
+    replicates = resampled(form, u, v, w, theta, knee, bootstrap, seed)
     if agreeing < 2:
         warnings = (*warnings, f"only {agreeing} of {starts} starts reached this optimum")
     residual = form.value(theta[None], u)[0][0] - v[0]
     return Fit(
         law, dict(zip(form.parameters, map(float, natural[0]))), float(form.floor(natural)[0]), starts,
         agreeing,
-        _scale(residual, len(theta)), u_x, v_y, w, knee, warnings, chance, x0, y0, theta, replicates,
+        scale_of(residual, len(theta)), u_x, v_y, w, knee, warnings, chance, x0, y0, theta, replicates,
     )  # fmt: skip
 
 
@@ -199,28 +199,29 @@ def _check(form: Form, x: Array, y: Array, chance: float) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _best(form: Form, u: Array, v: Array, w: Array) -> tuple[Array, int, int, float]:
-    """Least squares from all starts, then Huber's loss with a knee from the residuals' own scale."""
+def optimum(form: Form, u: Array, v: Array, w: Array) -> tuple[Array, int, int, float]:
+    """Least squares from all starts, then Huber's loss with a knee from the residuals' own scale: the best
+    theta (p,), how many starts agree, how many there were, and the knee. u, v and w are a batch of one."""
     start = form.starts(u[0], v[0])
     theta, loss = descend(Problem(form, u, v, w, np.array([np.inf])), start)
     best = theta[np.argmin(loss)]
-    knee = HUBER * max(_scale(form.value(best[None], u)[0][0] - v[0], len(best)), EXACT)
+    knee = HUBER * max(scale_of(form.value(best[None], u)[0][0] - v[0], len(best)), EXACT)
     theta, loss = descend(Problem(form, u, v, w, np.array([knee])), np.vstack([theta, best[None]]))
     agreeing = int(np.sum(loss[:-1] <= loss.min() * (1 + AGREE) + 1e-18))
     return theta[np.argmin(loss)], agreeing, len(start), knee
 
 
-def _scale(residual: Array, parameters: int) -> float:
+def scale_of(residual: Array, parameters: int) -> float:
     """Median absolute residual as a standard deviation, corrected for the parameters spent."""
     free = max(1, len(residual) - parameters)
     return float(np.median(np.abs(residual)) * 1.4826 * np.sqrt(len(residual) / free))
 
 
-def _bootstrap(
+def resampled(
     form: Form, u: Array, v: Array, w: Array, theta: Array, knee: float, replicates: int, seed: int
 ) -> Array:
-    """Rubin's bootstrap: exponential weights instead of drawn points, so that no replicate is degenerate;
-    widened by the degrees of freedom that the parameters took."""
+    """theta (replicates, p) by Rubin's bootstrap: exponential weights instead of drawn points, so that no
+    replicate is degenerate; widened by the degrees of freedom that the parameters took."""
     random = np.random.default_rng(seed)
     drawn = random.exponential(size=(replicates, u.shape[1])) * w
     start = np.broadcast_to(theta, (replicates, len(theta)))

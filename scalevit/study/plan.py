@@ -12,7 +12,8 @@ from typing import Any
 from scalevit.config import Run
 from scalevit.devices import ASSUMED_MFU, MEASURED, Device, device
 from scalevit.shapes import LETTERS, Shape, shape
-from scalevit.study.expect import TABLES, Expected, paper_law
+from scalevit.study.expect import TABLES, paper_law
+from scalevit.study.joint import Expected
 
 GIB = 2**30
 #: The paper's data, for a run that does not say yet which images it will see.
