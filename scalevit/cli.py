@@ -23,6 +23,7 @@ VERBS = {
     "pretrain": "train a model; continues by itself when its folder holds a checkpoint",
     "cooldown": "branch a cooldown off a trunk at any step it saved",
     "probe": "few-shot, kNN and linear accuracy of frozen features, beside their floors",
+    "finetune": "train a pretrained model further on labelled images, by the paper's protocol",
     "evaluate": "accuracy, calibration and confusion of a classifier on labelled images",
     "study": "a grid of runs, the law through them, a forecast and a report; resumable",
     "fit": "fit a scaling law to any table and forecast",
@@ -84,8 +85,15 @@ def _dispatch(verb: str, words: Sequence[str]) -> int:
     parser = Parser(prog=f"scalevit {verb}", description=command.SUMMARY)
     command.arguments(parser)
     _add_json(parser)
-    args = parser.parse_args(words)
+    args = _parse(parser, words)
     return _print(command.main(args), as_json=args.json)
+
+
+def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """With overrides before, between or after the options, which only parsers without verbs below allow."""
+    if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+        return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

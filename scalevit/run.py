@@ -33,7 +33,7 @@ from scalevit.data.loader import Batches, Replaced
 from scalevit.data.sources import batches_of
 from scalevit.evals.evaluator import floor_rows, probe_rows
 from scalevit.evals.evaluator import mistakes as probe_mistakes
-from scalevit.evals.finetune import accuracy_rows, first_values, labelled_batches, scaled
+from scalevit.evals.finetune import accuracy_rows, first_values, scaled
 from scalevit.model import ViT
 from scalevit.saving import Saver
 from scalevit.stopping import Stop
@@ -151,6 +151,9 @@ def claimed(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
 def open_batches(run: config.Run, world: mesh.World = mesh.ALONE) -> Batches:
     """The run's data. Raises ValueError when its source does not exist or does not fit the model."""
     if run.data.part != "all":
+        # image libraries cost a fifth of a second, which a run on procedural images need not pay
+        from scalevit.evals.labelled import labelled_batches
+
         return labelled_batches(run, world.rank, world.size)
     size = {"image": run.model.image, "classes": run.model.classes}
     return batches_of(run.data, **size, batch=run.train.batch, rank=world.rank, world=world.size)
@@ -341,7 +344,7 @@ class Session:
         self.saved = self.saved if step is None else step
 
     def evaluate(self, floors: bool = False) -> list[records.Row]:
-        """Rows of the probes that the run asks for and, of fine-tuning, the accuracy, with the weights as they
+        """Rows of the probes that the run asks for and of what fine-tuning reached, with the weights as they
         are used later; `floors` adds what raw pixels and the untrained network reach."""
         if not self.run.probe.datasets and self.run.data.part == "all":
             return []

@@ -25,6 +25,7 @@ RANKS = [
     ["train"],
     ["evals"],
     ["run"],
+    ["transfer"],
     ["parity", "doctor", "bench"],
     ["study"],
     ["commands"],

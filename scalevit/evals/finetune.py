@@ -1,0 +1,119 @@
+"""Fine-tuning's share of a run: which images it trains on, the weights it begins with, and its accuracy.
+
+A run whose `data.part` is not "all" trains on the train half of a labelled set as `scalevit probe` reads it
+and is measured on the other half; or, to choose a learning rate, on 2 % of the train half that it left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scalevit import weights
+from scalevit.config import Data, Preprocessing, Start
+from scalevit.data.hashing import key
+from scalevit.data.loader import as_floats
+from scalevit.evals.backbones import LOGITS, fingerprint, of_vit
+from scalevit.evals.datasets import Images, ProbeSet
+from scalevit.evals.evaluator import known_set
+from scalevit.evals.features import extract
+from scalevit.evals.metrics import measure
+from scalevit.model import ViT
+from scalevit.records import Row
+
+#: The share of the train half that is held out to choose a learning rate (paper.md §2), and the fewest images
+#: that can tell two rates apart at all.
+HELD_OUT, FEWEST = 0.02, 10
+_HOLDING = 9
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of a labelled set by their numbers there, each with a class from 0 on."""
+
+    images: Images
+    numbers: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[int(self.numbers[index])]
+
+
+def parts(data: ProbeSet, part: str) -> tuple[Part, Part]:
+    """What "train" or "most" trains on, and what it is measured on. Classes are numbered in the order of
+    their names. Raises ValueError when too few images would be held out."""
+    names = np.unique(data.support_labels)
+    labels = np.searchsorted(names, data.support_labels)
+    everything = np.arange(len(labels))
+    if part == "train":
+        others = np.searchsorted(names, data.query_labels)
+        return Part(data.support, everything, labels), Part(data.query, np.arange(len(others)), others)
+    held = int(HELD_OUT * len(labels))
+    if held < FEWEST:
+        raise ValueError(
+            f"{data.name}: 2 % of {len(labels)} train images are {held}, too few to choose a learning rate "
+            "by; give one with --lr"
+        )
+    order = np.argsort(key(_HOLDING, everything), kind="stable")
+    left, out = np.sort(order[held:]), np.sort(order[:held])
+    return Part(data.support, left, labels[left]), Part(data.support, out, labels[out])
+
+
+def scaled(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """Pixels (b, h, w, 3), 0 to 255, to what a model of this preprocessing takes."""
+    if preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5):
+        return as_floats
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+
+    def prepare(images: Tensor) -> Tensor:
+        return ((as_floats(images) + 1) / 2 - mean.to(images.device)) / std.to(images.device)
+
+    return prepare
+
+
+# --------------------------------------------------------------------------- weights to begin with
+
+
+def content(model: ViT) -> str:
+    """SHA-256 of all weights but the head's, before any resampling."""
+    return fingerprint(model.state_dict(), "")
+
+
+def first_values(start: Start, image: int) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a run begins with, but the head's, for images of `image` pixels.
+
+    Raises ValueError when other weights are there now than those the run was planned with."""
+    model = weights.load(start.weights)
+    if content(model) != start.content:
+        raise ValueError(f"start.weights={start.weights}: other weights than this run was begun with")
+    if image != model.config.image:
+        model = weights.resized(model, image)
+    return ((name, value) for name, value in model.state_dict().items() if not name.startswith("head."))
+
+
+# --------------------------------------------------------------------------- what came of it
+
+
+def accuracy_rows(model: ViT, data: Data) -> list[Row]:
+    """Rows of kind "finetune": "accuracy" and "nll" on the test half, or "held_out_accuracy" and
+    "held_out_nll" on the 2 %. Where training squeezed whole images into the square, so does this."""
+    found = known_set(data.source)
+    _, test = parts(found, data.part)
+    whole = found.whole or data.transform == "none"
+    logits = extract(of_vit(model, "the model"), test, whole=whole, layers=(LOGITS,))[LOGITS]
+    result = measure(logits, [(int(label),) for label in test.labels])
+    prefix = METRICS[data.part]
+    return [
+        {"kind": "finetune", "metric": f"{prefix}accuracy", "value": result.top1},
+        {"kind": "finetune", "metric": f"{prefix}nll", "value": result.nll},
+    ]
+
+
+METRICS: Mapping[str, str] = {"train": "", "most": "held_out_"}
