@@ -117,7 +117,7 @@ def test_fsspec_addresses(tmp_path):
     assert open_store("memory://bucket/*.tar").encoded(7) == open_store(str(packed)).encoded(7)
     with pytest.raises(ValueError, match="no such file"):
         open_store("memory://bucket/other.tar")
-    with pytest.raises(ValueError, match=r's3:// cannot be read here .*pip install "s3fs"'):
+    with pytest.raises(ValueError, match=r's3:// cannot be read here .*pip install "scalevit\[remote\]"'):
         open_store("s3://bucket/a.tar")
     with pytest.raises(ValueError, match="nonsense:// cannot be read here"):
         open_store("nonsense://bucket/a.tar")

@@ -89,6 +89,9 @@ def _declare_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--form", choices=("tar", "parquet"), default="tar", help="kind of shard (tar)")
     parser.add_argument("--samples-per-shard", type=int, default=10_000, help="about (10000)")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle (0)")
+    parser.add_argument(
+        "--order", choices=("shuffled", "kept"), default="shuffled", help="kept: as the source has it"
+    )
 
 
 def _pack(args: argparse.Namespace) -> Answer:
@@ -99,7 +102,7 @@ def _pack(args: argparse.Namespace) -> Answer:
         raise ValueError(f"--samples-per-shard must be at least 1, found {args.samples_per_shard}")
     store = open_store(args.path)
     shards = max(1, round(store.samples / args.samples_per_shard))
-    recipe = Recipe(args.path, store.samples, shards, args.form, args.seed, store.class_names)
+    recipe = Recipe(args.path, store.samples, shards, args.form, args.seed, store.class_names, args.order)
     try:
         with _bar("packing") as progress:
             made = pack(store, recipe, args.out, progress)
@@ -207,7 +210,7 @@ WORDS: dict[str, tuple[Callable, str, Callable]] = {
     "index": (_index, "one pass that makes opening instant, and finds what is broken", _declare_index),
     "check": (_check, "read and decode everything; list what is broken, doubled, odd", _declare_nothing),
     "stats": (_stats, "samples, classes and their balance, sizes", _declare_nothing),
-    "pack": (_pack, "shuffled shards of equal size, tar or parquet; restartable", _declare_pack),
+    "pack": (_pack, "shards of equal size, tar or parquet, shuffled; restartable", _declare_pack),
     "preview": (_preview, "a sheet of what the model will see, after augmentation", _declare_preview),
     "dedup": (_dedup, "list training images that are copies of evaluation images", _declare_dedup),
 }

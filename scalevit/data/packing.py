@@ -1,4 +1,4 @@
-"""`scalevit data pack`: any source into shuffled shards of equal size, tar or parquet, bytes as they are.
+"""`scalevit data pack`: any source into shards of equal size, tar or parquet, bytes as they are.
 
 Which sample goes where is a pure function of (seed, number), so a pass that was stopped goes on with the
 first shard that is missing, and every shard appears whole under its name or not at all.
@@ -27,7 +27,8 @@ RECIPE = "pack.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the shards: a pack folder belongs to one recipe."""
+    """What decides the shards: a pack folder belongs to one recipe. order: "shuffled", or "kept" as the
+    source has it, and then a run sees the same images in the same order as from the source."""
 
     source: str
     samples: int
@@ -35,6 +36,7 @@ class Recipe:
     form: str
     seed: int
     classes: tuple[str, ...] = ()
+    order: str = "shuffled"
 
 
 def pack(
@@ -48,17 +50,22 @@ def pack(
         raise ValueError(f"--form {recipe.form} is none of {', '.join(WRITERS)}")
     _claim(recipe, out)
     edges = np.linspace(0, store.samples, recipe.shards + 1).round().astype(np.int64)
-    order, left_out, written = Order(store.samples, seed=recipe.seed), list[str](), 0
+    left_out, written = list[str](), 0
     for number in range(recipe.shards):
         target = out / f"shard-{number:06d}.{recipe.form}"
         if not target.exists():
-            _, samples = order.at(np.arange(edges[number], edges[number + 1]))
+            samples = _samples(recipe, np.arange(edges[number], edges[number + 1]))
             write = partial(WRITERS[recipe.form], store, samples, left_out=left_out)
             _write_whole(target, write)
             written += 1
         if progress:
             progress(number + 1, recipe.shards)
     return {**asdict(recipe), "written": written, "left_out": left_out}
+
+
+def _samples(recipe: Recipe, places: np.ndarray) -> np.ndarray:
+    """Which samples of the source lie at these places of the pack."""
+    return places if recipe.order == "kept" else Order(recipe.samples, seed=recipe.seed).at(places)[1]
 
 
 def _claim(recipe: Recipe, out: Path) -> None:

@@ -20,10 +20,10 @@ PAUSES = (0.25, 1.0, 4.0)
 TIMEOUT = 30
 #: fsspec's protocols that need a package of their own, and which.
 PACKAGES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
+    "s3": "scalevit[remote]",
+    "s3a": "scalevit[remote]",
+    "gs": "scalevit[remote]",
+    "gcs": "scalevit[remote]",
     "hf": "huggingface-hub",
     "abfs": "adlfs",
 }

@@ -1,0 +1,42 @@
+"""The same images in the same order are the same run: from a folder, tars or tables, here or over http."""
+
+import pytest
+from pictures import make_folder
+from test_storage import serving
+
+from scalevit import records
+from scalevit.cli import main
+
+RUN = (
+    "model.shape=mu/16", "model.patch=4", "model.image=16", "model.classes=3", "data.images=0",
+    "data.transform=inception", "schedule.steps=4", "schedule.warmup=1", "schedule.cooldown=1",
+    "train.batch=12", "train.log_every=1", "probe.datasets=[]",
+)  # fmt: skip
+
+
+def losses(source, out) -> list[float]:
+    assert main(["pretrain", "demo", *RUN, f"data.source={source}", "--out", str(out)]) == 0
+    return [row["value"] for row in records.read(out) if row["metric"] == "loss"]
+
+
+def pack(folder, out, form: str, order: str):
+    words = ["--form", form, "--order", order, "--samples-per-shard", "10"]
+    assert main(["data", "pack", str(folder), "--out", str(out), *words]) == 0
+    return out
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_a_pack_in_the_sources_order_trains_as_the_source_does(tmp_path, form):
+    folder = make_folder(tmp_path / "f")
+    kept = pack(folder, tmp_path / "kept", form, "kept")
+    wanted = losses(folder, tmp_path / "a")
+    assert len(wanted) == 4 and losses(kept, tmp_path / "b") == wanted
+    with serving(kept) as (address, _):
+        assert losses(f"{address}/shard-{{000000..000002}}.{form}", tmp_path / "c") == wanted
+
+
+def test_tars_and_tables_shuffled_alike_train_alike(tmp_path):
+    folder = make_folder(tmp_path / "f")
+    packs = [pack(folder, tmp_path / form, form, "shuffled") for form in ("tar", "parquet")]
+    tars, tables = (losses(one, tmp_path / f"run-{one.name}") for one in packs)
+    assert tars == tables != losses(folder, tmp_path / "run-folder")
