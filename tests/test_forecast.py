@@ -1,5 +1,7 @@
 """Forecasts: what is known comes back, intervals hold and widen, units and order do not matter, bad input."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,6 +112,12 @@ def test_bad_input_is_a_clear_message(x, y, ahead, says):
         forecast(x, y, ahead, chance=1.0)
 
 
+def test_an_exactly_flat_curve_may_yet_move():
+    found = forecast(X, np.full(len(X), 0.3), AHEAD)
+    assert np.all(found.high / found.low > 1.1)
+    assert any("does not fall" in note for note in found.warnings)
+
+
 def test_two_points_give_a_wide_interval():
     found = forecast([1, 2], [0.5, 0.4], [8])
     assert found.high[0] / found.low[0] > 2
@@ -134,6 +142,10 @@ def test_command_fits_groups_and_forecasts_accuracies(tmp_path, capsys):
         (["--x", "flops", "--y", "acc", "--accuracy"], "divide by 100"),
         (["--x", "flops", "--y", "name"], "line 2: 'a' in column 'name' is no number"),
         ([], "give --x and --y"),
+        (["--x", "flops", "--y", "acc", "--chance", "0"], "above 0, not 0"),
+        (["--x", "flops", "--y", "acc", "--level", "90"], "between 0 and 1, not 90"),
+        (["--x", "flops", "--y", "acc", "--frontier"], "keeps 1 of 20 runs"),
+        (["--x", "flops", "--y", "acc", "--forecast", "-3"], "must be positive"),
     ],
 )
 def test_command_names_the_mistake(tmp_path, capsys, words, says):
@@ -141,3 +153,52 @@ def test_command_names_the_mistake(tmp_path, capsys, words, says):
     table.write_text("flops,acc,name\n" + "\n".join(f"{x},{100 * (1 - law(x))},a" for x in X))
     assert main(["fit", str(table), *words]) == 2
     assert says in capsys.readouterr().err
+
+
+BAD = {
+    "two points": (["1,0.5", "2,0.4"], "2 different x cannot fix"),
+    "one size": ([f"5,0.{y}" for y in range(3, 9)], "1 different x"),
+    "a zero error": (["0.5,0.9", "1,0.5", "2,0.4", "4,0.3", "8,0"], "1 points have x or y that is zero"),
+    "a negative error": (["0.5,0.9", "1,0.5", "2,0.4", "4,0.3", "8,-0.1"], "zero, negative or infinite"),
+    "all missing": (["1,nan", "2,", "4,nan"], "no points"),
+    "no rows": ([], "has no rows"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_command_refuses_bad_tables_in_one_line(tmp_path, capsys, name):
+    rows, says = BAD[name]
+    table = tmp_path / "runs.csv"
+    table.write_text("\n".join(["x,y", *rows]) + "\n")
+    assert main(["fit", str(table), "--x", "x", "--y", "y", "--forecast", "100"]) == 2
+    told = capsys.readouterr()
+    assert says in told.err and len(told.err.splitlines()) == 1 and not told.out
+
+
+@pytest.mark.parametrize("content", [b"", bytes(range(256))])
+def test_command_refuses_what_is_no_table(tmp_path, capsys, content):
+    table = tmp_path / "runs.csv"
+    table.write_bytes(content)
+    assert main(["fit", str(table), "--x", "x", "--y", "y"]) == 2
+    assert "runs.csv is" in capsys.readouterr().err
+
+
+def test_command_says_what_a_rising_curve_is_worth(tmp_path, capsys):
+    table = tmp_path / "runs.csv"
+    table.write_text("x,accuracy\n" + "\n".join(f"{x},{100 * (1 - law(x))}" for x in X))
+    words = ["fit", str(table), "--x", "x", "--y", "accuracy", "--forecast", "600"]
+    assert main(words) == DONE
+    text = capsys.readouterr().out
+    assert "no law of decline" in text and "no interval" in text
+    assert main([*words, "--json"]) == DONE
+    assert json.loads(capsys.readouterr().out)["groups"]["all"]["ranges"]["b"] == [None, None]
+
+
+def test_command_counts_repeated_x_as_measurements(tmp_path, capsys):
+    table = tmp_path / "runs.csv"
+    table.write_text("x,y\n" + "\n".join(f"{x},{k * law(x)}" for x in X for k in (0.99, 1, 1.01)))
+    assert main(["fit", str(table), "--x", "x", "--y", "y", "--forecast", "600", "--json"]) == DONE
+    told = json.loads(capsys.readouterr().out)["groups"]["all"]
+    ahead = told["forecast"][0]
+    assert told["points"] == 3 * len(X)
+    assert ahead["low"] < law(600) < ahead["high"]

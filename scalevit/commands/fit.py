@@ -50,13 +50,16 @@ def main(args: argparse.Namespace) -> Answer:
 
 def _table(args: argparse.Namespace) -> Answer:
     from scalevit.study.forecast import forecast
-    from scalevit.study.laws import fit
+    from scalevit.study.laws import check_level, fit
     from scalevit.study.table import Column, read
 
     if not (args.x and args.y):
         raise ValueError("which columns? give --x and --y")
     groups = read(Path(args.table), Column(args.x, args.y, args.group, args.weight, args.accuracy))
     groups = [_best(group) for group in groups] if args.frontier else groups
+    check_level(args.level)
+    if args.chance is not None and not args.chance > 0:
+        raise ValueError(f"--chance is the largest error possible, above 0, not {args.chance:g}")
     chance = args.chance or (1.0 if args.accuracy else float("inf"))
     fits: list[tuple[Group, Fit, Forecast | None]] = []
     for group in groups:
@@ -86,6 +89,11 @@ def _best(group: Group) -> Group:
     from scalevit.study.frontier import frontier
 
     index = frontier(group.x, group.y).index
+    if len(index) == 1 < len(group.x):
+        raise ValueError(
+            f"{group.name}: the frontier keeps 1 of {len(group.x)} runs, the cheapest is the best; leave "
+            f"--frontier away"
+        )
     return replace(group, x=group.x[index], y=group.y[index], weight=group.weight[index])
 
 
@@ -121,9 +129,9 @@ def _text(group: Group, law: Fit, ahead: Forecast | None, args: argparse.Namespa
         lines.append(f"  left out: {group.left_out} rows without {args.x} or {args.y}")
     ranges = law.ranges(args.level)
     for name, value in law.params.items():
-        lines.append(
-            f"  {name:<6}{value:>12.5g}   {args.level:.0%} [{ranges[name][0]:.5g}, {ranges[name][1]:.5g}]"
-        )
+        low, high = ranges[name]
+        told = f"{args.level:.0%} [{low:.5g}, {high:.5g}]" if low <= high else "no interval"
+        lines.append(f"  {name:<6}{value:>12.5g}   {told}")
     lines.append(f"  floor {law.floor:>12.5g}   scatter about the law {law.spread:.2%}")
     lines.append(f"  {law.agreeing} of {law.starts} starts agree")
     for row in _ahead(ahead, args.accuracy) if ahead else []:

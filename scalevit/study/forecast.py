@@ -28,7 +28,7 @@ from scalevit.study.backtest import (
 )
 from scalevit.study.descent import Problem, descend
 from scalevit.study.forms import FORMS, Array
-from scalevit.study.laws import check_level, check_positive, points
+from scalevit.study.laws import check_level, check_positive, declines, points
 
 #: Half of the full sharpness of the weights is reached with so many back-tests.
 HALF_TRUST = 12
@@ -41,6 +41,8 @@ DEPTHS = (0.5, 1.0, 1.4)
 LONGEST = 16.0
 #: E x^2 / (E |x|^1/2)^4 of a normal x: the mean of roots is not ruled by one wild back-test.
 NORMAL_ROOT = 1.48
+#: A curve that has not fallen may yet begin to, as slowly as this exponent, or rise.
+FLAT = 0.05
 RECENT = np.log(2.0)
 
 
@@ -178,6 +180,8 @@ def _width(own: Curve, local: Array, weights: Array, misses: Sequence[Miss], dis
     squared = squared / (COMMON_WEIGHT + len(slopes)) + scatter**2 / (len(own.u) * np.var(own.u))
     if trend >= 0:
         squared += (2 * trend) ** 2
+    if not declines(own.u, own.v):
+        squared += FLAT**2
     outside = np.maximum(np.maximum(distance, own.u[0] - distance), 0.0)
     return np.sqrt(scatter**2 + squared * outside**2)
 
@@ -224,6 +228,6 @@ def _warnings(own: Curve, distance: Array) -> tuple[str, ...]:
         found.append("a forecast lies farther out than the data are long")
     if np.min(distance, initial=0.0) < own.u[0]:
         found.append("a forecast lies before the first x; forecasts are made for larger x")
-    if _trend(own, own.v) >= 0:
+    if _trend(own, own.v) >= 0 or not declines(own.u, own.v):
         found.append("y does not fall with x at the end: the forecast is a guess, its interval is widened")
     return tuple(found)

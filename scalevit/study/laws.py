@@ -104,7 +104,9 @@ class Fit:
         return {label: (float(r.mean()), float(np.sqrt(np.mean(r**2)))) for label, r in groups.items()}
 
     def ranges(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
-        """Bootstrap interval of each parameter, natural units."""
+        """Bootstrap interval of each parameter, natural units; NaN where y does not fall: there is no law."""
+        if not declines(np.log(self.x), np.log(self.y)):
+            return dict.fromkeys(self.form.parameters, (np.nan, np.nan))
         natural = self.form.natural(self.replicates, self.x0, self.y0)
         low, high = np.quantile(natural, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return {name: (float(a), float(b)) for name, a, b in zip(self.form.parameters, low, high)}
@@ -158,8 +160,8 @@ def points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"x and y must be 1-d and equally long, not {x.shape} and {y.shape}")
     w = np.ones_like(x) if weights is None else np.asarray(weights, float)
-    if w.shape != x.shape or np.any(~(w >= 0)):
-        raise ValueError("weights must be one number >= 0 a point")
+    if w.shape != x.shape or np.any(~(w >= 0)) or (len(w) and not np.any(w > 0)):
+        raise ValueError("weights must be one number >= 0 a point, and not all zero")
     kept = ~(np.isnan(x) | np.isnan(y))
     x, y, w = x[kept], y[kept], w[kept]
     order = np.lexsort((w, y, x))
@@ -181,6 +183,15 @@ def check_positive(x: Array, y: Array, chance: float) -> None:
         )
 
 
+def declines(u: Array, v: Array) -> bool:
+    """Whether v falls with u by more than two standard errors of its slope."""
+    if len(u) < 3:
+        return bool(np.polyfit(u, v, 1)[0] < 0)
+    (slope, offset), away = np.polyfit(u, v, 1), u - u.mean()
+    error = np.sqrt(np.sum((v - offset - slope * u) ** 2) / (len(u) - 2) / np.sum(away**2))
+    return bool(slope < -max(2 * error, EXACT))
+
+
 def _check(form: Form, x: Array, y: Array, chance: float) -> tuple[str, ...]:
     check_positive(x, y, chance)
     different = len(np.unique(x))
@@ -194,8 +205,8 @@ def _check(form: Form, x: Array, y: Array, chance: float) -> tuple[str, ...]:
         found.append(
             f"{different} different x for {len(form.parameters)} parameters: the interval is a guess"
         )
-    if np.polyfit(np.log(x), np.log(y), 1)[0] >= 0:
-        found.append("y does not fall with x: no law of decline can be read from this")
+    if not declines(np.log(x), np.log(y)):
+        found.append("y does not fall with x beyond its scatter: no law of decline can be read from this")
     return tuple(found)
 
 

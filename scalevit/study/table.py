@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +38,13 @@ def read(path: Path, columns: Column) -> list[Group]:
 
     Raises ValueError for a missing column, a cell that is no number, and accuracies outside 0 to 1.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = list(reader.fieldnames or [])
-        rows = list(reader)
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        names, rows = list(reader.fieldnames or []), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from None
+    if not names:
+        raise ValueError(f"{path} is empty: a header and rows are needed")
     for name in (columns.x, columns.y, columns.group, columns.weight):
         if name is not None and name not in names:
             near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
