@@ -82,8 +82,8 @@ for warning in ahead.warnings:
 # ## All runs at once
 #
 # A joint law also says what a size that nobody has trained should reach. One model at a time is left out and
-# predicted; the misses are the interval's width, which grows outside the data. With a column of unique images,
-# give it instead of None, and the law knows that repeated images help less.
+# predicted; the misses are the width of the interval, which grows outside the data. With a column of unique
+# images, give it instead of None, and the law knows that repeated images help less.
 
 # %%
 names = [name for name, one in curves.items() for _ in one.x]

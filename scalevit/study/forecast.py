@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from scalevit.study.backtest import (
     FEWEST_RELATED,
@@ -97,7 +97,7 @@ def forecast(
         mean[inside], loose = _within(own, distance[inside])
         width[inside] = np.hypot(width[inside], loose)
     degrees = COMMON_WEIGHT + len(misses) + len(others)
-    half = student.ppf((1 + level) / 2, degrees) * width
+    half = stdtrit(degrees, (1 + level) / 2) * width
     low, middle, high = (np.minimum(own.y0 * np.exp(mean + sign * half), chance) for sign in (-1, 0, 1))
     shares = {f"{m.law} {m.recency:g} {m.strength:g}": float(w) for m, w in zip(members, weights)}
     return Forecast(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from scalevit.study.descent import Problem, descend
 from scalevit.study.forecast import Forecast, Miss
@@ -59,7 +59,7 @@ class Reach:
     def half(self, x: Array, level: float) -> Array:
         """Half width of the interval in ln y: x (n, k) -> (n,)."""
         far = self.outside(x).sum(axis=1)
-        return student.ppf((1 + level) / 2, self.groups) * np.hypot(self.near, self.slope * far)
+        return stdtrit(self.groups, (1 + level) / 2) * np.hypot(self.near, self.slope * far)
 
 
 @dataclass(frozen=True)
