@@ -1,5 +1,6 @@
 """Plans against published numbers, against closed forms, and against the machine half."""
 
+import dataclasses
 import json
 
 import pytest
@@ -85,6 +86,15 @@ def test_more_time_is_never_worse(name, devices, days):
     less, more = (rank(Budget(name, devices, d, 1e9)) for d in (days, 2 * days))
     if less:
         assert more[0].error <= less[0].error * 1.0001
+
+
+def test_time_that_few_images_cannot_use_is_named():
+    starved = Budget("h200", 64, 7, 3e7)
+    answer = best(starved)
+    assert answer.enough_days is not None and answer.enough_days <= 3.5
+    shorter = rank(dataclasses.replace(starved, days=answer.enough_days))[0]
+    assert shorter.error == pytest.approx(answer.best.error, rel=0.0101)
+    assert best(Budget("h100", 8, 1, 1e10)).enough_days is None
 
 
 def test_an_inference_limit_is_kept():

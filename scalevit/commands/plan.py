@@ -167,4 +167,9 @@ def backward_text(budget, answer) -> str:
         *(f"  next      {line(choice)}" for choice in answer.others),
         *(f"  with {name:<28} {100 * error:5.2f} %" for name, error in answer.prices.items()),
     ]
+    if answer.enough_days:
+        lines.append(
+            f"  enough    {answer.enough_days:.2g} days come within 1 % of this error: more time alone gains "
+            f"nothing"
+        )
     return "\n".join(lines)

@@ -24,6 +24,8 @@ SOVIT = {"width": 0.22, "depth": 0.45, "mlp": 0.6}
 ANCHOR = "So400m/14"
 #: A run shorter than this has no room for a warm-up and a cooldown.
 LEAST_STEPS = 1_000
+#: Errors this close, relatively, are the same for a purse.
+SAME = 0.01
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """The best choice, the next two of other shapes, and the expected error with one limit moved."""
+    """The best choice, the next two of other shapes, and the expected error with one limit moved.
+    enough_days: the time after which the error is the same within 1 %, where that is less than half."""
 
     best: Choice
     others: tuple[Choice, ...]
     prices: dict[str, float]
+    enough_days: float | None
 
 
 def best(budget: Budget) -> Answer:
@@ -74,7 +78,21 @@ def best(budget: Budget) -> Answer:
             f"limits: even the smallest shape gets fewer than {LEAST_STEPS} steps, or exceeds memory or "
             f"inference_gflops={budget.inference_gflops:g}"
         )
-    return Answer(ranked[0], tuple(ranked[1:3]), prices(budget))
+    moved = prices(budget)
+    spare = moved.get("half the time", np.inf) <= ranked[0].error * (1 + SAME)
+    enough = _enough(budget, ranked[0].error * (1 + SAME)) if spare else None
+    return Answer(ranked[0], tuple(ranked[1:3]), moved, enough)
+
+
+def _enough(budget: Budget, error: float) -> float:
+    """The least days that reach this error, by halving the logarithm; half of the budget's do."""
+    low, high = np.log(budget.days) - 8, np.log(budget.days / 2)
+    for _ in range(7):
+        middle = (low + high) / 2
+        ranked = rank(replace(budget, days=float(np.exp(middle))))
+        reached = bool(ranked) and ranked[0].error <= error
+        low, high = (low, middle) if reached else (middle, high)
+    return float(np.exp(high))
 
 
 def rank(budget: Budget) -> list[Choice]:
