@@ -1,10 +1,12 @@
 """How many planted copies `scalevit data dedup` finds, and how many distinct images it takes for copies.
 
     python benchmarks/dedup.py --distinct 100000
+    python benchmarks/dedup.py --photographs /usr/share/backgrounds --seed 11 --distinct 20000
 
-Evaluation images are parts of scikit-learn's two sample photographs; copies of each are recompressed, halved,
-cropped by 5 %, mirrored, brightened and darkened. Distinct images are random fields with the spectrum of
-photographs (amplitude 1/f) and procedural fractals, none of which shows what an evaluation image shows.
+Evaluation images are parts of photographs; copies of each are recompressed, halved, cropped by 5 %, mirrored,
+brightened and darkened. Without a folder the photographs are scikit-learn's two, and distinct images are
+random fields with the spectrum of photographs (amplitude 1/f) and procedural fractals. With a folder (which
+must not hold a picture twice), evaluation images are of every other one, and distinct images of the rest.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import argparse
 import io
 import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -22,21 +26,35 @@ from scalevit.data.dedup import ALIKE, RADIUS, Table, candidates
 from scalevit.data.fingerprint import CROPS, likeness, luminance, phash, views
 
 SIDE = 64
+#: Photographs of a folder are brought to this shorter side first.
+SHORTER = 480
 
 
-def parts_of_photographs(count: int) -> list[Image.Image]:
-    """Different parts of two photographs, a fifth to all of their area."""
-    from sklearn.datasets import load_sample_images
+def photographs(folder: Path | None) -> list[Image.Image]:
+    """All of a folder's, in the order of their paths; scikit-learn's two without one."""
+    if folder is None:
+        from sklearn.datasets import load_sample_images
 
-    draw = np.random.default_rng(1)
-    chosen = []
+        return [Image.fromarray(image) for image in load_sample_images().images]
+    found = [Image.open(file).convert("RGB") for file in sorted(folder.rglob("*.jpg"))]
+    scales = [SHORTER / min(image.size) for image in found]
+    return [i.resize((round(i.width * s), round(i.height * s))) for i, s in zip(found, scales)]
+
+
+def parts(whole: list[Image.Image], count: int, seed: int) -> Iterator[Image.Image]:
+    """Different parts of photographs in turn, a fifth to all of their area."""
+    draw = np.random.default_rng(seed)
     for number in range(count):
-        image = Image.fromarray(load_sample_images().images[number % 2])
+        image = whole[number % len(whole)]
         scale = draw.uniform(0.45, 1)
         width, height = int(image.width * scale), int(image.height * scale * draw.uniform(0.8, 1))
         left, top = draw.integers(0, image.width - width + 1), draw.integers(0, image.height - height + 1)
-        chosen.append(image.crop((left, top, left + width, top + height)))
-    return chosen
+        yield image.crop((left, top, left + width, top + height))
+
+
+def small_parts(whole: list[Image.Image], count: int, seed: int) -> Iterator[np.ndarray]:
+    """Grey levels of parts of photographs, all of one size."""
+    return (luminance(np.asarray(part.resize((SIDE, SIDE)))) for part in parts(whole, count, seed))
 
 
 def copies(image: Image.Image, draw: np.random.Generator) -> dict[str, Image.Image]:
@@ -72,9 +90,11 @@ def distinct_images(count: int):
         yield from (luminance(i) for i in fractals.images(np.arange(start, start + half)).numpy())
 
 
-def measure(evaluation: int, distinct: int) -> dict[str, object]:
+def measure(evaluation: int, distinct: int, folder: Path | None, seed: int) -> dict[str, object]:
     """Recall by kind, by hash alone and confirmed; false candidates and false removals."""
-    draw, images = np.random.default_rng(3), parts_of_photographs(evaluation)
+    whole = photographs(folder)
+    theirs, rest = (whole, []) if folder is None else (whole[::2], whole[1::2])
+    draw, images = np.random.default_rng(seed + 2), list(parts(theirs, evaluation, seed))
     seen = [views(luminance(np.asarray(image))) for image in images]
     table = Table(np.array([phash(view) for one in seen for view in one], np.uint64))
     owners = np.repeat(np.arange(evaluation), 2 * len(CROPS))
@@ -86,9 +106,11 @@ def measure(evaluation: int, distinct: int) -> dict[str, object]:
     began = time.perf_counter()
     hit, sure = _found(greys, seen, table, owners)
     names = np.array(kinds)
-    others = list(distinct_images(distinct))
+    others = list(small_parts(rest, distinct, seed + 3) if rest else distinct_images(distinct))
     false_hit, false_sure = _found(others, seen, table, owners)
     return {
+        "photographs": len(whole),
+        "seed": seed,
         "evaluation_images": evaluation,
         "radius": RADIUS,
         "alike": ALIKE,
@@ -119,5 +141,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--evaluation", type=int, default=500)
     parser.add_argument("--distinct", type=int, default=100_000)
+    parser.add_argument("--photographs", type=Path, help="a folder of JPEGs")
+    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    print(json.dumps(measure(args.evaluation, args.distinct), indent=2))
+    print(json.dumps(measure(args.evaluation, args.distinct, args.photographs, args.seed), indent=2))

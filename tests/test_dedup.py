@@ -36,6 +36,13 @@ def test_the_hash_sees_the_picture_not_its_light():
     assert likeness(flat, flat) == 1 and likeness(flat, flat + 1) == 0
 
 
+def test_images_smaller_than_the_hash_are_hashed_alike_by_index_and_search():
+    pictures = [picture(seed, 28, 28) for seed in range(40)]
+    indexed = np.array([phash(luminance(one, 32)) for one in pictures], np.uint64)
+    searched = np.array([phash(views(luminance(one))[0]) for one in pictures], np.uint64)
+    assert distance(indexed, searched).mean() < 0.5
+
+
 def test_views_are_crops_and_their_mirrors():
     grey = luminance(picture(3, 200, 100))
     seen = views(grey)

@@ -37,16 +37,19 @@ CROPS = (
 def luminance(pixels: UInt8[np.ndarray, "h w 3"], side: int = 0) -> Float[np.ndarray, "h2 w2"]:
     """Grey levels 0 to 255 as float32; averaged down, or interpolated up, to side × side when given."""
     grey = Image.fromarray(pixels).convert("L")
-    if side:
-        larger = min(grey.size) > side
-        grey = grey.resize((side, side), Image.Resampling.BOX if larger else Image.Resampling.BILINEAR)
-    return np.asarray(grey, np.float32)
+    return np.asarray(_squeezed(grey, side) if side else grey, np.float32)
+
+
+def _squeezed(grey: Image.Image, side: int) -> Image.Image:
+    """One rule for whole images and views: two ways up would make hashes of small copies differ."""
+    larger = min(grey.size) > side
+    return grey.resize((side, side), Image.Resampling.BOX if larger else Image.Resampling.BILINEAR)
 
 
 def phash(grey: Float[np.ndarray, "h w"]) -> int:
     """The hash of grey levels of any size."""
     if grey.shape != (_SIDE, _SIDE):
-        grey = np.asarray(Image.fromarray(grey).resize((_SIDE, _SIDE), Image.Resampling.BOX))
+        grey = np.asarray(_squeezed(Image.fromarray(grey), _SIDE))
     waves = _DCT @ grey @ _DCT.T
     lowest = waves[:_BITS, :_BITS].ravel().copy()
     lowest[0] = waves[0, _BITS]  # the mean says how bright the image is, not what it shows
@@ -81,7 +84,7 @@ def likeness(one: np.ndarray, other: np.ndarray, side: int = 12) -> float:
     Coarser than a hash is fine, so that a crop not quite where a view has it still counts."""
     means, rest = [], []
     for grey in (one, other):
-        small = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BOX), np.float64)
+        small = np.asarray(_squeezed(Image.fromarray(grey), side), np.float64)
         means.append(small.mean())
         rest.append((small - small.mean()).ravel())
     contrasts = [np.linalg.norm(one) / side for one in rest]
