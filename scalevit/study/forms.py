@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -119,12 +120,11 @@ def _saturating(theta: Array, u: Array) -> Value:
 
 def _saturating_starts(u: Array, v: Array) -> Array:
     delays = (np.min(u) - 5, np.min(u), np.mean(u))
-    return np.array(
-        [
-            (*_above_floor(np.logaddexp(u, d), v, b, c), d)
-            for b in EXPONENTS for c in FLOORS for d in delays
-        ]
-    )  # fmt: skip
+    b, share, d = np.array(list(product(EXPONENTS, FLOORS, delays))).T
+    floor = share * np.exp(np.min(v))
+    above = np.log(np.exp(v) - floor[:, None] + 1e-3 * np.exp(v))
+    amplitude = np.mean(above + b[:, None] * np.logaddexp(u, d[:, None]), axis=1)
+    return np.stack([np.clip(amplitude, -11, 11), np.log(b), np.clip(np.log(floor), -8.9, 2.9), d], 1)
 
 
 def _saturating_natural(theta: Array, x0: float, y0: float) -> Array:
