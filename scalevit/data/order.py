@@ -20,6 +20,8 @@ LIMIT = 2**40
 WINDOW = 2**16
 
 _ROUNDS = 10
+#: Sizes up to this are ranked.
+FEW = 64
 #: A network over fewer bits does not reach all permutations equally often.
 _LEAST_BITS = 8
 _EPOCH, _SUBSET, _BLOCKS, _INSIDE, _SOURCES, _INSTANCES = range(1, 7)
@@ -30,9 +32,12 @@ Indices = Int64[np.ndarray, " n"]
 def permute(positions: Indices, size: int, keys: np.ndarray) -> Indices:
     """Where a keyed bijection of [0, size) sends each position; `keys` (uint64) has one element or one each.
 
-    A Feistel network over the least power of two that holds `size`, walked until it lands inside."""
+    A Feistel network over the least power of two that holds `size`, walked until it lands inside; a few are
+    ranked by their hashes, since a network of 256 would be walked for ever to land in one of four."""
     assert 1 <= size <= LIMIT, size
     assert len(positions) == 0 or (positions.min() >= 0 and positions.max() < size)
+    if size <= FEW:
+        return _ranked(positions, size, np.broadcast_to(keys, positions.shape))
     bits = max(_LEAST_BITS, (size - 1).bit_length())
     keys = np.broadcast_to(keys, positions.shape)
     words = _feistel(positions.astype(np.uint64), bits, keys)
@@ -41,6 +46,12 @@ def permute(positions: Indices, size: int, keys: np.ndarray) -> Indices:
         words[outside] = _feistel(words[outside], bits, keys[outside])
         outside = outside[words[outside] >= size]
     return words.astype(np.int64)
+
+
+def _ranked(positions: Indices, size: int, keys: np.ndarray) -> Indices:
+    """Each key's own order of [0, size), by sorting one hash for each."""
+    hashes = mix(mix(keys)[:, None] ^ mix(np.arange(1, size + 1, dtype=np.uint64)))
+    return np.argsort(hashes, axis=1, kind="stable")[np.arange(len(positions)), positions].astype(np.int64)
 
 
 def _feistel(words: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
