@@ -329,11 +329,11 @@ class Session:
 
     def report(self, found: Sequence[Replaced]) -> None:
         """A line and a record when more broken samples were replaced; `found` by each process."""
-        times, first = sum(one.times for one in found), [line for one in found for line in one.first]
+        times, first = sum(one.times for one in found), {line: 0 for one in found for line in one.first}
         if times > self.replaced:
             self.replaced = times
             self.say(f"{times} broken samples replaced; see scalevit data check {self.run.data.source}")
-            self.record([self.row("event", "broken_samples", times) | {"first": first}])
+            self.record([self.row("event", "broken_samples", times) | {"first": [*first]}])
 
     def save(self, state: State) -> None:
         """Begin to write a checkpoint; it is in place by the time of the next one, at the latest."""
