@@ -187,7 +187,7 @@ def _check(budget: Budget) -> None:
 
 
 def draw(budget: Budget, answer: Answer, path: Path) -> None:
-    """Contours of the expected error over size and images seen, the budget's line, and the choice on it."""
+    """Contours of the expected error over size and images seen, lines of equal compute, and the choice."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -202,7 +202,10 @@ def draw(budget: Budget, answer: Answer, path: Path) -> None:
     )
     axes.clabel(lines, fmt="%.0f %%", fontsize=8)
     own = answer.best.run.model.resolve().flops(budget.image)
-    axes.plot(flops / 1e9, own / flops * answer.best.images / 1e6, "k--", lw=1, label="the budget")
+    line = own / flops * answer.best.images / 1e6
+    axes.plot(flops / 1e9, line, "k--", lw=1, label="the budget")
+    axes.plot(flops / 1e9, line / 10, "k:", lw=0.7, label="a tenth of it, and ten times")
+    axes.plot(flops / 1e9, 10 * line, "k:", lw=0.7)
     axes.plot(
         own / 1e9,
         answer.best.images / 1e6,
