@@ -266,7 +266,7 @@ def resolved(run: Run) -> Run:
 def run_id(run: Run) -> str:
     """A stable short name of what decides the weights: no names, folders, logging or probes."""
     facts = to_dict(resolved(run))
-    for section, key in (("data", "workers"), ("branch", "trunk"), ("model", "shape")):
+    for section, key in (("data", "workers"), ("data", "tolerate"), ("branch", "trunk"), ("model", "shape")):
         facts[section].pop(key)
     for key in ("log_every", "save_every", "eval_every", "keep_at"):
         facts["train"].pop(key)
