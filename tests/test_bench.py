@@ -61,7 +61,8 @@ def test_both_sides_end_in_the_same_kind_of_thing():
 
 
 def test_without_torchvision_its_rows_are_left_out_and_it_says_so(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
+    for module in ("torchvision", "torchvision.transforms"):
+        monkeypatch.setitem(sys.modules, module, None)
     rows, found = data_rows(capsys)
     assert "torchvision" in found["missing"]["torchvision"]
     assert {path for path, _ in rows} == {"scalevit", "scalevit on Pillow alone"}

@@ -21,13 +21,13 @@ from scalevit.data.decode import cut
 from scalevit.data.hashing import key, uniform_one
 from scalevit.data.loader import as_floats
 from scalevit.data.transforms import inception_box, mirrored, resize, train_view
+from scalevit.formats.beside import import_beside
 
 SIDE = 224
 TURNS = 5
 #: The peer that ratios are to.
 PEER = "torchvision"
 _KEYS = 4096
-_KEPT: list[torch.library.Library] = []
 
 #: From a JPEG and the number of the image to what the model gets.
 Way = Callable[[bytes, int], Any]
@@ -116,9 +116,7 @@ def _ways() -> tuple[dict[tuple[str, str], Way], dict[str, str]]:
 
 def _torchvision() -> dict[str, Way]:
     """PyTorch's usual path on Pillow's images, by what it ends in."""
-    _declare_missing_operators()
-    from torchvision import transforms as tv
-
+    tv = import_beside("torchvision.transforms")
     crop: list[Any] = [tv.RandomResizedCrop(SIDE), tv.RandomHorizontalFlip()]
     view = tv.Compose(crop)
     whole = tv.Compose([*crop, tv.ToTensor(), tv.Normalize([0.5] * 3, [0.5] * 3)])
@@ -130,16 +128,6 @@ def _torchvision() -> dict[str, Way]:
         "uint8": lambda data, number: np.asarray(view(opened(data))),
         "floats": lambda data, number: whole(opened(data)),
     }
-
-
-def _declare_missing_operators() -> None:
-    """A CPU build of torch lacks two operators that torchvision's import asks for; its Pillow transforms call
-    neither."""
-    if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
 
 
 def _speed(way: Way, jpegs: list[bytes], seconds: float) -> float:

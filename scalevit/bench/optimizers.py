@@ -16,10 +16,10 @@ from torch import Tensor
 
 from scalevit import config, optim
 from scalevit.config import Model
+from scalevit.formats.beside import import_beside
 from scalevit.model import ViT
 
 RATE = 1e-6
-_KEPT: list[torch.library.Library] = []
 
 
 def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
@@ -71,16 +71,9 @@ def _candidates(model: ViT) -> tuple[dict[str, torch.optim.Optimizer], dict[str,
 
 
 def _timm() -> Any:
-    """timm imports torchvision, whose only Linux wheel needs two operators that a CPU build of torch lacks:
-    they are declared, so that the import passes; nobody calls them here."""
-    if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
-    from timm.optim.adafactor_bv import AdafactorBigVision
-
-    return partial(AdafactorBigVision, min_dim_size_to_factor=32, momentum_dtype=torch.bfloat16)
+    """timm's port of the same optimizer, with the reference's settings."""
+    port = import_beside("timm.optim.adafactor_bv").AdafactorBigVision
+    return partial(port, min_dim_size_to_factor=32, momentum_dtype=torch.bfloat16)
 
 
 def _copy(parameters: list[torch.nn.Parameter]) -> Callable[[], None]:

@@ -6,9 +6,7 @@ Names and layouts of parameters are the same as ours, so only the description di
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 
 from scalevit.config import Model, Preprocessing, nearest
 from scalevit.formats import files
+from scalevit.formats.beside import import_beside
 from scalevit.formats.mapping import Held, rows
 from scalevit.formats.package import Package, packed
 from scalevit.model import ViT
@@ -183,25 +182,9 @@ def _preprocessing(given: Any) -> Preprocessing:
     )
 
 
-#: Operators that `import_timm` declared live as long as this.
-_KEPT: list[torch.library.Library] = []
-
-
 def import_timm() -> Any:
-    """timm, also beside a torchvision built for another torch, whose import fails on missing operators."""
+    """timm, also beside a torchvision built for another torch."""
     try:
-        import timm
-
-        return timm
+        return import_beside("timm")
     except ImportError:
         raise ValueError('reading timm models needs timm: pip install "scalevit[timm]"') from None
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    for module in [name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")]:
-        del sys.modules[module]
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
-    return importlib.import_module("timm")
