@@ -6,8 +6,7 @@ counts as safe compute in bf16 (autocast), so resuming and averaging never see r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -19,17 +18,6 @@ def compute_in(precision: str, device: torch.device) -> AbstractContextManager[o
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-@contextmanager
-def tiny_as_zero() -> Iterator[None]:
-    """Numbers below 1e-38 count as 0 while this holds. A run that has learned its images by heart makes such
-    gradients, and a CPU computes with them up to fifty times slower."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def peak_flops(precision: str, device: torch.device) -> float | None:

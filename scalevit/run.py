@@ -125,7 +125,7 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
         if world.tell(rundir.ended(out)):
             return Outcome(out, run.schedule.steps, None)
         batches = open_batches(run, world)
-        with claimed(run, out, world), Stop(max_minutes) as stop, precision.tiny_as_zero():
+        with claimed(run, out, world), Stop(max_minutes) as stop:
             session = Session.begin(run, out, batches, world)
             with session.display:
                 stopped = session.go(stop)
