@@ -36,6 +36,8 @@ Way = Callable[[bytes, int], Any]
 def measure(seconds: float) -> dict[str, Any]:
     """Images a second and core of every path installed, each timed for `seconds`; the ratio to torchvision's
     with the same result; and how far the decoder's pixels are from Pillow's, in grey levels."""
+    if not seconds > 0:
+        raise ValueError("--seconds must be positive")
     torch.set_num_threads(1)
     jpegs = photographs()
     ways, missing = _ways()
@@ -65,6 +67,19 @@ def measure(seconds: float) -> dict[str, Any]:
         "rows": rows,
         "missing": missing,
     }
+
+
+def table(found: dict[str, Any]) -> str:
+    gap = found["grey_levels_from_pillow"]
+    lines = [
+        f"{found['image']} → random crop → {found['side']} px, one core; {found['decoder']} is "
+        f"{gap['mean']:.2f} grey levels from Pillow on average",
+        f"{'':<26}{'ends in':>9}{'images/s':>10}{'× torchvision':>15}",
+    ]
+    for row in found["rows"]:
+        ratio = "–" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        lines.append(f"{row['path']:<26}{row['to']:>9}{row['images_per_second']:>10.0f}{ratio:>15}")
+    return "\n".join(lines)
 
 
 def photographs(count: int = 64, width: int = 500, height: int = 375, quality: int = 90) -> list[bytes]:

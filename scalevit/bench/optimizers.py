@@ -24,6 +24,8 @@ RATE = 1e-6
 
 def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
     """Milliseconds, ratio to the copy and bytes of state a parameter, of every optimizer installed."""
+    if min(rounds, threads) < 1:
+        raise ValueError("--rounds and --threads must be at least 1")
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = ViT(Model(shape=shape, pool="gap"), device=device)
@@ -51,6 +53,21 @@ def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
         "device": _name(device),
     }
     return {**about, "torch": torch.__version__, "rows": rows, "missing": missing}
+
+
+def table(found: dict[str, Any]) -> str:
+    lines = [
+        f"one step over {found['parameters'] / 1e6:.1f} M parameters ({found['shape']}), {found['device']}, "
+        f"{found['threads']} thread(s), best of {found['rounds']}",
+        f"{'':<26}{'ms':>8}{'× copy':>9}{'state, bytes a parameter':>27}",
+    ]
+    return "\n".join(
+        lines
+        + [
+            f"{row['optimizer']:<26}{row['milliseconds']:>8.1f}{row['ratio']:>9.2f}{row['state_bytes']:>27.2f}"
+            for row in found["rows"]
+        ]
+    )
 
 
 def _candidates(model: ViT) -> tuple[dict[str, torch.optim.Optimizer], dict[str, str]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from scalevit.answer import Answer
@@ -10,66 +13,78 @@ from scalevit.answer import Answer
 SUMMARY = "speed beside the peers that are installed, and beside this machine's ceiling"
 
 
+@dataclass(frozen=True)
+class Option:
+    """--name of one bench; its kind is that of the default, of a tuple's first element where it is one."""
+
+    name: str
+    default: Any
+    help: str
+
+    def add(self, parser: argparse.ArgumentParser) -> None:
+        several = isinstance(self.default, tuple)
+        kind = type(self.default[0] if several else self.default)
+        shown = " ".join(map(str, self.default)) if several else self.default
+        text = f"{self.help} (default: {shown})"
+        flag = "--" + self.name.replace("_", "-")
+        parser.add_argument(flag, type=kind, nargs="+" if several else None, default=self.default, help=text)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One question. module: in scalevit.bench; its `measure(**options)` gives the numbers or raises
+    ValueError for options that make no sense, its `table(found)` turns them into text."""
+
+    module: str
+    summary: str
+    options: tuple[Option, ...]
+
+
+THREADS = Option("threads", 1, "threads of the CPU")
+
+BENCHES = {
+    "optim": Bench(
+        "optimizers",
+        "one optimizer step, as a ratio to copying all gradients",
+        (
+            Option("shape", "B/16", "whose parameters"),
+            Option("rounds", 5, "the best of so many counts"),
+            THREADS,
+        ),
+    ),
+    "data": Bench(
+        "data",
+        "JPEG to inception crop, beside torchvision on Pillow, on one core",
+        (Option("seconds", 3.0, "processor time a path"),),
+    ),
+}
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     below = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    optimizer = below.add_parser("optim", help="one optimizer step, as a ratio to copying all gradients")
-    optimizer.add_argument("--shape", default="B/16", help="whose parameters (default: %(default)s)")
-    optimizer.add_argument("--rounds", type=int, default=5, help="the best of so many counts (%(default)s)")
-    optimizer.add_argument("--threads", type=int, default=1, help="of the CPU (%(default)s)")
-    data = below.add_parser("data", help="JPEG to inception crop, beside torchvision on Pillow, on one core")
-    data.add_argument("--seconds", type=float, default=3.0, help="processor time a path (%(default)s)")
+    for name, bench in BENCHES.items():
+        own = below.add_parser(name, help=bench.summary, description=bench.summary)
+        for option in bench.options:
+            option.add(own)
+    below.add_parser("all", help="every one of these with its defaults", description="every bench in turn")
 
 
 def main(args: argparse.Namespace) -> Answer:
-    return BENCHES[args.what](args)
+    if args.what != "all":
+        options = {option.name: getattr(args, option.name) for option in BENCHES[args.what].options}
+        return _run(BENCHES[args.what], options)
+    answers = {
+        name: _run(bench, {o.name: o.default for o in bench.options}) for name, bench in BENCHES.items()
+    }
+    return Answer(_joined(answers.values()), {name: answer.data for name, answer in answers.items()})
 
 
-def _optim(args: argparse.Namespace) -> Answer:
-    from scalevit.bench.optimizers import measure
-
-    if min(args.rounds, args.threads) < 1:
-        raise ValueError("--rounds and --threads must be at least 1")
-    found = measure(args.shape, args.rounds, args.threads)
-    return Answer(_table(found), found)
+def _run(bench: Bench, options: dict[str, Any]) -> Answer:
+    module = importlib.import_module(f"scalevit.bench.{bench.module}")
+    found = module.measure(**options)
+    missing = [f"not measured: {name} ({why})" for name, why in found["missing"].items()]
+    return Answer("\n".join([module.table(found), *missing]), found)
 
 
-def _table(found: dict[str, Any]) -> str:
-    lines = [
-        f"one step over {found['parameters'] / 1e6:.1f} M parameters ({found['shape']}), {found['device']}, "
-        f"{found['threads']} thread(s), best of {found['rounds']}",
-        f"{'':<26}{'ms':>8}{'× copy':>9}{'state, bytes a parameter':>27}",
-    ]
-    lines += [
-        f"{row['optimizer']:<26}{row['milliseconds']:>8.1f}{row['ratio']:>9.2f}{row['state_bytes']:>27.2f}"
-        for row in found["rows"]
-    ]
-    return "\n".join([*lines, *_missing(found)])
-
-
-def _data(args: argparse.Namespace) -> Answer:
-    from scalevit.bench.data import measure
-
-    if not args.seconds > 0:
-        raise ValueError("--seconds must be positive")
-    found = measure(args.seconds)
-    return Answer(_paths(found), found)
-
-
-def _paths(found: dict[str, Any]) -> str:
-    gap = found["grey_levels_from_pillow"]
-    lines = [
-        f"{found['image']} → random crop → {found['side']} px, one core; {found['decoder']} is "
-        f"{gap['mean']:.2f} grey levels from Pillow on average",
-        f"{'':<26}{'ends in':>9}{'images/s':>10}{'× torchvision':>15}",
-    ]
-    for row in found["rows"]:
-        ratio = "–" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        lines.append(f"{row['path']:<26}{row['to']:>9}{row['images_per_second']:>10.0f}{ratio:>15}")
-    return "\n".join([*lines, *_missing(found)])
-
-
-def _missing(found: dict[str, Any]) -> list[str]:
-    return [f"not measured: {name} ({why})" for name, why in found["missing"].items()]
-
-
-BENCHES = {"optim": _optim, "data": _data}
+def _joined(answers: Iterable[Answer]) -> str:
+    return "\n\n".join(answer.text for answer in answers)
