@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scalevit import dcp
+from scalevit.averages import follow
 from scalevit.config import Guard, Train
 from scalevit.guard import fault, remember, shifted
 from scalevit.mesh import ALONE, Forward, World, exchange, fill, local
@@ -231,17 +232,6 @@ def clip(gradients: list[Tensor], limit: float, world: World = ALONE) -> Float[T
     if limit:
         torch._foreach_mul_(gradients, (limit / norm).clamp(max=1.0))
     return norm
-
-
-@torch.no_grad()
-def follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    """average ← decay · average + (1 − decay) · weights."""
-    weights = [local(p.detach()) for _, p in model.named_parameters()]
-    torch._foreach_lerp_([local(value) for value in average.values()], weights, 1 - decay)
-
-
-def start_average(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
 # --------------------------------------------------------------------------- time

@@ -16,7 +16,8 @@ from scalevit import config, records, rundir, weights
 from scalevit.evals.datasets import ProbeSet
 from scalevit.evals.evaluator import known_set
 from scalevit.evals.finetune import content, parts
-from scalevit.run import Facts, Outcome, mistakes, pretrain
+from scalevit.reporting import Facts
+from scalevit.run import Outcome, mistakes, pretrain
 from scalevit.schedule import Schedule
 
 #: Where below a run's folder the runs are that choose its rate, and what they are compared by.

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "scalevit"
 
 #: Lower rooms first; a module may import from its own rank only where `PEERS` says so, and from below.
 RANKS = [
-    ["shapes", "schedule", "answer"],
+    ["shapes", "schedule", "answer", "typed"],
     ["config", "records"],
     ["presets", "layout", "devices"],
     ["precision", "mesh", "attention", "dcp", "stopping", "guard", "progress", "pieces", "losses"],
@@ -21,9 +21,11 @@ RANKS = [
     ["optim"],
     ["formats"],
     ["weights", "checkpoint"],
-    ["rundir", "saving"],
-    ["train"],
+    ["rundir", "saving", "averages"],
+    ["train", "branching", "export", "reporting"],
     ["evals"],
+    ["building"],
+    ["session"],
     ["run"],
     ["transfer"],
     ["parity", "doctor", "bench"],
@@ -34,7 +36,9 @@ RANKS = [
 ]
 ROOMS = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 #: Rooms without torch, whatever they import.
-WORDS = ("shapes", "schedule", "config", "records", "presets", "devices", "answer", "cli", "study")
+WORDS = (
+    "shapes", "schedule", "typed", "config", "records", "presets", "devices", "answer", "cli", "study",
+)  # fmt: skip
 
 
 def modules():

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from scalevit import dcp
+from scalevit.averages import start_average
 from scalevit.config import Guard, Train
 from scalevit.schedule import Schedule, lr_at
-from scalevit.train import Hooks, Recipe, State, clip, facts, pieces, restore, start_average, train
+from scalevit.train import Hooks, Recipe, State, clip, facts, pieces, restore, train
 
 STEPS, BATCH = 12, 8
 

@@ -74,7 +74,7 @@ def consolidate(folder: Path, step: int | None, out: Path | None) -> Answer:
     if not whole:
         raise ValueError("; ".join(checkpoint.damage(found[-1].folder)))
     from scalevit import weights
-    from scalevit.run import consolidated
+    from scalevit.export import consolidated
 
     home = whole[-1].folder.parent.parent
     target = out or home / "model"

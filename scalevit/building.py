@@ -1,0 +1,52 @@
+"""From the words of a run to the state of its step 0, on one process's share of the devices."""
+
+from __future__ import annotations
+
+import torch
+
+from scalevit import config, mesh, optim
+from scalevit.averages import start_average
+from scalevit.evals.finetune import first_values
+from scalevit.model import ViT
+from scalevit.train import State
+
+
+def build(run: config.Run, world: mesh.World) -> State:
+    """The state of step 0."""
+    shard = world.size > 1 and run.parallel.strategy != "ddp"
+    model = ViT(run.model, device="meta" if shard else world.device, seed=run.train.seed)
+    model.preprocessing = run.start.preprocessing
+    if run.parallel.recompute != "none":
+        mesh.recompute(model.blocks, run.parallel.recompute)
+    if run.train.compile:
+        for block in model.blocks:
+            block.compile()
+    forward = mesh.share(model, run.parallel, world)
+    if shard:
+        model.to_empty(device=world.device)
+        begin_anew(model, run)
+    average = start_average(model) if run.train.ema else None
+    meters = torch.zeros(3, device=world.device)
+    return State(model, optim.build(run.optimizer, model), average, world, forward, meters=meters)
+
+
+@torch.no_grad()
+def begin_anew(model: ViT, run: config.Run) -> None:
+    """The first values of every tensor, of which each process keeps its share."""
+    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in model.initial_values(run.train.seed):
+        mesh.put(targets[name], value)
+    if run.start.weights:
+        for name, value in first_values(run.start, run.model.image):
+            mesh.put(targets[name], value)
+
+
+def start_over(state: State, run: config.Run) -> None:
+    """The state of step 0 again, in place; what the guard learnt is kept by whoever calls."""
+    assert isinstance(state.model, ViT)
+    begin_anew(state.model, run)
+    state.optimizer.state.clear()
+    for name, value in (state.average or {}).items():
+        value.copy_(state.model.get_parameter(name).detach())
+    state.step, state.seconds, state.history = 0, 0.0, []
+    state.meters.zero_()

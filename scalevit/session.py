@@ -1,0 +1,169 @@
+"""One process's attempt at a run, around the loop's steps: back to the last whole checkpoint, save, evaluate,
+rewind, and finish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalevit import branching, checkpoint, config, dcp, export, losses, mesh, records, rundir
+from scalevit.averages import averaged
+from scalevit.building import build, start_over
+from scalevit.data.loader import Batches
+from scalevit.evals.evaluator import floor_rows, probe_rows
+from scalevit.evals.finetune import accuracy_rows, scaled
+from scalevit.model import ViT
+from scalevit.reporting import Reporter
+from scalevit.saving import Saver
+from scalevit.stopping import Stop
+from scalevit.train import Hooks, Micro, Recipe, State, facts, pieces, restore, train
+
+#: Checkpoints that are kept besides those a run names in train.keep_at.
+KEEP_LAST = 2
+
+
+@dataclass
+class Session:
+    """All that an attempt needs; `go` is the attempt."""
+
+    run: config.Run
+    out: Path
+    batches: Batches
+    state: State
+    recipe: Recipe
+    saver: Saver
+    reporter: Reporter
+
+    @classmethod
+    def begin(cls, run: config.Run, out: Path, batches: Batches, world: mesh.World) -> Session:
+        """Build everything and go back to the newest whole checkpoint, or to the trunk's."""
+        loss = losses.LOSSES[run.train.loss]
+        prepare = scaled(run.start.preprocessing)
+        recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
+        saver = Saver(out / rundir.CHECKPOINTS, world, KEEP_LAST, run.train.keep_at)
+        reporter = Reporter.begin(run, out, world)
+        session = cls(run, out, batches, build(run, world), recipe, saver, reporter)
+        origin = session.resume()
+        reporter.show(session.state.step)
+        reporter.say(f"{run.name}: {origin}; training to step {run.schedule.steps}")
+        reporter.started(session.state.step, session.state.seconds)
+        return session
+
+    def go(self, stop: Stop) -> str | None:
+        """Train to the end and finish, or say why not. A disk that is full is a reason to stop, too: what is
+        saved is whole, and the run goes on from there once there is room."""
+        try:
+            stopped = train(self.state, self.micro_batches, self.recipe, self.hooks(stop))
+            self.committed(self.saver.finish())
+            if stopped is None:
+                self.finish()
+        except OSError as error:
+            saved = self.reporter.saved or "none"
+            stopped = f"{error.strerror or error} (last checkpoint: {saved})"
+        except ValueError:
+            self.reporter.broken(self.state.step, [self.batches.replaced])
+            raise
+        if stopped is not None:
+            with contextlib.suppress(OSError):
+                text = f"stopped by {stopped} at step {self.state.step}; the same command goes on"
+                self.reporter.say(text)
+        return stopped
+
+    def hooks(self, stop: Stop) -> Hooks:
+        return Hooks(
+            log=self.write,
+            save=self.save,
+            evaluate=lambda state: self.reporter.record(self.evaluate()),
+            stop=lambda: stop.reason,
+            tick=lambda state, values: self.reporter.tick(state.step, values),
+            rewind=self.rewind,
+        )
+
+    def micro_batches(self, first: int) -> Iterator[Sequence[Micro]]:
+        """Each step's share of the batch as micro-batches, on the device, from step `first` on."""
+        device, size = self.state.device, self.run.train.micro_batch or self.run.train.batch
+        for _, batch in self.batches.iter_from(first):
+            images = batch.images.to(device, non_blocking=True)
+            labels = batch.labels.to(device, non_blocking=True)
+            yield list(zip(images.split(size), labels.split(size)))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self.reporter.step(step, values)
+        self.committed(self.saver.poll())
+        self.reporter.broken(step, self.state.world.gather(self.batches.replaced))
+
+    # ----------------------------------------------------------------- back to a checkpoint
+
+    def resume(self) -> str:
+        """Put the newest whole checkpoint into the state, or the first values; says which."""
+        found = self.state.world.tell(self.newest() if self.state.world.first else None)
+        if isinstance(found, ValueError):
+            raise found
+        if found is not None:
+            restore(self.state, dcp.Reader(found.folder), checkpoint.facts(found.folder))
+            self.reporter.saved = found.step
+            return f"from {found.folder}"
+        if self.state.step or self.run.start.weights:
+            start_over(self.state, self.run)
+        return f"from {self.run.start.weights or 'the start'}"
+
+    def newest(self) -> checkpoint.Saved | ValueError | None:
+        """The newest whole checkpoint of this run, or the one of the trunk that it branches off."""
+        folder = self.out / rundir.CHECKPOINTS
+        checkpoint.prune(folder, 1 << 30, ())
+        try:
+            found = checkpoint.latest(folder, self.reporter.say)
+            if found is None and self.run.branch.trunk:
+                found = branching.origin(self.run.branch)
+        except ValueError as error:
+            return error
+        return found
+
+    def rewind(self, state: State, why: str) -> None:
+        """Back to the last good state; a record and a line say so."""
+        failed, facts = state.step, self.reporter.facts
+        self.committed(self.saver.finish())
+        self.resume()
+        text = f"{why}: not let into the weights; back at step {state.step}, that data is skipped"
+        self.reporter.say(text)
+        row = facts.row("event", failed, f"rewind {state.rewinds + 1}", state.step)
+        self.reporter.record([row | {"why": why}])
+
+    # ----------------------------------------------------------------- keep and leave
+
+    def save(self, state: State) -> None:
+        """Begin to write a checkpoint; it is in place by the time of the next one, at the latest."""
+        self.committed(self.saver.start(state.step, pieces(state), facts(state)))
+
+    def committed(self, step: int | None) -> None:
+        """A checkpoint is in place."""
+        self.reporter.saved = self.reporter.saved if step is None else step
+
+    def evaluate(self, floors: bool = False) -> list[records.Row]:
+        """Rows of the probes that the run asks for and of what fine-tuning reached, with the weights as they
+        are used later; `floors` adds what raw pixels and the untrained network reach."""
+        state, run = self.state, self.run
+        if not run.probe.datasets and run.data.part == "all":
+            return []
+        assert isinstance(state.model, ViT)
+        with averaged(state.model, state.average):
+            found = probe_rows(state.model, run.probe)
+            found += accuracy_rows(state.model, run.data) if run.data.part != "all" else []
+        if floors and state.world.first:
+            found += floor_rows(ViT(run.model, device=state.device), run.probe)
+        row = self.reporter.facts.row
+        return [row(one["kind"], state.step, one["metric"], one["value"]) | one for one in found]
+
+    def finish(self) -> None:
+        """Evaluate, leave the weights ready for use, and say last that the run has ended."""
+        state, run = self.state, self.run
+        rows = self.evaluate(floors=not run.branch.trunk)  # a branch's floors are its trunk's
+        if state.world.first:
+            export.leave(self.out, state.step)
+        self.reporter.ended(state.step, state.seconds, rows)
+        where = self.out / rundir.MODEL
+        text = f"{run.name}: done, {state.step} steps in {state.seconds:.0f} s; weights in {where}"
+        self.reporter.say(text)
