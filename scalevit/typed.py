@@ -1,5 +1,5 @@
-"""Plain dictionaries, as YAML and JSON give them, to frozen dataclasses: every mistake at once, with the nearest
-right name.
+"""Plain dictionaries, as YAML and JSON give them, to frozen dataclasses: every mistake at once, each with the
+nearest right name.
 """
 
 from __future__ import annotations
