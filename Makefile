@@ -20,6 +20,10 @@ $(VENV)/dev: $(VENV)/core
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
+$(VENV)/docs: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $@
+
 demo: $(VENV)/core  ## a scaling law of Vision Transformers, measured on this machine
 	$(BIN)/scalevit study $(STUDY) --out $(OUT)
 
@@ -34,6 +38,9 @@ check: $(VENV)/dev  ## format, lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(MAKE) test
+
+docs: $(VENV)/docs  ## the documentation site, in site/; notebooks are run, warnings are errors
+	$(BIN)/python -m mkdocs build --clean --quiet
 
 format: $(VENV)/dev  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
