@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,26 +24,50 @@ import torch
 from torch import Tensor, nn
 
 from scalevit import dcp
+from scalevit.answer import MISTAKE
 from scalevit.config import Parallel
+from scalevit.heartbeat import Heartbeat, connect
 
 Forward = Callable[[Tensor], Tensor]
+
+#: Seconds that a collective outlasts `parallel.timeout`.
+GRACE = 60.0
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers. mesh: dimensions "replicate", "shard" or both; None for one process."""
+    """This process among its peers. mesh: dimensions "replicate", "shard" or both; heart: how they know of
+    each other that they live. Both None for one process."""
 
     rank: int
     size: int
     device: torch.device
     mesh: Any = None
+    heart: Heartbeat | None = None
 
     @property
     def first(self) -> bool:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
 
+    def at(self, step: int, doing: int) -> None:
+        """This process begins to do this, of `heartbeat.DOING`, in this step."""
+        if self.heart is not None:
+            self.heart.at(step, doing)
+
     # ----------------------------------------------------------------- agreeing
+
+    def settle(self, error: Exception | None) -> None:
+        """Raise what the first process met, there; the others leave without a word, all with one status."""
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return
+        error = self.tell(error)
+        if error is not None:
+            assert self.heart is not None
+            self.heart.agreed = True
+            raise error if self.first else SystemExit(MISTAKE)
 
     def tell(self, value: Any) -> Any:
         """What the first process says."""
@@ -149,7 +174,8 @@ def processes() -> int:
 
 @contextlib.contextmanager
 def join(parallel: Parallel) -> Iterator[World]:
-    """Meet the other processes. One that does not answer for `parallel.timeout` seconds ends the job."""
+    """Meet the other processes. One that fails, dies, or keeps the others waiting for `parallel.timeout`
+    seconds ends the job. What it met becomes a SystemExit when a line has said all there is to say."""
     place = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", place) if torch.cuda.is_available() else torch.device("cpu")
     if processes() == 1:
@@ -158,12 +184,32 @@ def join(parallel: Parallel) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, timeout=timedelta(seconds=parallel.timeout))
+    # who hangs is named by then; this is for a hang that nobody can tell from work
+    limit = timedelta(seconds=parallel.timeout + GRACE)
+    torch.distributed.init_process_group(backend, timeout=limit)
+    heart = _heart(parallel)
     try:
-        yield World(torch.distributed.get_rank(), processes(), device, _mesh(parallel, device))
+        yield World(torch.distributed.get_rank(), processes(), device, _mesh(parallel, device), heart)
+        heart.stop()
         torch.distributed.barrier()
+    except Exception as error:
+        if heart.agreed:
+            raise
+        status = heart.fail(error)
+        if status is None:
+            raise
+        raise SystemExit(status) from error
     finally:
+        heart.stop()
         torch.distributed.destroy_process_group()
+
+
+def _heart(parallel: Parallel) -> Heartbeat:
+    token = [uuid.uuid4().hex]
+    torch.distributed.broadcast_object_list(token, src=0)
+    heart = connect(torch.distributed.get_rank(), processes(), parallel.timeout, token[0])
+    heart.start()
+    return heart
 
 
 def _mesh(parallel: Parallel, device: torch.device) -> Any:

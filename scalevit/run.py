@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalevit import branching, config, mesh, rundir
-from scalevit.answer import MISTAKE
 from scalevit.data.loader import Batches
 from scalevit.data.sources import batches_of
 from scalevit.evals.evaluator import mistakes as probe_mistakes
@@ -52,11 +51,8 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
     checkpoint, on SIGTERM, SIGUSR1, Ctrl-C, or after `max_minutes`."""
     out = Path(out)
     with mesh.join(run.parallel) as world:
-        found = world.tell([*config.missing(run), *mistakes(run, out)] if world.first else None)
-        if found and not world.first:
-            raise SystemExit(MISTAKE)
-        if found:
-            raise config.Mistakes(found)
+        found = [*config.missing(run), *mistakes(run, out)] if world.first else []
+        world.settle(config.Mistakes(found) if found else None)
         if world.tell(rundir.ended(out)):
             return Outcome(out, run.schedule.steps, None)
         batches = open_batches(run, world)
@@ -69,7 +65,7 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
 
 @contextlib.contextmanager
 def claimed(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
-    """The first process holds the folder for all; a refusal is raised on all of them."""
+    """The first process holds the folder for all; a refusal ends all of them."""
     with contextlib.ExitStack() as stack:
         refusal = None
         if world.first:
@@ -77,9 +73,7 @@ def claimed(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
                 stack.enter_context(rundir.claim(run, out))
             except (ValueError, OSError) as error:
                 refusal = error
-        refusal = world.tell(refusal)
-        if refusal is not None:
-            raise refusal
+        world.settle(refusal)
         yield
 
 

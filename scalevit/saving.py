@@ -15,6 +15,11 @@ from typing import Any
 from scalevit import checkpoint, dcp
 from scalevit.mesh import World
 
+
+class NotSaved(OSError):
+    """An error that one process met, raised on all of them."""
+
+
 Report = tuple[list[dcp.Place], dcp.Written]
 
 
@@ -30,7 +35,7 @@ class Saver:
     """Checkpoints below `folder`, of which the last `keep_last` and those of the steps `keep_at` are kept.
 
     `start`, `poll` and `finish` are called by all processes at the same steps. They give the step of the
-    checkpoint that they put in place, if any, and raise the OSError that a process met, on all of them."""
+    checkpoint that they put in place, if any; what a process met is NotSaved on all of them."""
 
     def __init__(self, folder: Path, world: World, keep_last: int, keep_at: Sequence[int]) -> None:
         self.folder, self.world = folder, world
@@ -44,7 +49,7 @@ class Saver:
         copied = [replace(piece, data=piece.data.detach().to("cpu", copy=True)) for piece in pieces]
         draft = self.world.tell(self._draft(step) if self.world.first else None)
         if isinstance(draft, OSError):
-            raise draft
+            raise NotSaved(*draft.args)
         self.pending = _Pending(step, draft, facts, self.pool.submit(self._write, draft, copied))
         return before
 
@@ -67,7 +72,7 @@ class Saver:
         if error is not None:
             if self.world.first:
                 checkpoint.prune(self.folder, 1 << 30, ())
-            raise error
+            raise NotSaved(*error.args)
         return pending.step
 
     def _draft(self, step: int) -> Path | OSError:

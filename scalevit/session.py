@@ -15,9 +15,10 @@ from scalevit.building import build, start_over
 from scalevit.data.loader import Batches
 from scalevit.evals.evaluator import floor_rows, probe_rows
 from scalevit.evals.finetune import accuracy_rows, scaled
+from scalevit.heartbeat import FINISHING
 from scalevit.model import ViT
 from scalevit.reporting import Reporter
-from scalevit.saving import Saver
+from scalevit.saving import NotSaved, Saver
 from scalevit.stopping import Stop
 from scalevit.train import Hooks, Micro, Recipe, State, facts, pieces, restore, train
 
@@ -45,6 +46,8 @@ class Session:
         recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
         saver = Saver(out / rundir.CHECKPOINTS, world, KEEP_LAST, run.train.keep_at)
         reporter = Reporter.begin(run, out, world)
+        if world.heart is not None:
+            world.heart.log = reporter.log
         session = cls(run, out, batches, build(run, world), recipe, saver, reporter)
         origin = session.resume()
         reporter.show(session.state.step)
@@ -61,6 +64,8 @@ class Session:
             if stopped is None:
                 self.finish()
         except OSError as error:
+            if self.state.world.size > 1 and not isinstance(error, NotSaved):
+                raise  # the others know nothing of it
             saved = self.reporter.saved or "none"
             stopped = f"{error.strerror or error} (last checkpoint: {saved})"
         except ValueError:
@@ -99,9 +104,9 @@ class Session:
 
     def resume(self) -> str:
         """Put the newest whole checkpoint into the state, or the first values; says which."""
-        found = self.state.world.tell(self.newest() if self.state.world.first else None)
-        if isinstance(found, ValueError):
-            raise found
+        found = self.newest() if self.state.world.first else None
+        self.state.world.settle(found if isinstance(found, ValueError) else None)
+        found = self.state.world.tell(found)
         if found is not None:
             restore(self.state, dcp.Reader(found.folder), checkpoint.facts(found.folder))
             self.reporter.saved = found.step
@@ -160,6 +165,7 @@ class Session:
     def finish(self) -> None:
         """Evaluate, leave the weights ready for use, and say last that the run has ended."""
         state, run = self.state, self.run
+        state.world.at(state.step, FINISHING)
         rows = self.evaluate(floors=not run.branch.trunk)  # a branch's floors are its trunk's
         if state.world.first:
             export.leave(self.out, state.step)

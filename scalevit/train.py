@@ -19,6 +19,7 @@ from scalevit import dcp
 from scalevit.averages import follow
 from scalevit.config import Guard, Train
 from scalevit.guard import fault, remember, shifted
+from scalevit.heartbeat import COMPUTING, KEEPING, READING
 from scalevit.mesh import ALONE, Forward, World, exchange, fill, local
 from scalevit.precision import compute_in
 from scalevit.schedule import Schedule, lr_at
@@ -91,7 +92,9 @@ def train(
     clock, stream = Clock(state), stream_of(state, batches)
     stopped, last = None, -1
     while state.step < recipe.schedule.steps and stopped is None:
+        state.world.at(state.step, READING)
         batch = clock.wait(stream)
+        state.world.at(state.step, COMPUTING)
         wrong = take_step(state, batch, recipe)
         if wrong is not None:
             stopped = go_back(state, wrong, recipe.guard, hooks)
@@ -101,6 +104,7 @@ def train(
             continue
         clock.done(sum(len(labels) for _, labels in batch))
         due = Due(state.step, recipe)
+        state.world.at(state.step, KEEPING)
         if due.log:
             hooks.log(state.step, clock.values(recipe))
         stopped = None if due.last else state.world.agree(hooks.stop())

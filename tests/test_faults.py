@@ -1,11 +1,20 @@
-"""A disk that is really full: a run says so, keeps its last checkpoint, and goes on once there is room."""
+"""What happens to runs: disks fill, images break, processes die. A run ends with the right words, leaves
+nobody behind, and goes on with the right weights.
+"""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from test_run import TINY, weights
+from pictures import make_folder
+from test_parallel import command
+from test_run import TINY, wait_for, weights
 
 from scalevit import checkpoint, config
 from scalevit.run import pretrain
@@ -45,3 +54,87 @@ def test_a_full_disk(small_disk, tmp_path):
     assert pretrain(run, small_disk / "run").stopped is None
     pretrain(run, tmp_path / "roomy")
     assert weights(small_disk / "run") == weights(tmp_path / "roomy")
+
+
+# --------------------------------------------------------------------------- several processes
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Starts two processes under torchrun; afterwards none of them is left."""
+    started = []
+
+    def start(*words, **options):
+        words = command(tmp_path, 2, "parallel.strategy=fsdp", "train.save_every=1", *words, **options)
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        for number in [process.pid, *workers(tmp_path)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        process.communicate()
+
+
+def workers(folder):
+    """Processes, but for launchers, that train into a folder below this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode().split("\0")
+            if "torch.distributed.run" not in words and any(word.startswith(str(folder)) for word in words):
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def gone_within(folder, seconds):
+    until = time.monotonic() + seconds
+    while left := workers(folder):
+        assert time.monotonic() < until, f"{left} are left"
+        time.sleep(0.1)
+
+
+def line_of(said):
+    found = [line for line in said.splitlines() if line.startswith("scalevit:") and "job ends" in line]
+    assert len(found) == 1, said
+    return found[0]
+
+
+def test_a_broken_image_that_one_process_meets_ends_both(tmp_path, job):
+    root = make_folder(tmp_path / "photos")
+    file = root / "bee/001.jpg"
+    file.write_bytes(file.read_bytes()[:300])
+    process = job(f"data.source={root}", "data.tolerate=0", "model.classes=3")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "failed at step" in line_of(said)
+    assert "bee/001.jpg" in line_of(said)
+    assert (
+        line_of(said).partition(";")[0].removeprefix("scalevit: ") in (tmp_path / "run/log.txt").read_text()
+    )
+    assert workers(tmp_path) == []
+
+
+def test_a_worker_that_dies_ends_the_job(tmp_path, job):
+    process = job("schedule.steps=100000")
+    wait_for(tmp_path / "run/checkpoints/step_2")
+    os.kill(workers(tmp_path)[-1], signal.SIGKILL)
+    _, said = process.communicate(timeout=40)
+    assert process.returncode != 0
+    assert "is gone, noticed at step" in line_of(said)
+    assert workers(tmp_path) == []
+
+
+def test_a_launcher_that_dies_leaves_nobody_behind(tmp_path, job):
+    process = job("schedule.steps=100000")
+    wait_for(tmp_path / "run/checkpoints/step_2")
+    assert len(workers(tmp_path)) == 2
+    process.kill()
+    process.wait()
+    gone_within(tmp_path, 20)
+    assert "is gone, noticed at step" in (tmp_path / "run/log.txt").read_text()
+    again = job("schedule.steps=100000", minutes=0)
+    again.communicate(timeout=60)
+    assert "stopped by the time limit" in (tmp_path / "run/log.txt").read_text()

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "scalevit"
 RANKS = [
     ["shapes", "schedule", "answer", "typed"],
     ["config", "records"],
-    ["presets", "layout", "devices"],
+    ["presets", "layout", "devices", "heartbeat"],
     ["precision", "mesh", "attention", "dcp", "stopping", "guard", "progress", "pieces", "losses"],
     ["model", "data"],
     ["adafactor", "momentum"],

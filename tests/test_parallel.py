@@ -133,23 +133,6 @@ def kill_workers(folder):
         os.kill(number, signal.SIGKILL)
 
 
-def test_a_worker_that_dies_ends_the_job_and_the_next_one_goes_on(alone, tmp_path):
-    process = subprocess.Popen(
-        command(tmp_path, 2, "parallel.strategy=fsdp", "train.save_every=1", run=using("adafactor")),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while not (tmp_path / "run" / "checkpoints" / "step_2").exists():
-        time.sleep(0.01)
-        assert process.poll() is None
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
-    os.kill(int(found.split()[-1]), signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "SIGKILL" in said
-    go(tmp_path, 2, "parallel.strategy=fsdp", "train.save_every=1", run=using("adafactor"))
-    assert_close(losses(tmp_path / "run"), alone["adafactor"])
-
-
 def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path):
     done = go(tmp_path, 3, "train.batch=8", "train.micro_batch=0", fails=True)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("scalevit:")]
