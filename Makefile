@@ -30,7 +30,11 @@ demo: $(VENV)/core  ## a scaling law of Vision Transformers, measured on this ma
 test: $(VENV)/dev  ## the whole test suite but the slow cases
 	$(BIN)/python -m pytest -n 2
 
-test-slow: $(VENV)/dev  ## what takes minutes or breaks things on purpose
+$(VENV)/clusters: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[slurm,ray]"
+	touch $@
+
+test-slow: $(VENV)/clusters  ## what takes minutes or breaks things on purpose
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/dev  ## format, lint, types, tests

@@ -14,6 +14,7 @@ import pytest
 
 from scalevit import config
 from scalevit.study import grid, launch
+from scalevit.study.executors.local import Local
 
 SPEC = replace(grid.PRESETS["demo-small"], images=(256,), durations=(16, 32))
 
@@ -52,7 +53,7 @@ def order(out):
 
 def test_every_node_is_done_once_trunks_first_and_a_second_launch_does_nothing(tmp_path):
     nodes = grid.expand(SPEC, tmp_path / "runs")
-    outcome = launch.launch(nodes, tmp_path, Quiet(), worker(), slots=2)
+    outcome = launch.launch(nodes, tmp_path, Quiet(), worker(), executor=Local(2))
     assert outcome.complete
     done = order(tmp_path)
     assert sorted(done) == sorted(node.name for node in nodes)
@@ -65,7 +66,7 @@ def test_a_branch_starts_when_its_trunk_has_saved_the_step_and_not_when_it_has_e
     nodes = [n for n in grid.expand(SPEC, tmp_path / "runs") if n.model == "32x1"]
     trunk, first = nodes[0].name, nodes[1]
     waits = f'while ! [ -e "{tmp_path}/runs/{first.name}/ended" ]; do sleep 0.01; done'
-    outcome = launch.launch(nodes, tmp_path, Quiet(), worker(waits, trunk), slots=2)
+    outcome = launch.launch(nodes, tmp_path, Quiet(), worker(waits, trunk), executor=Local(2))
     assert outcome.complete, "the trunk waits for its first branch, which must not wait for the trunk's end"
     assert order(tmp_path)[0] == trunk
 
@@ -76,7 +77,7 @@ def test_a_failing_node_is_retried_then_given_up_with_its_log_and_the_others_go_
     bad = "32x2-256-32"
     broken = worker('rm -rf "checkpoints"; echo boom >&2; exit 1', bad)
     broken = replace(broken, reached=lambda home, step: home.name != bad and launch.checkpointed(home, step))
-    outcome = launch.launch(nodes, tmp_path, watcher, broken, slots=2, attempts=3)
+    outcome = launch.launch(nodes, tmp_path, watcher, broken, executor=Local(2), attempts=3)
     assert outcome.states[bad] == "failed" and "boom" in outcome.errors[bad]
     assert [event[:2] for event in watcher.events].count((bad, "running")) == 3
     lost = {node.name for node in nodes if node.after == bad}
@@ -128,9 +129,10 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_launch import Quiet, many, worker
 from scalevit.study import launch
+from scalevit.study.executors.local import Local
 out = Path({out!r})
 nodes = many(out, {count})
-launch.launch(nodes, out, Quiet(), worker({more!r}), slots=4)
+launch.launch(nodes, out, Quiet(), worker({more!r}), executor=Local(4))
 """
 
 
@@ -156,7 +158,7 @@ def test_interrupting_the_launcher_ends_the_nodes_gently_and_the_next_launch_fin
     finished = {path.parent.name for path in tmp_path.glob("runs/*/ended")}
     assert len(finished) < 12
     nodes = many(tmp_path, 12)
-    assert launch.launch(nodes, tmp_path, Quiet(), worker(), slots=4).complete
+    assert launch.launch(nodes, tmp_path, Quiet(), worker(), executor=Local(4)).complete
     counts = Counter(order(tmp_path))
     assert all(counts[name] == 1 for name in finished)
 
@@ -169,7 +171,7 @@ def test_two_hundred_nodes_survive_a_launcher_killed_twenty_times_and_each_is_do
         process.kill()
         process.wait()
     nodes = many(tmp_path, 200)
-    assert launch.launch(nodes, tmp_path, Quiet(), worker("sleep 0.15"), slots=4).complete
+    assert launch.launch(nodes, tmp_path, Quiet(), worker("sleep 0.15"), executor=Local(4)).complete
     assert Counter(order(tmp_path)) == {node.name: 1 for node in nodes}
 
 
@@ -177,5 +179,5 @@ def test_two_hundred_nodes_survive_a_launcher_killed_twenty_times_and_each_is_do
 def test_overhead_is_at_most_50_ms_a_node(tmp_path):
     nodes = many(tmp_path, 200)
     began = time.perf_counter()
-    assert launch.launch(nodes, tmp_path, Quiet(), worker(), slots=2).complete
+    assert launch.launch(nodes, tmp_path, Quiet(), worker(), executor=Local(2)).complete
     assert (time.perf_counter() - began) / 200 <= 0.05

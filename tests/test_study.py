@@ -24,7 +24,7 @@ def pretend(tmp_path, monkeypatch):
         )
         return ["/bin/sh", "-c", f'echo {node.name} >> "{tmp_path}/order.txt"; mkdir -p {kept}; {done}']
 
-    monkeypatch.setattr(launch, "LOCAL", replace(launch.LOCAL, command=command))
+    monkeypatch.setattr(launch, "PRETRAIN", replace(launch.PRETRAIN, command=command))
     monkeypatch.setattr(figures, "FIGURES", {"figure2_compute": figures.compute})
     return broken
 

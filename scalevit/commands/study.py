@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,29 +13,63 @@ from scalevit.answer import DONE, FAILED, RESUMABLE, Answer
 
 if TYPE_CHECKING:
     from scalevit.study.grid import Node, Spec
-    from scalevit.study.launch import Outcome
+    from scalevit.study.launch import Executor, Outcome
 
 SUMMARY = "a grid of runs, the law through them, a forecast and a report; resumable"
 
-EXECUTORS = ("local",)
+
+def _local(args: argparse.Namespace, folder: Path) -> Executor:
+    from scalevit.study.executors.local import Local
+
+    if args.cluster:
+        raise ValueError("--cluster belongs to the executors slurm and ray")
+    return Local(args.slots)
+
+
+def _slurm(args: argparse.Namespace, folder: Path) -> Executor:
+    from scalevit.study.executors.slurm import Slurm
+
+    return Slurm(folder.absolute(), args.slots, _options(args.cluster))
+
+
+def _ray(args: argparse.Namespace, folder: Path) -> Executor:
+    from scalevit.study.executors.ray import Ray
+
+    return Ray(args.slots, _options(args.cluster))
+
+
+EXECUTORS = {"local": _local, "slurm": _slurm, "ray": _ray}
+
+#: Where a study's folder remembers its executor, so that it can be resumed and stopped by its name alone.
+EXECUTOR = "executor.json"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "start: scalevit study demo --out runs/demo    again, after an interruption: the same command, or "
-        "scalevit study resume runs/demo    look: scalevit study status runs/demo    "
+        "scalevit study resume runs/demo    look: scalevit study status runs/demo --watch 2    "
+        "end: scalevit study stop runs/demo    "
         "widen: scalevit study add runs/demo --images 10000 --seeds 1 2"
     )
     parser.add_argument(
-        "spec", help="a preset, a YAML file, or one of: resume, status, add (then a study's folder)"
+        "spec", help="a preset, a YAML file, or one of: resume, status, stop, add (then a study's folder)"
     )
     parser.add_argument(
         "rest", nargs="*", metavar="section.key=value", help="changes to the base run; or the folder"
     )
     parser.add_argument("--out", type=Path, help="the study's folder")
     parser.add_argument("--preset", choices=("cpu", "gpu"), default="cpu", help="size of an ablation (cpu)")
-    parser.add_argument("--executor", choices=EXECUTORS, default="local", help="where nodes run (local)")
-    parser.add_argument("--slots", type=int, default=0, help="nodes at a time (one a core)")
+    parser.add_argument(
+        "--executor", choices=[*EXECUTORS], help="where nodes run (local, or where the study began)"
+    )
+    parser.add_argument(
+        "--cluster", nargs="+", default=[], metavar="KEY=VALUE",
+        help="slurm: submitit's parameters, e.g. partition=gpu gpus_per_node=1 time=600 (minutes) "
+        "cpus_per_task=8; ray: address, and num_cpus, num_gpus, memory of a node",
+    )  # fmt: skip
+    parser.add_argument(
+        "--slots", type=int, default=0, help="nodes at a time (local: one a device, or a core; else no limit)"
+    )
     parser.add_argument("--attempts", type=int, default=2, help="how often a failing node is tried (2)")
     parser.add_argument(
         "--dry-run", action="store_true", help="show the grid, its cost and timetable; create nothing"
@@ -46,6 +81,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--durations", type=int, nargs="+", default=[], help="add: longer durations, in steps"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="add: more seeds")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="status: draw it again so often")
 
 
 def main(args: argparse.Namespace) -> Answer:
@@ -110,13 +146,46 @@ def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
     known = (folder / results.SPEC).exists()
     with launch.lock_study(folder) if known else contextlib.nullcontext():
         results.claim(folder, spec, nodes)
+        executor = _executor(args, folder)
     with progress.display(nodes, folder, lambda: results.foresee(folder, spec, nodes)) as display:
-        outcome = launch.launch(nodes, folder, display, launch.LOCAL, args.slots, args.attempts)
+        outcome = launch.launch(nodes, folder, display, launch.PRETRAIN, executor, args.attempts)
     if outcome.stopped:
         done = sum(state == "done" for state in outcome.states.values())
         text = f"{folder}: stopped, {done} of {len(nodes)} nodes done; resume: scalevit study resume {folder}"
         return Answer(text, {"folder": str(folder), "states": dict(outcome.states)}, RESUMABLE)
     return _conclude(folder, spec, nodes, outcome)
+
+
+def _executor(args: argparse.Namespace, folder: Path) -> Executor:
+    """What the command line says, else what the study began with; remembered once it has answered."""
+    from scalevit.study.launch import write_whole
+
+    if args.executor is None:
+        remembered = _remembered(folder)
+        args.executor = remembered["executor"]
+        args.cluster = args.cluster or remembered["cluster"]
+    executor = EXECUTORS[args.executor](args, folder)
+    told = {"executor": args.executor, "cluster": args.cluster}
+    write_whole(folder / EXECUTOR, json.dumps(told))
+    return executor
+
+
+def _remembered(folder: Path) -> dict[str, Any]:
+    path = folder / EXECUTOR
+    return json.loads(path.read_text()) if path.exists() else {"executor": "local", "cluster": []}
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE as a dictionary; values as in YAML."""
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--cluster {pair}: expected KEY=VALUE, e.g. partition=gpu")
+        found[key] = yaml.safe_load(value)
+    return found
 
 
 def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: Outcome) -> Answer:
@@ -154,12 +223,34 @@ def _dry(args: argparse.Namespace, spec: Spec) -> Answer:
 
 
 def _status(args: argparse.Namespace) -> Answer:
-    from scalevit.study import grid, timetable
+    from scalevit.study import timetable
 
     folder = _folder(args)
-    nodes = grid.expand(_spec(folder), folder.absolute() / "runs")
-    text, data = timetable.status(nodes, folder)
-    return Answer(text, data)
+    nodes = _nodes(folder)
+    if args.watch and not args.json:
+        return Answer(*timetable.watch(nodes, folder, args.watch))
+    return Answer(*timetable.status(nodes, folder))
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], Answer]] = {"resume": _resume, "add": _add, "status": _status}
+def _stop(args: argparse.Namespace) -> Answer:
+    from scalevit.study.stop import stop
+    from scalevit.study.timetable import status
+
+    folder = _folder(args)
+    nodes = _nodes(folder)
+    working = stop(folder, nodes, _remembered(folder)["executor"])
+    done = status(nodes, folder)[1]["counts"]["done"]
+    text = f"{folder}: {working} nodes stopped, {done} of {len(nodes)} done"
+    text += f"; resume: scalevit study resume {folder}"
+    return Answer(text, {"folder": str(folder), "stopped": working, "done": done})
+
+
+def _nodes(folder: Path) -> list[Node]:
+    from scalevit.study import grid
+
+    return grid.expand(_spec(folder), folder.absolute() / "runs")
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], Answer]] = {
+    "resume": _resume, "add": _add, "status": _status, "stop": _stop,
+}  # fmt: skip

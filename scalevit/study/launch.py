@@ -1,34 +1,32 @@
-"""Runs a study's nodes as processes of this machine, so that a crash costs one run and never the study.
+"""Runs a study's nodes, each as a process of its own, so that a crash costs one run and never the study.
 
-A node is a folder. A process that works on a node holds a lock on the folder's `lock` file until it ends,
-even when the launcher dies: the next launcher sees the lock, waits for the process and takes its result
-over, so no node is ever done by two. What a node has finished is read from its folder, never remembered here.
+A node is a folder. Whoever works on it holds a lock until it ends (`attempt.py`), even when the launcher
+dies: the next launcher waits for it and takes its result over. What a node has finished is read from its
+folder, never remembered here. Where processes run is an executor's business (`executors/`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
-import subprocess
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from scalevit import config, records
-from scalevit.answer import MISTAKE
-from scalevit.study import grid
+from scalevit.answer import MISTAKE, RESUMABLE
+from scalevit.study import attempt, grid
+from scalevit.study.attempt import Attempt
+from scalevit.study.executors.local import Local
 
 #: Seconds a process needs before its first step, for estimates of the time left.
 STARTUP = 3.0
-
-#: Lines of a failed node's log that are shown.
-TAIL = 8
 
 State = Literal["waiting", "running", "done", "failed", "blocked"]
 
@@ -38,12 +36,35 @@ class Worker:
     """How a node's process is started and how its folder is read.
 
     command: the process's words. finished: whether the folder holds the node's result. reached: whether a
-    trunk's folder holds the checkpoint of a step. steps: how far a run has come, for progress only."""
+    trunk's folder holds the checkpoint of a step. steps: how far a run has come."""
 
     command: Callable[[grid.Node, Path], Sequence[str]]
     finished: Callable[[Path], bool]
     reached: Callable[[Path, int], bool]
     steps: Callable[[Path], int] = lambda folder: 0
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Where nodes run."""
+
+    name: str
+
+    def choose(self, ready: Sequence[grid.Node], running: Sequence[grid.Node]) -> list[grid.Node]:
+        """Those of the ready nodes, most urgent first, that shall start now."""
+        ...
+
+    def start(self, tries: Sequence[Attempt]) -> Mapping[str, str]:
+        """Start them; for each name "", or how it goes on without a process of its own."""
+        ...
+
+    def ended(self) -> Mapping[str, int]:
+        """Exit status of each try that ended since this was last asked."""
+        ...
+
+    def stop(self, kill: bool) -> None:
+        """Ask all that run to save and end, or end them at once; `ended` tells of each as always."""
+        ...
 
 
 @runtime_checkable
@@ -57,30 +78,23 @@ class Watcher(Protocol):
 
 @dataclass
 class Work:
-    """Where a study stands: each node's state and the processes that are running."""
+    """Where a study stands. stopping: how often it was asked to stop; from the second time on, at once."""
 
     nodes: dict[str, grid.Node]
     folder: Path
     states: dict[str, State] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen[bytes] | None] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
-    stopping: bool = False
+    stopping: int = 0
 
     def of(self, name: str) -> Path:
         return self.folder / "runs" / name
 
+    def log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.txt"
+
     def count(self, *states: State) -> int:
         return sum(state in states for state in self.states.values())
-
-    def signal(self, name: str, number: int) -> None:
-        """Send a signal to the node's process; one of an earlier launcher left its number in the lock."""
-        process = self.processes[name]
-        if process is not None:
-            process.send_signal(number)
-            return
-        with contextlib.suppress(ValueError, OSError):
-            os.kill(int((self.of(name) / "lock").read_text()), number)
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,7 @@ def _step(line: bytes) -> int:
         return 0
 
 
-LOCAL = Worker(pretrain, ended, checkpointed, steps_of)
+PRETRAIN = Worker(pretrain, ended, checkpointed, steps_of)
 
 
 # --------------------------------------------------------------------------- locks and folders
@@ -143,34 +157,18 @@ LOCAL = Worker(pretrain, ended, checkpointed, steps_of)
 def lock_study(folder: Path) -> Iterator[None]:
     """One launcher a study. Raises ValueError naming the process that already works on it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
-        if not _lock(file):
-            file.seek(0)
-            who = file.read().strip() or "unknown"
+    path = folder / attempt.LOCK
+    with path.open("a+") as file:
+        if not attempt.try_lock(file):
+            number, machine = attempt.owner(path) or ("unknown", "unknown machine")
             raise ValueError(
-                f"{folder}: another launcher (process {who}) works on this study; wait or stop it"
+                f"{folder}: another launcher (process {number} on {machine}) works on this study; wait, or: "
+                f"scalevit study stop {folder}"
             )
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} {socket.gethostname()}")
         file.flush()
         yield
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def held(home: Path) -> bool:
-    """Whether a process works on the node in this folder."""
-    path = home / "lock"
-    if not path.exists():
-        return False
-    with path.open("a+") as lock:
-        return not _lock(lock)
 
 
 def refuse_changes(nodes: Sequence[grid.Node], folder: Path) -> None:
@@ -214,16 +212,16 @@ def launch(
     nodes: Sequence[grid.Node],
     folder: Path,
     watcher: Watcher,
-    worker: Worker = LOCAL,
-    slots: int = 0,
+    worker: Worker = PRETRAIN,
+    executor: Executor | None = None,
     attempts: int = 2,
 ) -> Outcome:
-    """Run every node that is not finished yet, `slots` at a time (0: one a core), each at most `attempts`
-    times; a node that keeps failing blocks only what branches off it. SIGINT and SIGTERM are passed on to
-    the processes, which save and end; then this returns with `stopped`."""
+    """Run every node that is not finished yet on `executor` (None: this machine, a node a core), each at most
+    `attempts` times; a node that keeps failing blocks only what branches off it. SIGINT and SIGTERM are
+    passed on to the processes, which save and end; then this returns with `stopped`."""
+    folder = folder.absolute()  # a cluster works elsewhere
     work = Work({node.name: node for node in nodes}, folder)
-    slots = slots or os.cpu_count() or 1
-    loop = _Loop(work, worker, watcher, slots, attempts, grid.urgencies(nodes))
+    loop = _Loop(work, worker, watcher, executor or Local(), attempts, grid.urgencies(nodes))
     with lock_study(folder), _stopping(work):
         prepare(nodes, folder)
         loop.look()
@@ -231,18 +229,15 @@ def launch(
             watcher.tick(work)
             time.sleep(loop.pause)
         watcher.tick(work)
-    return Outcome(dict(work.states), dict(work.errors), work.stopping)
+    return Outcome(dict(work.states), dict(work.errors), bool(work.stopping))
 
 
 @contextlib.contextmanager
 def _stopping(work: Work) -> Iterator[None]:
-    """While this holds, the first SIGINT or SIGTERM asks all processes to save and end; a second kills."""
+    """While this holds, SIGINT and SIGTERM are counted instead of ending the launcher."""
 
     def stop(number: int, frame: object) -> None:
-        harder = work.stopping
-        work.stopping = True
-        for name in [*work.processes]:
-            work.signal(name, signal.SIGKILL if harder else signal.SIGTERM)
+        work.stopping += 1
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -257,16 +252,18 @@ class _Loop:
     work: Work
     worker: Worker
     watcher: Watcher
-    slots: int
+    executor: Executor
     attempts: int
     urgency: Mapping[str, float]
     pause: float = 0.005
+    asked: int = 0
+    furthest: dict[str, int] = field(default_factory=dict)
 
     def look(self) -> None:
         """The state of each node as its folder tells it."""
         for name in self.work.nodes:
             done = self.worker.finished(self.work.of(name))
-            self.set(name, "done" if done else "waiting", "found finished" if done else "")
+            self.set(name, "done" if done else "waiting", attempt.FINISHED if done else "")
 
     def set(self, name: str, state: State, detail: str = "") -> None:
         self.work.states[name] = state
@@ -274,26 +271,22 @@ class _Loop:
 
     def step(self) -> bool:
         """Collect what ended, start what can; whether anything is left to wait for."""
+        if self.work.stopping > self.asked:
+            self.asked = self.work.stopping
+            self.executor.stop(kill=self.asked > 1)
         moved = self.collect()
         moved |= not self.work.stopping and self.start()
         self.pause = 0.005 if moved else min(0.1, self.pause * 1.3)
-        if self.work.processes:
+        if self.work.count("running"):
             return True
         self.block()
         return not self.work.stopping and self.work.count("waiting") > 0
 
     def collect(self) -> bool:
-        ended = [name for name, process in self.work.processes.items() if self.gone(name, process)]
-        for name in ended:
-            process = self.work.processes.pop(name)
-            self.settle(name, 0 if process is None else process.returncode)
+        ended = self.executor.ended()
+        for name, code in ended.items():
+            self.settle(name, code)
         return bool(ended)
-
-    def gone(self, name: str, process: subprocess.Popen[bytes] | None) -> bool:
-        """Whether the node's process has ended; one that an earlier launcher left is known by its lock."""
-        if process is not None:
-            return process.poll() is not None
-        return not held(self.work.of(name))
 
     def settle(self, name: str, code: int) -> None:
         if self.worker.finished(self.work.of(name)):
@@ -305,23 +298,30 @@ class _Loop:
 
     def fail(self, name: str, code: int) -> None:
         """Wait for another attempt, or give the node up with its log's last lines; a process that says that
-        its input is wrong will not do better next time."""
-        tail = log_tail(self.work.folder, name)
-        if code == MISTAKE or self.work.attempts.get(name, 0) >= self.attempts:
+        its input is wrong will not do better next time, and one that was stopped but came further did not
+        fail."""
+        tail = attempt.log_tail(self.work.log(name))
+        step, before = self.worker.steps(self.work.of(name)), self.furthest.get(name, 0)
+        self.furthest[name] = max(step, before)
+        if code == RESUMABLE and step > before:
+            self.work.attempts[name] -= 1
+            self.set(name, "waiting", f"stopped at step {step}, goes on")
+        elif code == MISTAKE or self.work.attempts.get(name, 0) >= self.attempts:
             self.work.errors[name] = tail
-            self.set(name, "failed", f"exit {code}\n{tail}")
+            self.set(name, "failed", f"{_ended_by(code)}\n{tail}")
         else:
-            self.set(name, "waiting", f"exit {code}, will be tried again\n{tail}")
+            self.set(name, "waiting", f"{_ended_by(code)}, will be tried again\n{tail}")
 
     def start(self) -> bool:
-        """Fill the free slots with the ready nodes that have the most work behind them."""
-        ready = [name for name, state in self.work.states.items() if state == "waiting" and self.ready(name)]
-        ready.sort(key=lambda name: -self.urgency[name])
-        room = self.slots - len(self.work.processes)
-        for name in ready[:room]:
-            if not self.work.stopping:
-                self.run(name)
-        return bool(ready[:room])
+        """Start the ready nodes that there is room for, those with the most work behind them first."""
+        nodes, states = self.work.nodes, self.work.states
+        ready = [nodes[name] for name, state in states.items() if state == "waiting" and self.ready(name)]
+        ready.sort(key=lambda node: -self.urgency[node.name])
+        running = [nodes[name] for name, state in states.items() if state == "running"]
+        chosen = self.executor.choose(ready, running) if ready else []
+        if chosen:
+            self.run(chosen)
+        return bool(chosen)
 
     def ready(self, name: str) -> bool:
         node = self.work.nodes[name]
@@ -329,30 +329,18 @@ class _Loop:
             return True
         return self.worker.reached(self.work.of(node.after), node.at)
 
-    def run(self, name: str) -> None:
-        """Start the node's process, which inherits the lock; or wait for one that still holds it."""
-        node, home = self.work.nodes[name], self.work.of(name)
-        logs = self.work.folder / "logs"
-        logs.mkdir(exist_ok=True)
-        with (home / "lock").open("a+") as lock, (logs / f"{name}.txt").open("ab") as log:
-            if not _lock(lock):
-                self.work.processes[name] = None
-                self.set(name, "running", "started by an earlier launcher")
-                return
-            if self.worker.finished(home):
-                self.set(name, "done", "found finished")
-                return
-            self.work.attempts[name] = self.work.attempts.get(name, 0) + 1
-            process = subprocess.Popen(
-                self.worker.command(node, home), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=_environment(self.slots), pass_fds=(lock.fileno(),), start_new_session=True,
-            )  # fmt: skip
-            lock.truncate(0)
-            lock.write(str(process.pid))
-        self.work.processes[name] = process
-        if self.work.stopping:
-            self.work.signal(name, signal.SIGTERM)
-        self.set(name, "running")
+    def run(self, nodes: Sequence[grid.Node]) -> None:
+        tries = [self.attempt(node) for node in nodes]
+        for name, detail in self.executor.start(tries).items():
+            self.work.attempts[name] = self.work.attempts.get(name, 0) + (not detail)
+            self.set(name, "running", detail)
+
+    def attempt(self, node: grid.Node) -> Attempt:
+        home, words = self.work.of(node.name), self.worker.command
+        return Attempt(
+            node.name, home, self.work.log(node.name), tuple(words(node, home)), self.worker.finished,
+            self.executor.name,
+        )  # fmt: skip
 
     def block(self) -> None:
         """Give up the nodes whose trunk failed before it reached their branch point."""
@@ -362,16 +350,8 @@ class _Loop:
                 self.set(name, "blocked", f"its trunk {after} failed")
 
 
-def _environment(slots: int) -> dict[str, str]:
-    """All cores, divided among the slots."""
-    threads = str(max(1, (os.cpu_count() or 1) // slots))
-    return {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-
-
-def log_tail(folder: Path, name: str, lines: int = TAIL) -> str:
-    """The last lines that a node's process printed."""
-    try:
-        text = (folder / "logs" / f"{name}.txt").read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])
+def _ended_by(code: int) -> str:
+    """How a process ended, in words."""
+    if code == -signal.SIGKILL:
+        return "killed (out of memory?)"
+    return f"ended by {signal.Signals(-code).name}" if -code in {*signal.Signals} else f"exit {code}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from scalevit import records
-from scalevit.study import grid, launch
+from scalevit.study import attempt, grid, launch
 from scalevit.study.progress import SPEED, duration
 
 
@@ -62,21 +64,59 @@ def status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any
         done = launch.ended(home)
         step = node.duration if done else max(node.at, launch.steps_of(home))
         state = (
-            "done" if done else "running" if launch.held(home) else "begun" if step > node.at else "waiting"
+            "done" if done else "running" if attempt.held(home) else "begun" if step > node.at else "waiting"
         )
         found.append(
-            {"node": node.name, "kind": node.kind, "state": state, "step": step, "of": node.duration}
-        )
+            {
+                "node": node.name, "kind": node.kind, "state": state, "step": step, "of": node.duration,
+                **attempt.spent([home]),
+            }
+        )  # fmt: skip
     done = sum(node.flops for node, row in zip(nodes, found) if row["state"] == "done")
     total = grid.bill(nodes).shared
-    cells = ((str(row["node"]), str(row["state"]), f"{row['step']}/{row['of']}") for row in found)
+    cells = (
+        (row["node"], row["state"], f"{row['step']}/{row['of']}", f"{row['attempts'] or ''}", _hours(row))
+        for row in found
+    )
     counts = {
         state: sum(row["state"] == state for row in found)
         for state in ("done", "running", "begun", "waiting")
     }
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    text = f"{_table(('node', 'state', 'step'), cells)}\n{words}; {done / total:.0%} of the FLOPs"
-    return text, {"folder": str(folder), "nodes": found, "counts": counts, "share": done / total}
+    spent = attempt.spent([folder / "runs" / node.name for node in nodes])
+    head = ("node", "state", "step", "tries", "hours")
+    text = f"{_table(head, cells)}\n{words}; {done / total:.0%} of the FLOPs; {_held(spent)}"
+    return text, {
+        "folder": str(folder), "nodes": found, "counts": counts, "share": done / total, "spent": spent,
+    }  # fmt: skip
+
+
+def _hours(row: dict[str, Any]) -> str:
+    """Device-hours of a node, core-hours where it had no device."""
+    hours = row["device_hours"] or row["core_hours"]
+    return f"{hours:.2f}" if hours else ""
+
+
+def _held(spent: dict[str, float]) -> str:
+    text = f"{spent['attempts']} tries held {spent['core_hours']:.2f} core-hours"
+    return text + (f" and {spent['device_hours']:.2f} device-hours" if spent["device_hours"] else "")
+
+
+def watch(nodes: Sequence[grid.Node], folder: Path, seconds: float) -> tuple[str, dict[str, Any]]:
+    """The table again and again until every node is done or somebody presses Ctrl-C."""
+    from rich.console import Console
+    from rich.live import Live
+
+    text, data = status(nodes, folder)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(console=Console(stderr=True), auto_refresh=False) as live,
+    ):
+        while data["counts"]["done"] < len(nodes):
+            live.update(text, refresh=True)
+            time.sleep(seconds)
+            text, data = status(nodes, folder)
+    return text, data
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
