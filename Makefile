@@ -31,7 +31,7 @@ test: $(VENV)/dev  ## the whole test suite but the slow cases
 	$(BIN)/python -m pytest -n 2
 
 $(VENV)/clusters: $(VENV)/dev
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[slurm,ray]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[ray]"
 	touch $@
 
 test-slow: $(VENV)/clusters  ## what takes minutes or breaks things on purpose
