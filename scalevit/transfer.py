@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scalevit import config, records, rundir, weights
-from scalevit.evals.datasets import ProbeSet
 from scalevit.evals.evaluator import known_set
 from scalevit.evals.finetune import content, parts
+from scalevit.evals.probeset import ProbeSet
 from scalevit.reporting import Facts
 from scalevit.run import Outcome, mistakes, pretrain
 from scalevit.schedule import Schedule

@@ -12,8 +12,8 @@ from scalevit import weights
 from scalevit.config import Model, Preprocessing, Probe
 from scalevit.evals import evaluator, features
 from scalevit.evals.backbones import LAST, of_vit, open_model
-from scalevit.evals.datasets import from_arrays
 from scalevit.evals.features import Cache, Share, extract, fit, pixels
+from scalevit.evals.probeset import from_arrays
 from scalevit.model import ViT
 
 PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop=0.5)

@@ -16,10 +16,10 @@ import torch
 from scalevit import config, records
 from scalevit import weights as store
 from scalevit.cli import main
-from scalevit.evals.datasets import from_arrays
 from scalevit.evals.features import fit
 from scalevit.evals.finetune import content, parts, scaled
 from scalevit.evals.labelled import Labelled
+from scalevit.evals.probeset import from_arrays
 from scalevit.model import ViT
 from scalevit.run import pretrain
 from scalevit.transfer import finetune, plan

@@ -7,7 +7,7 @@ import pytest
 
 from scalevit import cli, weights
 from scalevit.config import Model
-from scalevit.evals import datasets, probes
+from scalevit.evals import datasets, named, probes
 from scalevit.evals.backbones import LAST, of_vit
 from scalevit.evals.datasets import open_set
 from scalevit.evals.features import extract
@@ -99,7 +99,8 @@ def test_the_suite_is_what_is_installed(home, capsys, monkeypatch):
     def absent(name):
         raise ValueError("fashion: not installed here")
 
-    known = {"digits": datasets.NAMES["digits"], "fashion": absent}
+    known = {"digits": named.NAMES["digits"], "fashion": absent}
+    monkeypatch.setattr(named, "NAMES", known)
     monkeypatch.setattr(datasets, "NAMES", known)
     code, out, err = run(
         capsys, home / "model", "--suite", "small", "--shots", 1, "--draws", 1, "--no-cache", "--json"

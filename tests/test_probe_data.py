@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from scalevit.data.procedural import Procedural
-from scalevit.evals import datasets
+from scalevit.evals import named, probeset
 from scalevit.evals.datasets import is_set, open_set
 
 
@@ -137,7 +139,7 @@ def test_fashion_is_read_from_debians_files(tmp_path, monkeypatch):
     x, y = arrays()
     folder = tmp_path / "dataset-fashion-mnist"
     folder.mkdir()
-    monkeypatch.setattr(datasets, "DEBIAN", tmp_path)
+    monkeypatch.setattr(named, "DEBIAN", tmp_path)
     with pytest.raises(ValueError, match="apt install dataset-fashion-mnist"):
         open_set("fashion")
     for name, images, labels in (("train", x[:9], y[:9]), ("t10k", x[9:], y[9:])):
@@ -187,3 +189,35 @@ def test_unknown_names_empty_folders_and_broken_files(tmp_path):
     found = open_set(str(tmp_path))
     with pytest.raises(ValueError, match=r"000.png.* image|image.*000.png"):
         list(found.support), list(found.query)
+
+
+def test_photographs_have_their_left_halves_as_support():
+    found = open_set("photographs")
+    assert found.classes == 6 and len(found.support) == len(found.query) == 360
+    from sklearn.datasets import load_sample_images
+
+    temple = load_sample_images().images[0]
+    left, right = temple[:, :320], temple[:, 320:]
+    for half, part in ((left, found.support[0]), (right, found.query[0])):
+        windows = np.lib.stride_tricks.sliding_window_view(half[:143], (48, 48, 3))
+        assert (windows[:, :, 0] == part).all(axis=(2, 3, 4)).any()
+
+
+def test_big_sets_are_told_apart_by_names_sizes_times_and_a_sample(tmp_path, monkeypatch):
+    x, y = arrays(channels=(3,))
+    save_images(tmp_path / "flat", x, y)
+
+    def opened():
+        """The fingerprint, and how many files were read for it."""
+        read, counted = Path.read_bytes, []
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", lambda self: counted.append(self) or read(self))
+            return open_set(str(tmp_path / "flat")).fingerprint, len(counted)
+
+    small, every = opened()
+    monkeypatch.setattr(probeset, "ALL_BYTES", 100)
+    monkeypatch.setattr(probeset, "SAMPLED", 3)
+    big, few = opened()
+    assert (every, few) == (12, 3) and opened()[0] == big != small
+    os.utime(next(iter((tmp_path / "flat" / "class1").iterdir())), ns=(1, 1))
+    assert opened()[0] != big

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalevit.evals import probes
-from scalevit.evals.draws import ALL, balanced
+from scalevit.evals.draws import ALL, all_draws, balanced
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -86,6 +86,19 @@ def test_draws_are_balanced_nested_and_decided_by_the_seed(shuffle, shots, seed)
     rng = np.random.default_rng(seed)
     first, second, third = (rng.permutation(np.flatnonzero(y == c))[:shots] for c in (1, 3, 8))
     assert (chosen == np.concatenate([first, second, third])).all()
+
+
+def test_only_what_is_drawn_is_needed():
+    y = np.repeat(np.arange(3), 100)
+    drawn = all_draws(y, (2, 5), 3)
+    assert 15 <= len(drawn.needed) <= 45 and (np.diff(drawn.needed) > 0).all()
+    for shots in (2, 5):
+        for seed, rows in enumerate(drawn.rows[shots]):
+            assert (drawn.needed[rows] == balanced(y, shots, seed)).all()
+    assert (all_draws(y, (ALL,), 3).needed == np.arange(300)).all()
+    x, z = np.random.default_rng(0).standard_normal((2, 300, 4))
+    part = probes.few_shot(x[drawn.needed], y[drawn.needed], z, y, shots=(2, 5), draws=3, rows=drawn.rows)
+    assert part == probes.few_shot(x, y, z, y, shots=(2, 5), draws=3)
 
 
 def test_few_shot_is_the_probe_on_each_draw():

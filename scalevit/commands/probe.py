@@ -14,8 +14,8 @@ from scalevit.answer import Answer
 if TYPE_CHECKING:
     from scalevit.evals.backbones import Backbone
     from scalevit.evals.comparison import Line, Protocol
-    from scalevit.evals.datasets import ProbeSet
     from scalevit.evals.probes import FewShot
+    from scalevit.evals.probeset import ProbeSet
 
 SUMMARY = "few-shot, kNN and linear accuracy of frozen features, beside raw pixels and the untrained network"
 
@@ -92,7 +92,8 @@ def _number(kind: type, word: str, flag: str, least: float) -> Any:
 
 def _installed() -> list[ProbeSet]:
     """Every named data set; of those that are not installed, stderr says how to have them."""
-    from scalevit.evals.datasets import NAMES, open_set
+    from scalevit.evals.datasets import open_set
+    from scalevit.evals.named import NAMES
 
     found = []
     for name in NAMES:
@@ -105,7 +106,8 @@ def _installed() -> list[ProbeSet]:
 
 def _sorted(words: Sequence[str], suite: str | None) -> tuple[list[str], list[str]]:
     """Models and data sets, told apart by what they are."""
-    from scalevit.evals.datasets import NAMES, is_set
+    from scalevit.evals.datasets import is_set
+    from scalevit.evals.named import NAMES
 
     sets = [word for word in words if is_set(word)]
     models = [word for word in words if word not in sets]

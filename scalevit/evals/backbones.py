@@ -38,8 +38,8 @@ class Backbone:
     """run(images, layers) gives features (b, d) of each layer for images (b, 3, image, image) that went
     through `preprocessing`. layers: every name it knows, from the input to the output. fingerprint tells
     everything that decides the features; None when that cannot be told. untrained: the same network with
-    fresh weights. note: what a reader of its numbers must know. outputs: classes of the head, which
-    `LOGITS` asks; 0 for none."""
+    fresh weights; None when that cannot be had, or when this one is untrained itself. note: what a reader of
+    its numbers must know. outputs: classes of the head, which `LOGITS` asks; 0 for none."""
 
     name: str
     run: Run
@@ -137,7 +137,8 @@ def _of_timm(module: nn.Module, name: str, image: int, note: str) -> Backbone:
     model = ViT(package.config, device="meta")
     model.load_state_dict(package.state, assign=True)
     model.preprocessing = package.preprocessing
-    return of_vit(weights.resized(model, image) if image else model, name, note)
+    found = of_vit(weights.resized(model, image) if image else model, name, note)
+    return replace(found, untrained=None) if note else found
 
 
 def _raw_timm(module: Any, name: str, image: int, note: str) -> Backbone:

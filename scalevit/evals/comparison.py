@@ -10,9 +10,10 @@ import numpy as np
 
 from scalevit.evals import probes
 from scalevit.evals.backbones import LAST, Backbone
-from scalevit.evals.datasets import ProbeSet
+from scalevit.evals.draws import all_draws
 from scalevit.evals.features import Cache, pixels
 from scalevit.evals.probes import FewShot, Probe, few_shot
+from scalevit.evals.probeset import ProbeSet, digest, some
 
 PIXELS, UNTRAINED = "raw pixels", "untrained"
 
@@ -50,12 +51,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something whose features are asked: a model, or a floor of one."""
+    """Something whose features are asked: a model, or a floor of one. features: by layer, of the support
+    images of some numbers and of all query images."""
 
     name: str
     floor: str
     layers: tuple[str, ...]
-    features: Callable[[ProbeSet], dict[str, tuple[np.ndarray, np.ndarray]]] = field(repr=False)
+    features: Callable[[ProbeSet, np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]] = field(repr=False)
 
 
 def compare(
@@ -85,7 +87,10 @@ def _subjects(models: Sequence[Backbone], protocol: Protocol, cache: Cache) -> I
     for model in models:
         if model.untrained is not None:
             yield _network(model.untrained(), model.name, UNTRAINED, (LAST,), cache)
-    yield Subject("", PIXELS, ("",), lambda data: {"": (pixels(data.support), pixels(data.query))})
+    yield Subject(
+        "", PIXELS, ("",),
+        lambda data, needed: {"": (pixels(some(data.support, needed)), pixels(data.query))},
+    )  # fmt: skip
 
 
 def _layers(model: Backbone, protocol: Protocol) -> tuple[str, ...]:
@@ -93,10 +98,11 @@ def _layers(model: Backbone, protocol: Protocol) -> tuple[str, ...]:
 
 
 def _network(model: Backbone, name: str, floor: str, layers: tuple[str, ...], cache: Cache) -> Subject:
-    def features(data: ProbeSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def features(data: ProbeSet, needed: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        taken = digest([needed.tobytes()])
         support, query = (
             cache.extract(model, images, f"{data.fingerprint} {half}", whole=data.whole, layers=layers)
-            for half, images in (("support", data.support), ("query", data.query))
+            for half, images in ((f"support {taken}", some(data.support, needed)), ("query", data.query))
         )
         return {layer: (support[layer], query[layer]) for layer in layers}
 
@@ -104,12 +110,13 @@ def _network(model: Backbone, name: str, floor: str, layers: tuple[str, ...], ca
 
 
 def _lines(subject: Subject, data: ProbeSet, protocol: Protocol) -> Iterator[Line]:
-    features = subject.features(data)
+    drawn = all_draws(data.support_labels, protocol.shots, protocol.draws)
+    features, labels = subject.features(data, drawn.needed), data.support_labels[drawn.needed]
     for method in protocol.methods:
         for layer in subject.layers:
             x, z = features[layer]
             for found in few_shot(
-                x, data.support_labels, z, data.query_labels,
-                shots=protocol.shots, draws=protocol.draws, l2=protocol.l2, probe=METHODS[method],
+                x, labels, z, data.query_labels, shots=protocol.shots, draws=protocol.draws,
+                l2=protocol.l2, probe=METHODS[method], rows=drawn.rows,
             ):  # fmt: skip
                 yield Line(subject.name, data.name, method, layer, subject.floor, found)

@@ -6,6 +6,9 @@ the other; a draw of s shots takes the first s of each. So more shots contain th
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 #: Instead of a number of shots: all support images, however many each class has.
@@ -32,3 +35,25 @@ def balanced(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
                 f"ask for at most {counts.min()} shots"
             )
     return np.concatenate([order[:shots] for order in orders(labels, seed)])
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Every draw of a protocol. needed (n,): the positions of all images that any of them takes, ascending;
+    rows: for each number of shots its draws, each as places in `needed`."""
+
+    needed: np.ndarray
+    rows: Mapping[int, tuple[np.ndarray, ...]]
+
+
+def all_draws(labels: np.ndarray, shots: Sequence[int], draws: int) -> Draws:
+    """Balanced draws of seeds 0, 1, … for each number of shots; `ALL` shots are one draw.
+
+    Only the features of `needed` must be computed: of ImageNet's training images one in a hundred."""
+    if draws < 1 or not shots or min(shots) < 0:
+        raise ValueError(f"shots and draws must be at least 1, found shots {list(shots)}, draws {draws}")
+    taken = {s: [balanced(labels, s, seed) for seed in range(1 if s == ALL else draws)] for s in shots}
+    needed = np.unique(np.concatenate([draw for of_shots in taken.values() for draw in of_shots]))
+    return Draws(
+        needed, {s: tuple(np.searchsorted(needed, draw) for draw in found) for s, found in taken.items()}
+    )

@@ -12,10 +12,11 @@ import numpy as np
 
 from scalevit import config
 from scalevit.evals.backbones import LAST, Backbone, of_vit
-from scalevit.evals.datasets import ProbeSet, open_set
-from scalevit.evals.draws import ALL
+from scalevit.evals.datasets import open_set
+from scalevit.evals.draws import ALL, all_draws
 from scalevit.evals.features import ALONE, Share, extract, pixels
 from scalevit.evals.probes import FewShot, few_shot
+from scalevit.evals.probeset import ProbeSet, some
 from scalevit.model import ViT
 from scalevit.records import Row
 
@@ -31,7 +32,7 @@ def probe_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Ro
 
     Raises ValueError when a data set is missing or too small for the shots."""
     backbone = of_vit(model, "the model")
-    return _rows(probe, "probe", "accuracy", lambda data: halves(backbone, data, share))
+    return _rows(probe, "probe", "accuracy", lambda data, needed: _features(backbone, data, needed, share))
 
 
 def floor_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Row]:
@@ -43,26 +44,38 @@ def floor_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Ro
     backbone = fresh()
     return [
         *_rows(
-            probe, "floor", "raw_pixels_accuracy", lambda data: (pixels(data.support), pixels(data.query))
+            probe,
+            "floor",
+            "raw_pixels_accuracy",
+            lambda data, needed: (pixels(some(data.support, needed)), pixels(data.query)),
         ),
-        *_rows(probe, "floor", "untrained_accuracy", lambda data: halves(backbone, data, share)),
+        *_rows(
+            probe,
+            "floor",
+            "untrained_accuracy",
+            lambda data, needed: _features(backbone, data, needed, share),
+        ),
     ]
 
 
-def halves(backbone: Backbone, data: ProbeSet, share: Share = ALONE) -> Halves:
-    """Features of the support and of the query images."""
+def _features(backbone: Backbone, data: ProbeSet, needed: np.ndarray, share: Share) -> Halves:
+    """Features of the needed support images and of the query images."""
     take = partial(extract, backbone, whole=data.whole, layers=(LAST,), share=share)
-    return take(data.support)[LAST], take(data.query)[LAST]
+    return take(some(data.support, needed))[LAST], take(data.query)[LAST]
 
 
-def _rows(probe: config.Probe, kind: str, metric: str, features: Callable[[ProbeSet], Halves]) -> list[Row]:
+def _rows(
+    probe: config.Probe, kind: str, metric: str, features: Callable[[ProbeSet, np.ndarray], Halves]
+) -> list[Row]:
     rows = []
     for name in probe.datasets:
         data = known_set(name)
-        x, z = features(data)
+        drawn = all_draws(data.support_labels, probe.shots, probe.draws)
+        x, z = features(data, drawn.needed)
         found = few_shot(
-            x, data.support_labels, z, data.query_labels, shots=probe.shots, draws=probe.draws, l2=probe.l2
-        )
+            x, data.support_labels[drawn.needed], z, data.query_labels, shots=probe.shots, draws=probe.draws,
+            l2=probe.l2, rows=drawn.rows,
+        )  # fmt: skip
         rows += _told(found, {"kind": kind, "dataset": name, "metric": metric})
     return rows
 

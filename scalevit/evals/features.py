@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scalevit.config import Preprocessing, nearest
 from scalevit.evals.backbones import LOGITS, Backbone
-from scalevit.evals.datasets import Images
+from scalevit.evals.probeset import Images
 
 BATCH = 64
 

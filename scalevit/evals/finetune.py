@@ -18,10 +18,10 @@ from scalevit.config import Data, Preprocessing, Start
 from scalevit.data.hashing import key
 from scalevit.data.loader import as_floats
 from scalevit.evals.backbones import LOGITS, fingerprint, of_vit
-from scalevit.evals.datasets import Images, ProbeSet
 from scalevit.evals.evaluator import known_set
 from scalevit.evals.features import extract
 from scalevit.evals.metrics import measure
+from scalevit.evals.probeset import Images, ProbeSet
 from scalevit.model import ViT
 from scalevit.records import Row
 

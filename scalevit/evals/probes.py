@@ -12,13 +12,13 @@ targets ±1, (XᵀX + λI)⁻¹XᵀY. Two things make all λ cheap and float32 p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from scalevit.evals.draws import ALL, balanced
+from scalevit.evals.draws import all_draws
 
 #: (x_train, y_train, x_test, y_test) to an accuracy.
 Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float | np.ndarray]
@@ -270,20 +270,22 @@ def few_shot(
     draws: int = 5,
     l2: float | Sequence[float] = 2.0**10,
     probe: Probe | None = None,
+    rows: Mapping[int, Sequence[np.ndarray]] | None = None,
 ) -> list[FewShot]:
     """One `FewShot` for each number of shots and each λ: the ridge probe, or `probe` instead, on `draws`
-    balanced draws with seeds 0, 1, …; `draws.ALL` shots take all training examples, once.
+    balanced draws with seeds 0, 1, …; `draws.ALL` shots take all training examples, once. rows: the draws
+    themselves for each number of shots, where the training examples are but some of those drawn from.
 
     Raises ValueError as `ridge_probe` does, and for a class with fewer examples than shots."""
     x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
-    if draws < 1 or not shots or min(shots) < 0:
-        raise ValueError(f"shots and draws must be at least 1, found shots {list(shots)}, draws {draws}")
+    if rows is None:
+        drawn = all_draws(y_train, shots, draws)
+        x_train, y_train, rows = x_train[drawn.needed], y_train[drawn.needed], drawn.rows
     lambdas = (None,) if probe else tuple(np.atleast_1d(l2).tolist())
     solve = probe or partial(ridge_probe, l2=np.array(lambdas, np.float64))
     results = []
     for count in shots:
-        chosen = [balanced(y_train, count, seed) for seed in range(1 if count == ALL else draws)]
-        table = np.array([np.atleast_1d(solve(x_train[i], y_train[i], x_test, y_test)) for i in chosen])
+        table = np.array([np.atleast_1d(solve(x_train[i], y_train[i], x_test, y_test)) for i in rows[count]])
         results += [summary(count, list(table[:, k]), len(y_test), value) for k, value in enumerate(lambdas)]
     return results
 

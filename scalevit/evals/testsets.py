@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from scalevit.evals.datasets import SUFFIXES, Files, Images, ProbeSet, is_set, open_set
+from scalevit.evals.datasets import is_set, open_set
 from scalevit.evals.metrics import Truth
+from scalevit.evals.probeset import SUFFIXES, Files, Images, ProbeSet
 
 WORDNET = re.compile(r"n\d{8}")
 
