@@ -125,10 +125,13 @@ def test_every_preset_is_a_study_whose_runs_are_valid(name):
 @pytest.mark.parametrize("name", ablations.ABLATIONS)
 def test_every_ablation_varies_what_it_is_named_for_and_nothing_else(name, size):
     nodes = grid.expand(grid.load(name, size=size))
+    sizes = {"model.width", "model.depth", "model.mlp", "model.heads"}
     keys = {
         "heads": {"model.pool"}, "head-decay": {"optimizer.head_decay", "optimizer.body_decay"},
         "optimizers": {"optimizer.name", "schedule.lr"},
         "schedules": {"schedule.name", "schedule.steps", "schedule.cooldown"},
+        "sample-efficiency": {*sizes, "schedule.steps", "schedule.cooldown"},
+        "data-size": {*sizes, "data.images", "schedule.steps", "schedule.cooldown"},
     }  # fmt: skip
     found = set()
     flat = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,10 +83,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--durations", type=int, nargs="+", default=[], help="add: longer durations, in steps"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="add: more seeds")
+    parser.add_argument(
+        "--budget", type=float, metavar="FLOPS",
+        help="choose the runs, of the study's models and image counts, whose forecast is sharpest",
+    )  # fmt: skip
+    parser.add_argument("--hours", type=float, help="the same for so many hours of this machine's slots")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="status: draw it again so often")
 
 
 def main(args: argparse.Namespace) -> Answer:
+    if any(limit is not None and limit <= 0 for limit in (args.budget, args.hours)):
+        raise ValueError("--budget and --hours must be positive")
     if args.slots < 0 or args.attempts < 1:
         raise ValueError("--slots must not be negative and --attempts at least 1")
     return VERBS.get(args.spec, _start)(args)
@@ -95,8 +104,24 @@ def _start(args: argparse.Namespace) -> Answer:
 
     if args.out is None:
         raise ValueError("say where the study lives: --out DIR")
-    spec = grid.load(args.spec, args.rest, args.preset)
-    return _dry(args, spec) if args.dry_run else _run(args, args.out, spec)
+    spec, why = grid.load(args.spec, args.rest, args.preset), ""
+    if args.budget or args.hours:
+        spec, why = _designed(args, spec)
+        print(why, file=sys.stderr, flush=True)
+    return _dry(args, spec, why) if args.dry_run else _run(args, args.out, spec)
+
+
+def _designed(args: argparse.Namespace, spec: Spec) -> tuple[Spec, str]:
+    """The grid that a budget buys, and the reason in words."""
+    from scalevit.study import design, grid, timetable
+
+    budget = args.budget
+    if args.hours:
+        nodes = grid.expand(spec, args.out.absolute() / "runs")
+        slots = args.slots or os.cpu_count() or 1
+        budget = args.hours * 3600 * slots * timetable.speed_of(nodes, args.out)[0]
+    made = design.choose(spec, budget)
+    return made.spec, made.reason()
 
 
 def _resume(args: argparse.Namespace) -> Answer:
@@ -110,6 +135,8 @@ def _add(args: argparse.Namespace) -> Answer:
 
     folder = _folder(args)
     spec = _spec(folder)
+    if spec.only:
+        raise ValueError(f"{folder}: its runs were chosen for a budget; start another study for a larger one")
     if not (args.images or args.seeds or args.durations):
         raise ValueError("study add: say what, e.g. --images 10000, --seeds 1 2 or --durations 4000")
     images = (*spec.images, *(n for n in args.images if n not in spec.images))
@@ -214,12 +241,12 @@ def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: Outcome) -> 
     return Answer("\n".join(line for line in lines if line), data, FAILED if failed else DONE)
 
 
-def _dry(args: argparse.Namespace, spec: Spec) -> Answer:
+def _dry(args: argparse.Namespace, spec: Spec, why: str = "") -> Answer:
     from scalevit.study import grid, timetable
 
     nodes = grid.expand(spec, args.out.absolute() / "runs")
     text, data = timetable.show(nodes, args.out, args.slots)
-    return Answer(text, data)
+    return Answer(text, {**data, "reason": why})
 
 
 def _status(args: argparse.Namespace) -> Answer:

@@ -60,4 +60,42 @@ def schedules(size: str) -> Spec:
     )
 
 
-ABLATIONS = {"heads": heads, "head-decay": head_decay, "optimizers": optimizers, "schedules": schedules}
+#: Models of the two studies of size, as (width, depth), and their image counts.
+MODELS = {"cpu": ((32, 2), (64, 3), (96, 4)), "gpu": ((192, 6), (384, 12), (768, 12))}
+IMAGES = {"cpu": (512, 2_048, 8_192), "gpu": (30_000, 300_000, 3_000_000)}
+
+
+def _grown(size: str) -> tuple[Variant, ...]:
+    """The models, heads 32 wide on a laptop and 64 on a GPU."""
+    wide = {"cpu": 32, "gpu": 64}[size]
+    return tuple(
+        Variant(
+            f"{width}x{depth}",
+            (f"model.width={width}", f"model.depth={depth}", f"model.mlp={4 * width}",
+             f"model.heads={width // wide}"),
+        )
+        for width, depth in MODELS[size]
+    )  # fmt: skip
+
+
+def sample_efficiency(size: str) -> Spec:
+    """Larger models need fewer images to the same error (paper, figures 3 and 4): every model on endlessly
+    new images, for four durations."""
+    steps = STEPS[size]
+    durations = tuple(steps * part // 8 for part in (2, 3, 5, 8))
+    return Spec("sample-efficiency", "demo", SIZES[size], models=_grown(size), durations=durations)
+
+
+def data_size(size: str) -> Spec:
+    """What more unique images are worth to small and large models (paper, figures 4 and 6)."""
+    steps = STEPS[size]
+    return Spec(
+        "data-size", "demo", SIZES[size], models=_grown(size), images=IMAGES[size],
+        durations=(steps // 3, steps),
+    )  # fmt: skip
+
+
+ABLATIONS = {
+    "heads": heads, "head-decay": head_decay, "optimizers": optimizers, "schedules": schedules,
+    "sample-efficiency": sample_efficiency, "data-size": data_size,
+}  # fmt: skip

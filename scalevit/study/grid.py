@@ -35,7 +35,8 @@ class Spec:
     """A study. base: preset or YAML file of the run that everything is a change of. images: unique images,
     0 for endlessly new ones. durations: steps, cooldown included. cooldown: its share of each duration.
     longer: durations beyond those, added when the study had begun; each goes on where the one before it left
-    its plateau. dataset, shots: the probe whose error the law is fitted to."""
+    its plateau. only: names of the runs to do, where not the whole grid is wanted. dataset, shots: the probe
+    whose error the law is fitted to."""
 
     name: str = "study"
     base: str = "demo"
@@ -47,6 +48,7 @@ class Spec:
     longer: tuple[int, ...] = ()
     cooldown: float = 0.2
     seeds: tuple[int, ...] = (0,)
+    only: tuple[str, ...] = ()
     dataset: str = "digits"
     shots: int = 10
 
@@ -203,6 +205,9 @@ def expand(spec: Spec, runs: Path | str = "runs") -> list[Node]:
                 nodes += _family(spec, model, recipe, images, seed, Path(runs))
             except config.Mistakes as error:
                 mistakes += [line for line in error.mistakes if line not in mistakes]
+    lost = {*spec.only} - {node.name for node in nodes}
+    if lost and not mistakes:
+        mistakes.append(f"only: the grid has no run called {', '.join(sorted(lost)[:3])}")
     if mistakes:
         raise config.Mistakes(mistakes)
     return nodes
@@ -229,14 +234,16 @@ def _mistakes(spec: Spec) -> list[str]:
 
 def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int, runs: Path) -> list[Node]:
     """The nodes that differ only in their duration."""
-    own = f"schedule.steps={max(spec.durations)}", "schedule.cooldown=0"
-    axes = (*own, f"data.images={images}", f"train.seed={seed}")
-    run = config.load(spec.base, (*spec.overrides, *model.overrides, *recipe.overrides, *axes))
     parts = (model.name, recipe.name, _count(images), f"seed{seed}" if len(spec.seeds) > 1 else "")
     stem = "-".join(part for part in parts if part)
+    points = {steps: _leaves(spec, steps) for steps in sorted(spec.durations) if _wanted(spec, stem, steps)}
+    further = {steps: _leaves(spec, steps) for steps in spec.longer if _wanted(spec, stem, steps)}
+    if not points:
+        return []
+    own = f"schedule.steps={max(points)}", "schedule.cooldown=0"
+    axes = (*own, f"data.images={images}", f"train.seed={seed}")
+    run = config.load(spec.base, (*spec.overrides, *model.overrides, *recipe.overrides, *axes))
     family = _Family(run, stem, model.name or label(run), recipe.name, images, seed)
-    points = {steps: steps - max(1, round(spec.cooldown * steps)) for steps in sorted(spec.durations)}
-    further = {steps: steps - max(1, round(spec.cooldown * steps)) for steps in spec.longer}
     if run.schedule.name not in ("rsqrt", "constant"):
         return [family.whole(steps) for steps in (points | further)]
     mistakes = [
@@ -254,6 +261,15 @@ def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int,
         last, left = family.onward(last, runs, steps, at, left), at
         nodes.append(last)
     return nodes
+
+
+def _leaves(spec: Spec, steps: int) -> int:
+    """The step at which a run leaves its plateau."""
+    return steps - max(1, round(spec.cooldown * steps))
+
+
+def _wanted(spec: Spec, stem: str, steps: int) -> bool:
+    return not spec.only or f"{stem}-{steps}" in spec.only
 
 
 @dataclass(frozen=True)
