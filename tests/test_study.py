@@ -1,13 +1,17 @@
 """The study command: from a grid to a report, interrupted, resumed, widened, and its mistakes."""
 
+import errno
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pretend_study
 import pytest
 
 from scalevit import cli, records
-from scalevit.study import figures, grid, launch
+from scalevit.study import attempt, figures, grid, launch, results
 
 
 @pytest.fixture
@@ -106,6 +110,48 @@ def test_mistakes_are_one_line_and_create_nothing(words, says, tmp_path, monkeyp
     assert cli.main(["study", *words]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_ends_the_launcher_with_one_line_and_nothing_is_done_twice(
+    pretend, tmp_path, monkeypatch, capsys
+):
+    real, calls = attempt.Attempt.begin, []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(attempt.Attempt, "begin", full)
+    code, told = run(capsys, "demo", "--out", tmp_path / "demo", "--slots", "1")
+    assert code == 3 and "No space left" in told["error"]
+    monkeypatch.setattr(attempt.Attempt, "begin", real)
+    assert run(capsys, "resume", tmp_path / "demo")[0] == 0
+    assert len(order(tmp_path)) == len({*order(tmp_path)}) == len(grid.expand(grid.load("demo")))
+
+
+def test_stop_ends_the_launcher_and_its_nodes_and_resume_finishes(tmp_path, capsys):
+    out = tmp_path / "small"
+    words = ["study", "demo-small", "--out", str(out), "--slots", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "scalevit", *words], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not any(map(attempt.held, (out / "runs").glob("*"))):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    told = run(capsys, "stop", out)[1]
+    assert process.wait(30) == 3 and told["stopped"] >= 1
+    assert not any(map(attempt.held, (out / "runs").glob("*")))
+    assert run(capsys, "status", out)[1]["counts"]["done"] == told["done"] < 18
+
+
+def test_a_record_file_cut_in_the_middle_of_a_line_costs_that_line_only(tmp_path, capsys):
+    nodes = pretend_study.write(tmp_path / "demo")
+    path = tmp_path / "demo" / "runs" / nodes[0].name / records.FILE
+    path.write_bytes(path.read_bytes()[:-20])
+    told = run(capsys, "status", tmp_path / "demo")[1]
+    assert told["counts"]["done"] == len(nodes) - 1
+    assert len(results.read(tmp_path / "demo").points) == 2 * len(nodes)
 
 
 @pytest.mark.slow

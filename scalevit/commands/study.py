@@ -174,8 +174,12 @@ def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
     with launch.lock_study(folder) if known else contextlib.nullcontext():
         results.claim(folder, spec, nodes)
         executor = _executor(args, folder)
-    with progress.display(nodes, folder, lambda: results.foresee(folder, spec, nodes)) as display:
-        outcome = launch.launch(nodes, folder, display, launch.PRETRAIN, executor, args.attempts)
+    try:
+        with progress.display(nodes, folder, lambda: results.foresee(folder, spec, nodes)) as display:
+            outcome = launch.launch(nodes, folder, display, launch.PRETRAIN, executor, args.attempts)
+    except OSError as error:
+        text = f"{folder}: {error}; what is done stays done; mend it, then: scalevit study resume {folder}"
+        return Answer(text, {"folder": str(folder), "error": str(error)}, RESUMABLE)
     if outcome.stopped:
         done = sum(state == "done" for state in outcome.states.values())
         text = f"{folder}: stopped, {done} of {len(nodes)} nodes done; resume: scalevit study resume {folder}"
