@@ -84,6 +84,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="add: more seeds")
     parser.add_argument(
+        "--rates", type=float, nargs="+", default=[], metavar="LR",
+        help="try these learning rates briefly on the smaller models first, and give each model its own",
+    )  # fmt: skip
+    parser.add_argument(
         "--budget", type=float, metavar="FLOPS",
         help="choose the runs, of the study's models and image counts, whose forecast is sharpest",
     )  # fmt: skip
@@ -108,11 +112,15 @@ def _start(args: argparse.Namespace) -> Answer:
     if args.budget or args.hours:
         spec, why = _designed(args, spec)
         print(why, file=sys.stderr, flush=True)
+    if args.rates:
+        return _rated(args, spec, why)
     return _dry(args, spec, why) if args.dry_run else _run(args, args.out, spec)
 
 
 def _designed(args: argparse.Namespace, spec: Spec) -> tuple[Spec, str]:
     """The grid that a budget buys, and the reason in words."""
+    from dataclasses import replace
+
     from scalevit.study import design, grid, timetable
 
     budget = args.budget
@@ -121,7 +129,29 @@ def _designed(args: argparse.Namespace, spec: Spec) -> tuple[Spec, str]:
         slots = args.slots or os.cpu_count() or 1
         budget = args.hours * 3600 * slots * timetable.speed_of(nodes, args.out)[0]
     made = design.choose(spec, budget)
-    return made.spec, made.reason()
+    return replace(made.spec, note=made.reason()), made.reason()
+
+
+def _rated(args: argparse.Namespace, spec: Spec, why: str) -> Answer:
+    """The study with learning rates from a sweep, which is a study of its own beside it."""
+    from scalevit.study import rates, results
+
+    sweep, folder = rates.first(spec, args.rates), args.out.with_name(f"{args.out.name}-rates")
+    if args.dry_run:
+        shown, main = _dry(args, sweep, why), _dry(args, spec, why)
+        text = f"the sweep's first half, in {folder}:\n{shown.text}\n\nthe study:\n{main.text}"
+        return Answer(text, {**main.data, "sweep": shown.data})
+    if not (folder / results.SPEC).exists() or not _spec(folder).longer:
+        answer = _train(args, folder, sweep)
+        if isinstance(answer, Answer):
+            return answer
+    sweep = rates.second(sweep, folder)
+    answer = _train(args, folder, sweep)
+    if isinstance(answer, Answer):
+        return answer
+    found, exponent = rates.choose(spec, sweep, folder)
+    print(rates.words(found, exponent), file=sys.stderr, flush=True)
+    return _run(args, args.out, rates.applied(spec, found, exponent))
 
 
 def _resume(args: argparse.Namespace) -> Answer:
@@ -167,6 +197,16 @@ def _spec(folder: Path) -> Spec:
 
 
 def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
+    from scalevit.study import grid
+
+    outcome = _train(args, folder, spec)
+    if isinstance(outcome, Answer):
+        return outcome
+    return _conclude(folder, spec, grid.expand(spec, folder.absolute() / "runs"), outcome)
+
+
+def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> Outcome | Answer:
+    """Every node that is not done yet; an answer when that was cut short."""
     from scalevit.study import grid, launch, progress, results
 
     nodes = grid.expand(spec, folder.absolute() / "runs")
@@ -184,7 +224,7 @@ def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
         done = sum(state == "done" for state in outcome.states.values())
         text = f"{folder}: stopped, {done} of {len(nodes)} nodes done; resume: scalevit study resume {folder}"
         return Answer(text, {"folder": str(folder), "states": dict(outcome.states)}, RESUMABLE)
-    return _conclude(folder, spec, nodes, outcome)
+    return outcome
 
 
 def _executor(args: argparse.Namespace, folder: Path) -> Executor:

@@ -35,8 +35,8 @@ class Spec:
     """A study. base: preset or YAML file of the run that everything is a change of. images: unique images,
     0 for endlessly new ones. durations: steps, cooldown included. cooldown: its share of each duration.
     longer: durations beyond those, added when the study had begun; each goes on where the one before it left
-    its plateau. only: names of the runs to do, where not the whole grid is wanted. dataset, shots: the probe
-    whose error the law is fitted to."""
+    its plateau. only: names of the runs to do, where not the whole grid is wanted. note: how all this
+    was chosen, for readers. dataset, shots: the probe whose error the law is fitted to."""
 
     name: str = "study"
     base: str = "demo"
@@ -49,6 +49,7 @@ class Spec:
     cooldown: float = 0.2
     seeds: tuple[int, ...] = (0,)
     only: tuple[str, ...] = ()
+    note: str = ""
     dataset: str = "digits"
     shots: int = 10
 
@@ -425,19 +426,9 @@ def urgencies(nodes: Iterable[Node]) -> dict[str, float]:
 def facts(node: Node) -> dict[str, Any]:
     """The node as plain values, for tables and JSON."""
     kept = (
-        "name",
-        "kind",
-        "model",
-        "recipe",
-        "images",
-        "seed",
-        "after",
-        "at",
-        "steps",
-        "duration",
-        "flops",
+        "name", "kind", "model", "recipe", "images", "seed", "after", "at", "steps", "duration", "flops",
         "scratch",
-    )
+    )  # fmt: skip
     tree = {name: getattr(node, name) for name in kept}
     shape = node.run.model.resolve()
     model = node.run.model

@@ -167,7 +167,7 @@ def summary(results: Results) -> list[str]:
             f"Durations shared their trunks: {number(bill.shared)} FLOPs were trained instead of "
             f"{number(bill.separate)}, {bill.share:.0%} of the cost of separate runs."
         )
-    return [sentence for sentence in sentences if sentence]
+    return [sentence for sentence in [*sentences, results.note] if sentence]
 
 
 def _span(values: Sequence[float], unit: str = "") -> str:

@@ -91,6 +91,7 @@ class Results:
     forecast: Mapping[str, Any] | None = None
     bill: grid.Bill | None = None
     target: tuple[str, int] | None = None
+    note: str = ""
 
     def tasks(self) -> list[tuple[str, int]]:
         """(dataset, shots) of all points; the study's own target first."""
@@ -140,6 +141,7 @@ def read(folder: Path, without: Iterable[str] = ()) -> Results:
         forecast=json.loads(path.read_text()) if path.exists() else None,
         bill=_bill(known),
         target=(spec.dataset, spec.shots) if spec else None,
+        note=spec.note if spec else "",
     )
 
 

@@ -97,7 +97,8 @@ def _connect(address: str | None) -> Any:
     if not address:
         quiet["include_dashboard"] = False
     try:
-        ray.init(address=address, **quiet)
+        if not ray.is_initialized():
+            ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise _absent(address or "here", error) from None
     return ray
