@@ -67,3 +67,13 @@ def test_without_torchvision_its_rows_are_left_out_and_it_says_so(capsys, monkey
     assert "torchvision" in found["missing"]["torchvision"]
     assert {path for path, _ in rows} == {"scalevit", "scalevit on Pillow alone"}
     assert all(row["ratio"] is None for row in rows.values())
+
+
+def test_extraction_beside_the_bare_network(capsys):
+    words = ["--shape", "mu/16", "--image", "32", "--images", "100", "--rounds", "1"]
+    assert main(["bench", "features", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    speeds = found["images_per_second"]
+    assert found["images"] == 128 and found["ratio"] == speeds["extraction"] / speeds["network"]
+    assert 0 < found["ratio"] < 1.2 and found["clock"] == "process"
+    assert main(["bench", "features", "--rounds", "0"]) == 2 and "--rounds" in capsys.readouterr().err

@@ -57,6 +57,17 @@ BENCHES = {
         "JPEG to inception crop, beside torchvision on Pillow, on one core",
         (Option("seconds", 3.0, "processor time a path"),),
     ),
+    "features": Bench(
+        "features",
+        "feature extraction of a probe, as a ratio to the bare network",
+        (
+            Option("shape", "S/16", "the network"),
+            Option("image", 224, "side in pixels"),
+            Option("images", 64, "how many, in whole batches"),
+            Option("rounds", 3, "the best of so many counts"),
+            THREADS,
+        ),
+    ),
 }
 
 

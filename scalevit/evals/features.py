@@ -126,13 +126,13 @@ def fit(
     else:
         square = torch.cat([_square(image[None], side, preprocessing, whole) for image in images])
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-    return (square / 255 - mean) / std
+    return (square / 255).sub_(mean).div_(std)
 
 
 def _square(images: np.ndarray, side: int, preprocessing: Preprocessing, whole: bool) -> Tensor:
     """(b, h, w[, 3]) as (b, 3, side, side) in [0, 255]."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).float()
-    x = x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.ascontiguousarray(images))
+    x = (x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()).float()
     height, width = x.shape[-2:]
     if whole:
         size = (side, side)
