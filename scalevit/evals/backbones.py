@@ -68,8 +68,10 @@ def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
     layers = ("embedded", *(f"blocks.{i}" for i in range(len(model.blocks))), "pooled", LAST)
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
+        # what is kept cannot be written over: without a reason, every layer's memory would be new to the CPU
         taps: dict[str, Tensor] = {}
-        last = model.features(images.to(next(model.parameters()).device), taps)
+        inner = not set(wanted) <= {LAST, LOGITS}
+        last = model.features(images.to(next(model.parameters()).device), taps if inner else None)
         taps |= {LAST: last, LOGITS: model.head(last)} if LOGITS in wanted else {LAST: last}
         return {layer: _flat(taps[layer], model.prefix) for layer in wanted}
 

@@ -73,8 +73,11 @@ def _npz(path: Path) -> ProbeSet:
             raise ValueError(
                 f"{path}: no array {' and '.join(sorted(missing))}; there: {', '.join(file.files)}"
             )
-        x, y = file["x"], file["y"]
-        split = file["split"] if "split" in file.files else None
+        try:
+            x, y = file["x"], file["y"]
+            split = file["split"] if "split" in file.files else None
+        except ValueError:
+            raise ValueError(f"{path}: x, y and split must be plain arrays, not Python objects") from None
     return from_arrays(path.stem, x, y, split, where=str(path))
 
 
