@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from scalevit.study.backtest import (
     FEWEST_RELATED,
@@ -29,6 +28,7 @@ from scalevit.study.backtest import (
 from scalevit.study.descent import Problem, descend
 from scalevit.study.forms import FORMS, Array
 from scalevit.study.laws import check_level, check_positive, declines, points
+from scalevit.study.quantile import student
 
 #: Half of the full sharpness of the weights is reached with so many back-tests.
 HALF_TRUST = 12
@@ -97,7 +97,7 @@ def forecast(
         mean[inside], loose = _within(own, distance[inside])
         width[inside] = np.hypot(width[inside], loose)
     degrees = COMMON_WEIGHT + len(misses) + len(others)
-    half = stdtrit(degrees, (1 + level) / 2) * width
+    half = student(degrees, (1 + level) / 2) * width
     low, middle, high = (np.minimum(own.y0 * np.exp(mean + sign * half), chance) for sign in (-1, 0, 1))
     shares = {f"{m.law} {m.recency:g} {m.strength:g}": float(w) for m, w in zip(members, weights)}
     return Forecast(

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from scalevit.study.descent import Problem, descend
 from scalevit.study.forecast import Forecast, Miss
 from scalevit.study.forms import Array, Form
 from scalevit.study.laws import check_level, check_positive, optimum, scale_of
 from scalevit.study.powers import REPEATING, crossed, products, sums
+from scalevit.study.quantile import student
 
 NAMES = ("model size", "images seen", "unique images")
 #: Before any group lay outside the others: an e-fold beyond the data adds what a left-out group inside
@@ -59,7 +59,7 @@ class Reach:
     def half(self, x: Array, level: float) -> Array:
         """Half width of the interval in ln y: x (n, k) -> (n,)."""
         far = self.outside(x).sum(axis=1)
-        return stdtrit(self.groups, (1 + level) / 2) * np.hypot(self.near, self.slope * far)
+        return student(self.groups, (1 + level) / 2) * np.hypot(self.near, self.slope * far)
 
 
 @dataclass(frozen=True)
