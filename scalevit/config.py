@@ -79,7 +79,9 @@ class Data:
     tolerate: the share of broken samples, each replaced by its neighbour, above which a run stops.
     exclude: a list of samples to leave out, as `scalevit data dedup` writes it.
     part: all of a store, or of a labelled set as `scalevit probe` reads them its train half, or most of that:
-    all but the 2 % that are held out to choose a learning rate."""
+    all but the 2 % that are held out to choose a learning rate.
+    randaugment: magnitude of two random operations on each view, 10 for full strength, 0 for none. mixup: the
+    parameter of the Beta distribution that images are mixed by, 0 for none."""
 
     source: str = "strokes"
     images: int = 0
@@ -91,6 +93,8 @@ class Data:
     exclude: str = ""
     workers: int = 0
     part: Literal["all", "train", "most"] = "all"
+    randaugment: int = 0
+    mixup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -270,8 +274,9 @@ def run_id(run: Run) -> str:
         facts["train"].pop(key)
     for key in ("name", "probe", "parallel", "guard"):
         facts.pop(key)
-    if facts["data"]["part"] == "all":  # as if there were no such key: runs keep the names they had before it
-        facts["data"].pop("part")
+    for key, plain in (("part", "all"), ("randaugment", 0), ("mixup", 0.0)):
+        if facts["data"][key] == plain:  # as if there were no such key: runs keep their older names
+            facts["data"].pop(key)
     start = facts.pop("start")
     if start["content"]:
         facts["start"] = {key: start[key] for key in ("content", "preprocessing")}
@@ -381,6 +386,10 @@ def _train_mistakes(run: Run) -> Iterator[str]:
         yield "start and branch: a run begins with weights or goes on from a trunk, not both"
     if run.data.images < 0:
         yield f"data.images: must not be negative, found {run.data.images}"
+    if not 0 <= run.data.randaugment <= 20 or run.data.mixup < 0:
+        yield "data.randaugment must lie between 0 and 20, and data.mixup must not be negative"
+    if run.data.mixup and not run.model.classes:
+        yield "data.mixup mixes labels: it needs model.classes of at least 1"
     if run.branch.trunk and run.branch.step > run.schedule.steps - run.schedule.cooldown:
         yield f"branch.step={run.branch.step} lies inside the cooldown, which the trunk does not share"
     if any(shots < 1 for shots in run.probe.shots) or run.probe.draws < 1:

@@ -67,10 +67,17 @@ def test_impossible_combinations_are_found_together():
     with pytest.raises(Mistakes) as caught:
         load(
             "paper/B16",
-            ["model.image=225", "schedule.warmup=9e9", "train.micro_batch=5", "model.heads=7", "train.ema=1"],
+            [
+                "model.image=225",
+                "schedule.warmup=9e9",
+                "train.micro_batch=5",
+                "model.heads=7",
+                "train.ema=1",
+                "data.mixup=-1",
+            ],
         )
     text = str(caught.value)
-    assert len(caught.value.mistakes) == 5
+    assert len(caught.value.mistakes) == 6
     assert "nearest: 224, 240" in text
     assert "warmup 9000000000 + cooldown 50000 steps are longer than the run's 4000000" in text
     assert "nearest: [6, 8]" in text
@@ -105,10 +112,12 @@ def test_the_id_follows_what_decides_the_weights_and_nothing_else():
     assert run_id(named) == run_id(spelled)
     others = [
         dataclasses.replace(run, data=Data(seed=1)),
+        dataclasses.replace(run, data=Data(mixup=0.2)),
+        dataclasses.replace(run, data=Data(randaugment=10)),
         dataclasses.replace(run, train=dataclasses.replace(run.train, seed=1)),
         dataclasses.replace(run, schedule=dataclasses.replace(run.schedule, lr=1e-3)),
     ]
-    assert len({run_id(run), *map(run_id, others)}) == 4
+    assert len({run_id(run), *map(run_id, others)}) == 6
 
 
 def test_explicit_numbers_take_precedence_over_the_name():

@@ -47,7 +47,7 @@ class Source(Protocol):
         ...
 
     def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """uint8 (n, side, side, 3), and int64 (n,) or multi-hot float32 (n, classes)."""
+        """uint8 (n, side, side, 3), and int64 (n,) or float32 (n, classes), multi-hot or mixed."""
         ...
 
 

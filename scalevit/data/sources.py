@@ -46,7 +46,19 @@ def order_of(data: Data, source: Source) -> Order:
 def batches_of(data: Data, *, image: int, classes: int, batch: int, rank: int = 0, world: int = 1) -> Batches:
     """Source, order and loader in one call: what a training run needs."""
     source = open_source(data, image=image, classes=classes)
-    return Batches(source, order_of(data, source), batch=batch, rank=rank, world=world, workers=data.workers)
+    order = order_of(data, source)
+    source = augmented(source, order, data, classes)
+    return Batches(source, order, batch=batch, rank=rank, world=world, workers=data.workers)
+
+
+def augmented(source: Source, order: Order, data: Data, classes: int) -> Source:
+    """The source with the augmentation that `data` asks for, or as it is."""
+    if not (data.randaugment or data.mixup):
+        return source
+    from scalevit.data.augment import Augmented  # needs image libraries, which other runs need not load
+
+    wanted = {"randaugment": data.randaugment, "mixup": data.mixup}
+    return Augmented(source, order, classes=classes, seed=data.seed, **wanted)
 
 
 def _form(source: str) -> str:

@@ -16,6 +16,7 @@ from scalevit.config import Run
 from scalevit.data.hashing import key, uniform_one
 from scalevit.data.loader import Batches
 from scalevit.data.order import Order
+from scalevit.data.sources import augmented
 from scalevit.data.transforms import eval_view, inception_box, mirrored, resize, square_view
 from scalevit.evals.evaluator import known_set
 from scalevit.evals.finetune import Part, parts
@@ -78,4 +79,5 @@ def labelled_batches(run: Run, rank: int, world: int) -> Batches:
         )
     source = Labelled(parts(found, data.part)[0], run.model.image, data.transform, data.seed)
     order = Order(source.samples, data.images, data.seed)
+    source = augmented(source, order, data, found.classes)
     return Batches(source, order, batch=run.train.batch, rank=rank, world=world, workers=data.workers)
