@@ -8,10 +8,10 @@ from dataclasses import replace
 from html import unescape
 
 import pytest
-from pretend_study import SPEC, payload, write
+from pretend_study import SPEC, law, payload, write
 
 from scalevit import cli
-from scalevit.study import report, results
+from scalevit.study import report, results, summary
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def test_the_page_holds_every_run_with_its_error_and_the_law(study):
 
 def test_the_summary_says_the_numbers_that_matter_with_their_intervals(study):
     found = results.read(study)
-    words = " ".join(report.summary(found))
+    words = " ".join(summary.summary(found))
     best = min(p.error for p in found.of(("digits", 10)))
-    assert report.percent(best) in words and "factor" in words
+    assert summary.percent(best) in words and "factor" in words
     assert re.search(r"exponent b = 0\.\d\d \[", words)
     assert "inside the 90% interval" in words and "before its result was read" in words
     assert "raw pixels 40.0% ± 0.0 (beaten)" in words
@@ -53,7 +53,7 @@ def test_what_is_not_beaten_and_what_misses_is_said_so(study):
     found = results.read(study)
     low = tuple(replace(floor, error=0.01) for floor in found.floors)
     narrow = {**found.forecast, "low": 0.9, "high": 0.95}
-    words = " ".join(report.summary(replace(found, floors=low, forecast=narrow)))
+    words = " ".join(summary.summary(replace(found, floors=low, forecast=narrow)))
     assert "NOT beaten" in words and "OUTSIDE" in words
 
 
@@ -64,19 +64,79 @@ def test_recipes_are_compared_best_first_over_seeds(study):
         replace(p, facts=replace(p.facts, recipe="fresh" if p.facts.images == 0 else "few")) for p in kept
     ]
     twice = [replace(named[0], error=named[0].error + 0.02), *named]
-    words = " ".join(report.summary(replace(found, points=tuple(twice))))
+    words = " ".join(summary.summary(replace(found, points=tuple(twice))))
     fresh = sorted(p.error for p in twice if p.facts.recipe == "fresh")
     few = [p.error for p in twice if p.facts.recipe == "few"]
     assert words.index("by recipe: fresh") < words.index(", few ")
     assert f"± {100 * 0.02 / 2**0.5:.1f} over 2 runs" in words
-    assert report.percent(sum(fresh) / len(fresh)) in words and report.percent(sum(few) / len(few)) in words
+    assert summary.percent(sum(fresh) / len(fresh)) in words and summary.percent(sum(few) / len(few)) in words
 
 
 def test_without_a_law_the_page_says_so_and_still_opens(study):
     found = results.read(study)
     few = replace(found, points=found.points[:2], forecast=None)
-    assert any("No law is claimed" in line for line in report.summary(few))
+    assert any("No law is claimed" in line for line in summary.summary(few))
     assert "too few points" in report.render([few])
+
+
+def test_the_page_begins_with_what_to_remember_and_ends_its_words_with_a_plan(study):
+    found = results.read(study)
+    assert "fell from" in summary.headline(found) and "10 times more should bring" in summary.headline(found)
+    names = [name for name, _ in summary.sections(found)]
+    assert names == [
+        "What was done",
+        "What was learnt",
+        "How sure this is",
+        "What 10 times the compute would buy",
+    ]
+    together, longer, larger = summary.plan(found)
+    low, high = (float(n) / 100 for n in re.search(r"\[([\d.]+), ([\d.]+)\]", together["error"]).groups())
+    assert low < law(10 * max(p.facts.compute for p in found.points)) < high
+    assert "96x4 10 times longer" in longer["what"] and "10 times larger" in larger["what"]
+    page = report.render([found])
+    assert summary.headline(found) in unescape(page) and "rests on" in page
+
+
+def test_where_more_training_did_not_help_the_page_says_so_and_plans_nothing(study):
+    found = results.read(study)
+    worse = tuple(replace(p, error=0.1 + 0.05 * p.facts.compute / 1e12) for p in found.points)
+    upside_down = replace(found, points=worse)
+    assert "did not lower" in summary.headline(upside_down)
+    assert summary.plan(upside_down) == []
+    assert "No law is claimed" in " ".join(summary.summary(upside_down))
+
+
+def test_a_fall_among_the_cheap_runs_promises_nothing_when_the_dear_ones_are_worse(study):
+    found = results.read(study)
+    most = max(p.facts.compute for p in found.points)
+    worse = tuple(replace(p, error=0.7) if p.facts.compute >= most / 3 else p for p in found.points)
+    told = summary.headline(replace(found, points=worse))
+    assert "did not lower" in told and "should bring" not in told
+    assert summary.plan(replace(found, points=worse)) == []
+
+
+def test_what_is_missing_is_named(tmp_path):
+    folder = tmp_path / "demo"
+    nodes = write(folder)
+    none, cut, nan = (folder / "runs" / nodes[i].name / results.records.FILE for i in (0, 1, 2))
+    none.write_text("")
+    with cut.open("a") as file:
+        file.write('{"kind": "probe", "metr')
+    row = {
+        "run": "id",
+        "kind": "probe",
+        "dataset": "digits",
+        "shots": 10,
+        "seed": 77,
+        "step": nodes[2].duration,
+    }
+    results.records.append(nan.parent, [{**row, "metric": "accuracy", "value": float("nan")}])
+    found = results.read(folder)
+    told = " ".join(dict(summary.sections(found))["What is missing"])
+    assert f"1 run without a result at its last step: {nodes[0].name}" in told
+    assert f"which was dropped: {nodes[1].name}" in told and f"which was left out: {nodes[2].name}" in told
+    assert all(0 < p.error < 1 for p in found.points)
+    report.render([found])
 
 
 def test_names_cannot_break_out_of_the_page(study):
@@ -106,7 +166,7 @@ def test_the_command_writes_a_run_or_several_studies(study, tmp_path, capsys):
     [(1.1e13, "1.1 × 10¹³"), (600, "600"), (0.0455, "0.0455"), (45_500, "45,500"), (0, "0")],
 )
 def test_numbers_as_people_write_them(value, words):
-    assert report.number(value) == words
+    assert summary.number(value) == words
 
 
 # --------------------------------------------------------------------------- in a browser

@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> Answer:
     from scalevit import records
-    from scalevit.study import figures, report, results
+    from scalevit.study import figures, report, results, summary
 
     for folder in args.folders:
         if not folder.is_dir():
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> Answer:
     page = report.write(studies, args.out or args.folders[0] / "report.html")
     lines, data = [], {"report": str(page), "studies": []}
     for folder, study in zip(args.folders, studies):
-        words = report.summary(study)
+        words = summary.summary(study)
         drawn = figures.draw(study, args.figures / folder.name) if args.figures else []
         lines += [f"{study.title}:" if len(studies) > 1 else "", *words]
         data["studies"].append(

@@ -261,7 +261,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: Outcome) -> Answer:
     """Forecast, figures and report, from the records alone."""
-    from scalevit.study import figures, report, results
+    from scalevit.study import figures, report, results, summary
 
     failed = [f"{name} {state}" for name, state in outcome.states.items() if state != "done"]
     lines = [f"{folder}: {len(nodes) - len(failed)} of {len(nodes)} nodes done"]
@@ -277,9 +277,9 @@ def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: Outcome) -> 
     if found.points:
         drawn = figures.draw(found, folder / "figures")
         page = report.write([found], folder / "report.html")
-        summary = report.summary(found)
-        lines += [*summary, f"figures: {drawn[0].parent}" if drawn else "", f"report: {page}"]
-        data |= {"summary": summary, "report": str(page), "figures": [str(path) for path in drawn]}
+        words = summary.summary(found)
+        lines += [*words, f"figures: {drawn[0].parent}" if drawn else "", f"report: {page}"]
+        data |= {"summary": words, "report": str(page), "figures": [str(path) for path in drawn]}
     if failed:
         lines.append(f"not done: {', '.join(failed)}; try again with: scalevit study resume {folder}")
     return Answer("\n".join(line for line in lines if line), data, FAILED if failed else DONE)

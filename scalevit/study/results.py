@@ -92,6 +92,7 @@ class Results:
     bill: grid.Bill | None = None
     target: tuple[str, int] | None = None
     note: str = ""
+    notes: tuple[str, ...] = ()
 
     def tasks(self) -> list[tuple[str, int]]:
         """(dataset, shots) of all points; the study's own target first."""
@@ -131,18 +132,71 @@ def read(folder: Path, without: Iterable[str] = ()) -> Results:
     rows = {home: records.read(home) for home in homes if facts[home].run not in without}
     spec = grid.read(folder / SPEC) if (folder / SPEC).exists() else None
     path = folder / FORECAST
+    points = tuple(point for home in rows for point in _points(facts[home], rows[home]))
     return Results(
         title=_title(folder, spec),
         facts=tuple(facts.values()),
-        points=tuple(point for home in rows for point in _points(facts[home], rows[home])),
+        points=points,
         floors=_floors(facts, rows),
         curves={facts[home].run: _curve(rows[home]) for home in rows},
         about={facts[home].run: row for home in rows for row in rows[home] if row["kind"] == "run"},
         forecast=json.loads(path.read_text()) if path.exists() else None,
         bill=_bill(known),
-        target=(spec.dataset, spec.shots) if spec else None,
+        target=(spec.dataset, spec.shots) if spec else _usual(points),
         note=spec.note if spec else "",
+        notes=_notes(folder, homes, facts, rows, points),
     )
+
+
+def _usual(points: Sequence[Point]) -> tuple[str, int] | None:
+    """The task to show first where no study names one: most runs have it; then ten shots, then most shots."""
+    counts: dict[tuple[str, int], int] = {}
+    for point in points:
+        task = (point.dataset, point.shots)
+        counts[task] = counts.get(task, 0) + 1
+    return max(counts, key=lambda task: (counts[task], task[1] == 10, task[1]), default=None)
+
+
+def _notes(
+    folder: Path,
+    homes: Sequence[Path],
+    facts: Mapping[Path, Facts],
+    rows: Mapping[Path, Sequence[records.Row]],
+    points: Sequence[Point],
+) -> tuple[str, ...]:
+    """What a reader must know of what is not on the page: each kind once, with the first runs by name."""
+    alone = [home for home in records.runs_below(folder) if home not in homes]
+    done = {point.facts.run for point in points}
+    tasks = {(point.dataset, point.shots) for point in points}
+    having = {run: {(p.dataset, p.shots) for p in points if p.facts.run == run} for run in done}
+    found = {
+        "without run.yaml, left out": [home.name for home in alone],
+        "without a result at its last step": [
+            facts[home].run for home in rows if facts[home].run not in done
+        ],
+        "with a line that is cut or no record, which was dropped": [h.name for h in rows if _broken(h)],
+        "with a value that is not finite, which was left out": [h.name for h in rows if _unfinite(rows[h])],
+        "with results on some of the tasks only": [run for run in having if having[run] != tasks],
+    }
+    return tuple(
+        f"{len(names)} run{'s' * (len(names) > 1)} {what}: {_first(names)}."
+        for what, names in found.items()
+        if names
+    )
+
+
+def _first(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _broken(home: Path) -> bool:
+    lines = [line for line in (home / records.FILE).read_bytes().split(b"\n") if line.strip()]
+    return any(records._row(line) is None for line in lines)
+
+
+def _unfinite(rows: Iterable[records.Row]) -> bool:
+    return any(isinstance(row.get("value"), float) and not np.isfinite(row["value"]) for row in rows)
 
 
 def _title(folder: Path, spec: grid.Spec | None) -> str:
@@ -190,10 +244,14 @@ def _tasks(rows: Iterable[records.Row], kind: str) -> dict[tuple[str, str, int],
     """Rows of accuracies by (what was measured, dataset, shots)."""
     found: dict[tuple[str, str, int], list[records.Row]] = {}
     for row in rows:
-        if row["kind"] == kind and row["metric"] in ACCURACIES[kind] and row.get("value") is not None:
+        if row["kind"] == kind and row["metric"] in ACCURACIES[kind] and _finite(row.get("value")):
             key = (ACCURACIES[kind][row["metric"]], str(row.get("dataset")), int(row.get("shots") or 0))
             found.setdefault(key, []).append(row)
     return found
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def _points(facts: Facts, rows: Sequence[records.Row]) -> list[Point]:
@@ -230,7 +288,7 @@ def _curve(rows: Sequence[records.Row], most: int = 120) -> list[tuple[int, floa
 
 
 def _is_loss(row: records.Row) -> bool:
-    return row["kind"] == "train" and row["metric"] == "loss" and row.get("value") is not None
+    return row["kind"] == "train" and row["metric"] == "loss" and _finite(row.get("value"))
 
 
 # --------------------------------------------------------------------------- the law
@@ -267,6 +325,8 @@ def law_of(points: Sequence[Point]) -> Law:
     allowed = [name for size, name in names.items() if len(best) >= size + 1]
     if not allowed:
         return Law(tuple(best), None, f"the frontier has too few points ({len(best)})")
+    if y[0] - y[-1] < 2 * np.hypot(best[0].spread, best[-1].spread) and len(best) < 6:
+        return Law(tuple(best), None, "the frontier falls by less than its noise")
     made = fit(x, y, law=allowed[0], chance=1.0)
     if made.spread > SCATTER:
         return Law(
