@@ -30,6 +30,9 @@ WARNING = "USR1"
 #: Seconds between two questions to Slurm, and for how long it may leave them without an answer.
 POLL, PATIENCE = 2.0, 600.0
 
+#: Times that a question is repeated before it counts as unanswered.
+TRIES = 3
+
 #: Times that a job may reach its time limit and be requeued.
 TIME_LIMITS = 1000
 
@@ -169,18 +172,19 @@ def _queue() -> list[tuple[str, str]]:
     """(name, number) of each of the user's jobs that waits or runs."""
     words = ["squeue", "--me", "--noheader", "--array", "--format=%j %i"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        for _ in range(TRIES):  # a busy controller drops connections
+            done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+            if done.returncode == 0:
+                return [(name, job) for name, job in map(str.split, done.stdout.splitlines())]
+            time.sleep(POLL)
     except FileNotFoundError:
         raise ValueError(
             "no Slurm here: squeue was not found; run this on a login node, or use --executor local"
         ) from None
     except subprocess.TimeoutExpired:
         raise ValueError("Slurm does not answer within 60 s; try again later") from None
-    if done.returncode:
-        said = " ".join(done.stderr.split())
-        raise ValueError(f"Slurm does not answer: {said}; look at `sinfo`, try again later")
-    pairs = (line.split() for line in done.stdout.splitlines())
-    return [(name, job) for name, job in pairs]
+    said = " ".join(done.stderr.split())
+    raise ValueError(f"Slurm does not answer: {said}; look at `sinfo`, try again later")
 
 
 def _executor(folder: Path, options: Mapping[str, Any], slots: int) -> Any:
