@@ -7,7 +7,7 @@ import pytest
 
 from scalevit import cli, weights
 from scalevit.config import Model
-from scalevit.evals import datasets, named, probes
+from scalevit.evals import probes
 from scalevit.evals.backbones import LAST, of_vit
 from scalevit.evals.datasets import open_set
 from scalevit.evals.features import extract
@@ -95,20 +95,6 @@ def test_figures_know_their_formats(home, capsys):
     assert code == 2 and "the suffix must be one of" in err
 
 
-def test_the_suite_is_what_is_installed(home, capsys, monkeypatch):
-    def absent(name):
-        raise ValueError("fashion: not installed here")
-
-    known = {"digits": named.NAMES["digits"], "fashion": absent}
-    monkeypatch.setattr(named, "NAMES", known)
-    monkeypatch.setattr(datasets, "NAMES", known)
-    code, out, err = run(
-        capsys, home / "model", "--suite", "small", "--shots", 1, "--draws", 1, "--no-cache", "--json"
-    )
-    assert code == 0 and [d["data"] for d in json.loads(out)["data"]] == ["digits"]
-    assert "left out: fashion: not installed here" in err
-
-
 MISTAKES = [
     (["model", "stripes.npz", "--shots", "20"], "class 0 has 12 support images, fewer than 20 shots"),
     (["model", "stripes.npz", "--shots", "0"], "--shots: expected numbers of at least 1, found '0'"),
@@ -122,6 +108,9 @@ MISTAKES = [
     (["model", "nothing"], "'nothing' is neither a file or folder nor a data set; known: digits"),
     (["model"], "no data among"),
     (["stripes.npz"], "no model among"),
+    (["model", "--suite", "vtab"], "--suite vtab needs --root DIR, with folders caltech101"),
+    (["model", "--suite", "paper", "--root", "nowhere"], "--root nowhere: no such folder"),
+    (["model", "--suite", "paper", "--root", "."], "none of its data sets is there: imagenet, cifar100"),
 ]
 
 

@@ -27,6 +27,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--restrict", action="store_true", help="choose among the data's classes only, as A and R are defined"
     )
     parser.add_argument("--image", type=int, default=0, help="side of the images, resampled positions")
+    parser.add_argument(
+        "--scale", default="", choices=["half", "imagenet", "clip"],
+        help="scale pixels so, instead of as the weights say",
+    )  # fmt: skip
     parser.add_argument("--classes", type=int, default=5, help="worst classes to print")
 
 
@@ -36,7 +40,7 @@ def main(args: argparse.Namespace) -> Answer:
     from scalevit.evals.metrics import measure
     from scalevit.evals.testsets import open_tests, real_labels
 
-    model = open_model(args.model, image=args.image)
+    model = open_model(args.model, image=args.image, scale=args.scale)
     if not model.outputs:
         raise ValueError(f"{args.model} has no head; scalevit probe measures its features")
     labels = real_labels() if args.real else args.labels

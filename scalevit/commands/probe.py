@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from scalevit.evals.comparison import Line, Protocol
     from scalevit.evals.probes import FewShot
     from scalevit.evals.probeset import ProbeSet
+    from scalevit.evals.suites import Mean
 
 SUMMARY = "few-shot, kNN and linear accuracy of frozen features, beside raw pixels and the untrained network"
 
@@ -27,8 +29,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "module:callable; data: digits, mnist, fashion, unseen-strokes, …, an .npz with x and y, or a folder "
         "of classes",
     )  # fmt: skip
-    parser.add_argument("--suite", choices=["small"], help="every named data set that is installed here")
-    parser.add_argument("--shots", nargs="+", default=["1", "5", "10", "25"], help="images a class, or all")
+    parser.add_argument(
+        "--suite", choices=["small", "paper", "vtab"],
+        help="every named data set that is installed here; those of the paper; the nineteen of VTAB-1k",
+    )  # fmt: skip
+    parser.add_argument("--root", type=Path, help="folder below which the suites paper and vtab lie")
+    parser.add_argument("--shots", nargs="+", help="images a class, or all [1 5 10 25; vtab: all]")
     parser.add_argument("--draws", type=int, default=5, help="balanced draws, seeds 0, 1, …")
     parser.add_argument("--l2", nargs="+", default=["1024"], help="ridge strengths, or grid for 2⁻¹⁰ … 2²⁰")
     parser.add_argument("--knn", action="store_true", help="weighted vote of the 20 nearest, too")
@@ -38,9 +44,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", type=int, default=0, help="side of the model's images, resampled positions"
     )
+    parser.add_argument(
+        "--scale", default="", choices=["half", "imagenet", "clip"],
+        help="scale pixels so, instead of as the weights say",
+    )  # fmt: skip
     parser.add_argument("--cache", type=Path, help="where features are kept [~/.cache/scalevit/features]")
     parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features")
     parser.add_argument("--figure", type=Path, help="draw accuracy against shots, or against layers, here")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR",
+        help="draw where each model's pooling looks and which images it finds alike; what lies in "
+        "RUN/pictures is shown in the run's report",
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> Answer:
@@ -49,17 +64,28 @@ def main(args: argparse.Namespace) -> Answer:
     from scalevit.evals.comparison import compare
     from scalevit.evals.datasets import open_set
     from scalevit.evals.features import default_cache
+    from scalevit.evals.suites import SUITES, means, open_suite
 
     models, names = _sorted(args.what, args.suite)
-    sets = [open_set(name) for name in names] + (_installed() if args.suite else [])
-    opened = [open_model(name, image=args.image) for name in models]
+    sets = [open_set(name) for name in names]
+    sets += open_suite(args.suite, args.root, _note) if args.suite else []
+    opened = [open_model(name, image=args.image, scale=args.scale) for name in models]
     cache = None if args.no_cache else args.cache or default_cache()
     lines = list(compare(opened, sets, protocol, cache=cache, tell=_tell))
     if args.figure:
         from scalevit.evals.figures import draw
 
         draw(lines, args.figure)
-    return Answer(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
+    answer = Answer(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
+    if args.suite:
+        answer = _with_means(answer, means(lines, SUITES[args.suite]), args.suite)
+    if args.pictures:
+        answer = _with_pictures(answer, opened, sets, args.pictures)
+    return answer
+
+
+def _note(text: str) -> None:
+    print(f"scalevit: {text}", file=sys.stderr)
 
 
 def _tell(text: str) -> None:
@@ -70,13 +96,15 @@ def _protocol(args: argparse.Namespace) -> Protocol:
     from scalevit.evals.comparison import Protocol
     from scalevit.evals.draws import ALL
     from scalevit.evals.probes import L2_GRID
+    from scalevit.evals.suites import SUITES
 
-    shots = tuple(ALL if word == "all" else _number(int, word, "--shots", 1) for word in args.shots)
+    asked = args.shots or [str(n) if n else "all" for n in SUITES[args.suite or "small"].shots]
+    shots = tuple(ALL if word == "all" else _number(int, word, "--shots", 1) for word in asked)
     l2 = L2_GRID if args.l2 == ["grid"] else tuple(_number(float, w, "--l2", 0) for w in args.l2)
     if args.draws < 1:
         raise ValueError(f"--draws must be at least 1, found {args.draws}")
-    asked = {"ridge": True, "knn": args.knn, "nearest-mean": args.nearest_mean, "linear": args.linear}
-    methods = tuple(name for name, wanted in asked.items() if wanted)
+    wanted = {"ridge": True, "knn": args.knn, "nearest-mean": args.nearest_mean, "linear": args.linear}
+    methods = tuple(name for name, yes in wanted.items() if yes)
     return Protocol(shots, args.draws, l2, methods, tuple(args.layer))
 
 
@@ -88,20 +116,6 @@ def _number(kind: type, word: str, flag: str, least: float) -> Any:
     if value is None or not value >= least:
         raise ValueError(f"{flag}: expected numbers of at least {least}, found {word!r}")
     return value
-
-
-def _installed() -> list[ProbeSet]:
-    """Every named data set; of those that are not installed, stderr says how to have them."""
-    from scalevit.evals.datasets import open_set
-    from scalevit.evals.named import NAMES
-
-    found = []
-    for name in NAMES:
-        try:
-            found.append(open_set(name))
-        except ValueError as error:
-            print(f"scalevit: left out: {error}", file=sys.stderr)
-    return found
 
 
 def _sorted(words: Sequence[str], suite: str | None) -> tuple[list[str], list[str]]:
@@ -173,6 +187,40 @@ def _text(
     notes = [f"{m.name}: {m.note}" for m in models if m.note]
     how = f"accuracy in %: mean ± sd over {protocol.draws} draws [95 % interval, draws and query set]"
     return "\n\n".join([*blocks, "\n".join([how, *notes])])
+
+
+def _with_means(answer: Answer, found: Sequence[Mean], suite: str) -> Answer:
+    """The answer, and the suite's means behind it."""
+    width = max(len(_asked(mean)) for mean in found)
+    rows = [
+        f"{_asked(mean):{width}}  {mean.group:11}  {mean.tasks:2} tasks  "
+        f"{f'{mean.shots}-shot' if mean.shots else 'all shots':>9}  {100 * mean.mean:5.1f}"
+        for mean in found
+    ]
+    text = "\n".join([answer.text, "", f"{suite}: mean accuracy in % over data sets", *rows])
+    return Answer(text, answer.data | {"suite": {"name": suite, "means": [asdict(mean) for mean in found]}})
+
+
+def _asked(mean: Mean) -> str:
+    strength = "" if mean.l2 is None else f"λ={mean.l2:g}"
+    return " ".join(filter(None, (mean.model, mean.floor, mean.method, mean.layer, strength)))
+
+
+def _with_pictures(
+    answer: Answer, models: Sequence[Backbone], sets: Sequence[ProbeSet], folder: Path
+) -> Answer:
+    """The answer, and the names of the pictures drawn, below a folder for each of several models."""
+    from scalevit.evals.pictures import draw
+
+    several = len(models) > 1
+    places = [folder / re.sub(r"[^\w.-]+", "_", m.name) if several else folder for m in models]
+    drawn = [
+        str(path)
+        for model, place in zip(models, places)
+        for data in sets
+        for path in draw(model, data, place)
+    ]
+    return Answer("\n".join([answer.text, "", *drawn]), answer.data | {"pictures": drawn})
 
 
 def _cell(found: FewShot) -> str:

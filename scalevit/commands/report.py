@@ -24,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> Answer:
     from scalevit import records
     from scalevit.study import figures, report, results, summary
+    from scalevit.study.gallery import gallery
 
     for folder in args.folders:
         if not folder.is_dir():
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace) -> Answer:
         if not records.runs_below(folder):
             raise ValueError(f"{folder}: holds no run (no {records.FILE} in it or below)")
     studies = [results.read(folder) for folder in args.folders]
-    page = report.write(studies, args.out or args.folders[0] / "report.html")
+    page = report.write(studies, args.out or args.folders[0] / "report.html", gallery(args.folders))
     lines, data = [], {"report": str(page), "studies": []}
     for folder, study in zip(args.folders, studies):
         words = summary.summary(study)

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from scalevit import weights
 from scalevit.config import Preprocessing, nearest
+from scalevit.evals.maps import pooling_weights
+from scalevit.evals.scales import mismatch, rescaled
 from scalevit.formats.timm import import_timm
 from scalevit.model import ViT
 
@@ -39,7 +41,8 @@ class Backbone:
     through `preprocessing`. layers: every name it knows, from the input to the output. fingerprint tells
     everything that decides the features; None when that cannot be told. untrained: the same network with
     fresh weights; None when that cannot be had, or when this one is untrained itself. note: what a reader of
-    its numbers must know. outputs: classes of the head, which `LOGITS` asks; 0 for none."""
+    its numbers must know. outputs: classes of the head, which `LOGITS` asks; 0 for none. looks: where the
+    pooling looks in images (maps.py); None where it does not choose."""
 
     name: str
     run: Run
@@ -50,15 +53,35 @@ class Backbone:
     untrained: Callable[[], Backbone] | None = None
     note: str = ""
     outputs: int = 0
+    looks: Callable[[Tensor], Tensor] | None = None
 
 
-def open_model(target: str, *, image: int = 0) -> Backbone:
+def open_model(target: str, *, image: int = 0, scale: str = "") -> Backbone:
     """The model that a word names. image: side in pixels to resample a ViT's positions to, or the side of
-    the images that a function takes (224 unless given). Raises ValueError when there is no such model."""
+    the images that a function takes (224 unless given). scale: one of `SCALES` instead of what came with the
+    weights, which stderr is told where it differs. Raises ValueError when there is no such model."""
+    found = _open(target, image)
+    if not scale:
+        return found
+    preprocessing = rescaled(found.preprocessing, scale)
+    if preprocessing != found.preprocessing and not _is_function(target):
+        print(f"scalevit: {found.name}: warning: {mismatch(found.preprocessing, scale)}", file=sys.stderr)
+    fresh = found.untrained
+    untrained = fresh and (lambda: replace(fresh(), preprocessing=preprocessing))
+    return replace(found, preprocessing=preprocessing, untrained=untrained)
+
+
+def _is_function(target: str) -> bool:
+    scheme, colon, _ = target.partition(":")
+    dotted = scheme.replace(".", "").isidentifier()
+    return bool(colon) and scheme not in OPENERS and not Path(target).exists() and dotted
+
+
+def _open(target: str, image: int) -> Backbone:
     scheme, colon, rest = target.partition(":")
     if colon and scheme in OPENERS:
         return OPENERS[scheme](rest, image)
-    if colon and not Path(target).exists() and scheme.replace(".", "").isidentifier():
+    if _is_function(target):
         return _callable(scheme, rest, image)
     return of_vit(weights.load(target, image=image), target)
 
@@ -83,7 +106,8 @@ def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
     about = repr(replace(model.config, classes=0))
     told = partial(fingerprint, model.state_dict(), about)
     side, outputs = model.config.image, model.config.classes
-    return Backbone(name, run, layers, side, model.preprocessing, told, untrained, note, outputs)
+    looks = None if model.config.pool == "gap" else partial(pooling_weights, model)
+    return Backbone(name, run, layers, side, model.preprocessing, told, untrained, note, outputs, looks)
 
 
 def _flat(x: Tensor, prefix: int) -> Tensor:

@@ -124,7 +124,7 @@ def fit(
     if len({image.shape for image in images}) == 1:
         square = _square(np.stack(images), side, preprocessing, whole)
     else:
-        square = torch.cat([_square(image[None], side, preprocessing, whole) for image in images])
+        square = torch.cat([_square(np.array(image)[None], side, preprocessing, whole) for image in images])
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     return (square / 255).sub_(mean).div_(std)
 
@@ -155,7 +155,7 @@ def pixels(images: Images, largest: int = 32) -> np.ndarray:
 
 
 def _small(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    x = torch.from_numpy(np.ascontiguousarray(image)).float() / 255
+    x = torch.from_numpy(np.array(image)).float() / 255  # a copy: decoders give arrays that are read-only
     x = x[None, None] if x.dim() == 2 else x.permute(2, 0, 1)[None]
     if x.shape[-2:] != size:
         x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)

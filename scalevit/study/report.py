@@ -17,6 +17,7 @@ import numpy as np
 
 from scalevit import __version__
 from scalevit.schedule import lr_at
+from scalevit.study.gallery import Picture
 from scalevit.study.results import LEVEL, Facts, Floor, Results, law_of
 from scalevit.study.summary import Task, cards, headline, plan, sections, task_name
 
@@ -30,9 +31,9 @@ FACTS = (
 )  # fmt: skip
 
 
-def write(studies: Sequence[Results], path: Path) -> Path:
-    """Write the page of one or several studies; gives its path."""
-    html = render(studies)
+def write(studies: Sequence[Results], path: Path, pictures: Sequence[Picture] = ()) -> Path:
+    """Write the page of one or several studies, with pictures if there are any; gives its path."""
+    html = render(studies, pictures)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     draft.write_text(html)
@@ -40,7 +41,7 @@ def write(studies: Sequence[Results], path: Path) -> Path:
     return path
 
 
-def render(studies: Sequence[Results]) -> str:
+def render(studies: Sequence[Results], pictures: Sequence[Picture] = ()) -> str:
     """The page as text. Raises ValueError when there is nothing to show."""
     import jinja2
 
@@ -54,7 +55,7 @@ def render(studies: Sequence[Results]) -> str:
     )
     return template.render(
         title=" · ".join(study.title for study in studies), studies=[_head(study) for study in studies],
-        style=(here / "report.css").read_text(), script=(here / "report.js").read_text(),
+        pictures=pictures, style=(here / "report.css").read_text(), script=(here / "report.js").read_text(),
         data=payload.replace("<", "\\u003c"), version=__version__, made=time.strftime("%Y-%m-%d %H:%M %Z"),
     )  # fmt: skip
 
