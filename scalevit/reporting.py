@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from scalevit import config, mesh, precision, progress, records, rundir
-from scalevit.data.loader import Replaced
+from scalevit.data.broken import Replaced
 
 
 @dataclass(frozen=True)

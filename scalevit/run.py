@@ -79,10 +79,13 @@ def claimed(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
 
 def open_batches(run: config.Run, world: mesh.World = mesh.ALONE) -> Batches:
     """The run's data. Raises ValueError when its source does not exist or does not fit the model."""
+    pin = world.device.type == "cuda"
     if run.data.part != "all":
         # image libraries cost a fifth of a second, which a run on procedural images need not pay
         from scalevit.evals.labelled import labelled_batches
 
-        return labelled_batches(run, world.rank, world.size)
-    size = {"image": run.model.image, "classes": run.model.classes}
-    return batches_of(run.data, **size, batch=run.train.batch, rank=world.rank, world=world.size)
+        return labelled_batches(run, world.rank, world.size, pin)
+    return batches_of(
+        run.data, image=run.model.image, classes=run.model.classes, batch=run.train.batch,
+        rank=world.rank, world=world.size, pin=pin,
+    )  # fmt: skip

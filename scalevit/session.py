@@ -12,6 +12,7 @@ from pathlib import Path
 from scalevit import branching, checkpoint, config, dcp, export, losses, mesh, records, rundir
 from scalevit.averages import averaged
 from scalevit.building import build, start_over
+from scalevit.data.broken import Away
 from scalevit.data.loader import Batches
 from scalevit.evals.evaluator import floor_rows, probe_rows
 from scalevit.evals.finetune import accuracy_rows, scaled
@@ -56,18 +57,18 @@ class Session:
         return session
 
     def go(self, stop: Stop) -> str | None:
-        """Train to the end and finish, or say why not. A disk that is full is a reason to stop, too: what is
-        saved is whole, and the run goes on from there once there is room."""
+        """Train to the end and finish, or say why not. A disk that is full or a store that is away is a
+        reason to stop, too: what is saved is whole, and the run goes on from there once that is mended."""
         try:
             stopped = train(self.state, self.micro_batches, self.recipe, self.hooks(stop))
             self.committed(self.saver.finish())
             if stopped is None:
                 self.finish()
-        except OSError as error:
+        except (OSError, Away) as error:
             if self.state.world.size > 1 and not isinstance(error, NotSaved):
                 raise  # the others know nothing of it
             saved = self.reporter.saved or "none"
-            stopped = f"{error.strerror or error} (last checkpoint: {saved})"
+            stopped = f"{getattr(error, 'strerror', None) or error} (last checkpoint: {saved})"
         except ValueError:
             self.reporter.broken(self.state.step, [self.batches.replaced])
             raise

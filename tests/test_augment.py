@@ -11,7 +11,7 @@ from scipy import stats
 from scalevit.config import Data
 from scalevit.data.augment import FULL, OPS, mixed, rand_augment, shares
 from scalevit.data.hashing import key
-from scalevit.data.loader import Batches
+from scalevit.data.loader import Batches, Samples
 from scalevit.data.order import Order
 from scalevit.data.sources import augmented, batches_of
 
@@ -23,7 +23,7 @@ class Flat:
 
     def get(self, indices, positions):
         pixels = np.broadcast_to(indices.astype(np.uint8)[:, None, None, None], (len(indices), 4, 4, 3))
-        return torch.from_numpy(pixels.copy()), torch.from_numpy(indices % 3)
+        return Samples(torch.from_numpy(pixels.copy()), torch.from_numpy(indices % 3))
 
 
 def batches(rank=0, world=1, batch=12, **settings):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scalevit.data.loader import Batches, as_floats
+from scalevit.data.broken import Broken
+from scalevit.data.loader import Batches, Samples, as_floats
 from scalevit.data.order import Order
 
 
@@ -25,7 +26,7 @@ class Numbered:
         for byte in range(3):
             pixels[:, 0, 0, byte] = indices >> (8 * byte) & 255
             pixels[:, 0, 1, byte] = positions >> (8 * byte) & 255
-        return torch.from_numpy(pixels), torch.from_numpy(indices % 10)
+        return Samples(torch.from_numpy(pixels), torch.from_numpy(indices % 10))
 
 
 class Kept(Numbered):
@@ -93,12 +94,43 @@ def test_a_small_finite_family_is_rendered_once():
 
 
 def test_a_worker_that_fails_stops_the_run_with_its_reason():
-    class Broken(Numbered):
+    class Failing(Numbered):
         def get(self, indices, positions):
             raise ValueError(f"cannot read sample {indices[0]}")
 
     with pytest.raises(ValueError, match="cannot read sample"):
-        first(batches(Broken(50), workers=2), 1)
+        first(batches(Failing(50), workers=2), 1)
+
+
+class Cracked(Numbered):
+    """Every sample of a number below 8 is broken."""
+
+    def get(self, indices, positions):
+        broken = tuple(Broken(f"file {i}", f"file {i} is cut") for i in indices.tolist() if i < 8)
+        return super().get(indices, positions)._replace(broken=broken)
+
+
+@pytest.mark.parametrize("workers", [0, 4])
+def test_broken_samples_are_counted_when_given_out_and_not_when_read_ahead(workers):
+    loader = batches(Cracked(320), workers=workers, tolerate=0.05, where="photos")
+    counts, truth = [], 0
+    for step, batch in islice(loader.iter_from(0), 20):
+        counts.append(loader.replaced.times)
+        truth += int((batch.images[:, 0, 0].to(torch.int64) @ torch.tensor([1, 256, 65536]) < 8).sum())
+        assert counts[-1] == truth
+        assert truth == 8 * (step + 1) // 10 or step % 10 != 9
+    assert counts[-1] == 16 and len(loader.replaced.first) == 5
+
+
+@pytest.mark.parametrize("workers", [0, 4])
+def test_too_many_broken_samples_end_the_run_at_the_same_step_whatever_the_workers(workers):
+    loader, given = batches(Cracked(320), workers=workers, tolerate=0.02, where="photos"), []
+    with pytest.raises(ValueError, match=r"of 1\d\d\d samples were broken.* scalevit data check photos$"):
+        given += [step for step, _ in islice(loader.iter_from(0), 100)]
+    alone = batches(Cracked(320), tolerate=0.02)
+    with pytest.raises(ValueError, match=r"over data\.tolerate=0\.02"):
+        first(alone, 100)
+    assert loader.replaced == alone.replaced
 
 
 def test_an_uneven_share_is_refused():
@@ -115,3 +147,9 @@ def test_the_stall_share_is_the_time_waited():
 def test_floats_are_channels_first_between_minus_one_and_one():
     images = torch.tensor([[[[0, 255, 51]]]], dtype=torch.uint8)
     assert torch.equal(as_floats(images), torch.tensor([[[[-1.0]], [[1.0]], [[51 / 127.5 - 1]]]]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory is for copies to a GPU")
+def test_batches_for_a_gpu_lie_in_pinned_memory():
+    batch = batches(pin=True, workers=2)[3]
+    assert batch.images.is_pinned() and batch.labels.is_pinned()

@@ -8,6 +8,8 @@ import torch
 from pictures import CLASSES, encoded, make_folder, make_shards, picture
 
 from scalevit.config import Data
+from scalevit.data import photographs
+from scalevit.data.decode import BrokenImage
 from scalevit.data.sources import batches_of, open_source
 from scalevit.data.stores import open_store
 
@@ -91,16 +93,32 @@ def test_unknown_sources_name_the_nearest():
         open_source(Data("strokes"), image=16, classes=0)
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_the_same_crops_whatever_the_workers(folder, workers):
-    data = Data(str(folder), transform="inception", workers=workers)
-    batches, alone = (
-        batches_of(d, image=24, classes=3, batch=10) for d in (data, Data(**{**vars(data), "workers": 0}))
-    )
-    for (step, batch), _ in zip(batches.iter_from(2), range(9)):
-        assert torch.equal(batch.images, alone[step].images) and torch.equal(batch.labels, alone[step].labels)
-    first, again = alone[0], alone[3]  # the same samples an epoch later: other crops
-    assert sorted(first.labels.tolist()) != [] and not torch.equal(first.images, again.images)
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_same_samples_and_crops_for_three_epochs_stopped_anywhere(folder, workers, world):
+    def loader(workers, rank=0, world=1):
+        data = Data(str(folder), transform="inception", workers=workers)
+        return batches_of(data, image=24, classes=3, batch=10, rank=rank, world=world)
+
+    alone, epochs = loader(0), 9
+    for stop in (0, 1, 5):  # the run is cut before this step, and another process goes on
+        shares = [loader(workers, rank, world).iter_from(stop) for rank in range(world)]
+        for step in range(stop, epochs):
+            parts = [next(share)[1] for share in shares]
+            assert torch.equal(torch.cat([part.images for part in parts]), alone[step].images)
+            assert torch.equal(torch.cat([part.labels for part in parts]), alone[step].labels)
+    first, again = alone[0], alone[3]  # the next epoch: other samples, other crops
+    assert not torch.equal(first.images, again.images)
+
+
+def test_whatever_fails_in_a_worker_names_the_sample(folder, monkeypatch):
+    def view(data, name, side, key):
+        raise MemoryError if "bee/004" in name else BrokenImage("cut")
+
+    monkeypatch.setitem(photographs.VIEWS, "none", view)
+    loader = batches_of(Data(str(folder), workers=2, tolerate=1.0), image=16, classes=3, batch=10)
+    with pytest.raises(RuntimeError, match=r"sample 11, .*bee/004\.jpg: MemoryError"):
+        next(loader.iter_from(0))
 
 
 def test_a_broken_sample_is_its_neighbour_and_too_many_stop_the_run(tmp_path):
@@ -109,10 +127,10 @@ def test_a_broken_sample_is_its_neighbour_and_too_many_stop_the_run(tmp_path):
     data = Data(str(folder), tolerate=0.1)
     source = open_source(data, image=16, classes=3)
     numbers = np.arange(2)
-    images, labels = source.get(numbers, numbers)
+    images, labels, broken = source.get(numbers, numbers)
     assert torch.equal(images[0], images[1]) and labels.tolist() == [0, 0]
-    assert source.replaced == 1
-    assert "ant/000.jpg" in next(iter(source.broken.values()))
+    (one,) = broken
+    assert one.name.endswith("ant/000.jpg") and "ant/000.jpg" in one.reason
     strict = open_source(Data(str(folder), tolerate=0.0), image=16, classes=3)
     with pytest.raises(ValueError, match=r"over data.tolerate=0; the first: .*000.jpg.*scalevit data check"):
         strict.get(numbers, numbers)

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from scalevit.data.hashing import key, uniform, uniform_one
-from scalevit.data.loader import Source
-from scalevit.data.order import Order
+from scalevit.data.loader import Samples, Source
+from scalevit.data.order import Positions
 
 _BEND, _MIX = 10, 11
 #: Operations on each image (AugReg, arXiv 2106.10270: two), and the magnitude of their full strength.
@@ -31,7 +31,7 @@ class Augmented:
     keeps = False
 
     def __init__(
-        self, source: Source, order: Order, *, classes: int, seed: int, randaugment: int, mixup: float
+        self, source: Source, order: Positions, *, classes: int, seed: int, randaugment: int, mixup: float
     ) -> None:
         self.source, self.order, self.classes, self.seed = source, order, classes, seed
         self.randaugment, self.mixup = randaugment, mixup
@@ -44,37 +44,29 @@ class Augmented:
     def strata(self) -> int:
         return self.source.strata
 
-    @property
-    def broken(self) -> dict[str, str]:
-        return getattr(self.source, "broken", {})
-
-    @property
-    def replaced(self) -> int:
-        return getattr(self.source, "replaced", 0)
-
-    def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(images uint8 (n, side, side, 3), labels): single, or with mixup shares of classes (n, classes)."""
-        images, labels = self._bent(indices, positions)
+    def get(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
+        """Labels are single, or with mixup shares of classes (n, classes)."""
+        images, labels, broken = self._bent(indices, positions)
         if not self.mixup:
-            return images, labels
+            return Samples(images, labels, broken)
         others = np.setdiff1d(positions ^ 1, positions)  # partners that are no part of what was asked
         if len(others):
-            more, theirs = self._bent(self.order.at(others)[1], others)
+            more, theirs, _ = self._bent(self.order.at(others)[1], others)
             images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
         every = np.concatenate([positions, others])
         sort = np.argsort(every)
         partners = torch.from_numpy(sort[np.searchsorted(every, positions ^ 1, sorter=sort)])
         share = torch.from_numpy(shares(key(self.seed, _MIX, positions), self.mixup))
         own = torch.arange(len(positions))
-        return mixed(images, _hot(labels, self.classes), own, partners, share)
+        return Samples(*mixed(images, _hot(labels, self.classes), own, partners, share), broken)
 
-    def _bent(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        images, labels = self.source.get(indices, positions)
+    def _bent(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
+        images, labels, broken = self.source.get(indices, positions)
         if self.randaugment:
             keys = key(self.seed, _BEND, positions).tolist()
             bent = [rand_augment(x, one, self.randaugment) for x, one in zip(images.numpy(), keys)]
             images = torch.from_numpy(np.stack(bent))
-        return images, labels
+        return Samples(images, labels, broken)
 
 
 def _hot(labels: Tensor, classes: int) -> Tensor:

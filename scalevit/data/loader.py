@@ -19,12 +19,20 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from scalevit.data.order import Order
+from scalevit.data.broken import Broken, Replaced, Tally
+from scalevit.data.order import Positions
 
-#: So many broken samples are listed by name.
-LISTED = 5
 #: A finite source that renders its images and fits in this many bytes is rendered once and kept.
 KEEP_BYTES = 256 * 2**20
+
+
+class Samples(NamedTuple):
+    """images (n, side, side, 3); labels int64 (n,) or multi-hot float32 (n, classes); broken: samples that
+    were replaced to make them."""
+
+    images: UInt8[Tensor, "n s s 3"]
+    labels: Tensor
+    broken: tuple[Broken, ...] = ()
 
 
 @runtime_checkable
@@ -46,24 +54,19 @@ class Source(Protocol):
         """Whether an index always gives the same pixels, dear to make, so that they are worth keeping."""
         ...
 
-    def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """uint8 (n, side, side, 3), and int64 (n,) or float32 (n, classes), multi-hot or mixed."""
+    def get(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
+        """The samples of these numbers."""
         ...
 
 
 class Batch(NamedTuple):
-    """One device's share of a step. positions: which images of the run these are."""
+    """One device's share of a step. positions: which images of the run these are. broken: samples that were
+    replaced to make it."""
 
     images: UInt8[Tensor, "b h w 3"]
     labels: Tensor
     positions: Int64[np.ndarray, " b"]
-
-
-class Replaced(NamedTuple):
-    """times: how often a broken sample was replaced. first: names and reasons of the first few."""
-
-    times: int
-    first: list[str]
+    broken: tuple[Broken, ...] = ()
 
 
 def as_floats(images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
@@ -75,19 +78,31 @@ class Batches:
     """Every batch of a run, by its step.
 
     batch counts images over all `world` devices; this one takes the share number `rank`. workers=0 makes
-    batches in the calling thread when they are asked for; otherwise that many threads work ahead.
+    batches in the calling thread when they are asked for; otherwise that many threads work ahead. tolerate:
+    the share of broken samples above which iterating is a ValueError that points at `where`. pin: into
+    memory that a GPU copies from while it computes.
     `stalled` and `elapsed` are seconds: how long the caller waited, out of how long it has been iterating."""
 
     def __init__(
-        self, source: Source, order: Order, *, batch: int, rank: int = 0, world: int = 1, workers: int = 0
+        self,
+        source: Source,
+        order: Positions,
+        *,
+        batch: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        tolerate: float = 1.0,
+        where: str = "",
+        pin: bool = False,
     ) -> None:
         if batch % world:
             raise ValueError(f"a batch of {batch} images cannot be shared evenly by {world} devices")
         assert 0 <= rank < world
         self.source, self.order, self.batch, self.rank, self.world = source, order, batch, rank, world
-        self.workers = workers
+        self.workers, self.pin, self.tally = workers, pin, Tally(tolerate, where)
         self.stalled = self.elapsed = 0.0
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._kept: Samples | None = None
         self._rendering = threading.Lock()
 
     def __getitem__(self, step: int) -> Batch:
@@ -96,7 +111,10 @@ class Batches:
         first = step * self.batch + self.rank * share
         positions = np.arange(first, first + share, dtype=np.int64)
         _, indices = self.order.at(positions)
-        return Batch(*self._get(indices, positions), positions)
+        images, labels, broken = self._get(indices, positions)
+        if self.pin:
+            images, labels = images.pin_memory(), labels.pin_memory()
+        return Batch(images, labels, positions, broken)
 
     def iter_from(self, step: int) -> Iterator[tuple[int, Batch]]:
         """(step, batch) for this step and all that follow, endlessly."""
@@ -108,6 +126,7 @@ class Batches:
             now = time.perf_counter()
             self.stalled, self.elapsed = self.stalled + now - asked, self.elapsed + now - began
             began = now
+            self.tally.add(len(pair[1].positions), pair[1].broken)
             yield pair
 
     @property
@@ -117,9 +136,8 @@ class Batches:
 
     @property
     def replaced(self) -> Replaced:
-        """Broken samples that were replaced so far, those of batches read ahead included."""
-        listed = [*getattr(self.source, "broken", {}).values()]
-        return Replaced(getattr(self.source, "replaced", 0), listed[:LISTED])
+        """Broken samples that were replaced in the batches given out so far, not in those read ahead."""
+        return self.tally.replaced
 
     def _ahead(self, step: int) -> Iterator[tuple[int, Batch]]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="scalevit-data")
@@ -133,25 +151,25 @@ class Batches:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _get(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
         with self._rendering:
             if self._kept is None and self._worth_keeping():
                 self._kept = self._render_all()
         if self._kept:
             chosen = torch.from_numpy(indices)
-            return self._kept[0][chosen], self._kept[1][chosen]
+            return Samples(self._kept.images[chosen], self._kept.labels[chosen])
         return self.source.get(indices, positions)
 
     def _worth_keeping(self) -> bool:
         if not (self.source.keeps and self.order.images):
             return False
-        one, _ = self.source.get(np.zeros(1, np.int64), np.zeros(1, np.int64))
-        return self.order.images * one.numel() <= KEEP_BYTES
+        one = self.source.get(np.zeros(1, np.int64), np.zeros(1, np.int64))
+        return self.order.images * one.images.numel() <= KEEP_BYTES
 
-    def _render_all(self) -> tuple[Tensor, Tensor]:
+    def _render_all(self) -> Samples:
         every = np.arange(self.order.images, dtype=np.int64)
         parts = [self.source.get(part, part) for part in np.array_split(every, len(every) // 256 + 1)]
-        return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+        return Samples(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 def _count(step: int) -> Iterator[int]:

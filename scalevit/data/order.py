@@ -8,6 +8,7 @@ devices or of workers, and jumping a billion images ahead are all the same thing
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -63,6 +64,20 @@ def _feistel(words: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
         left = left ^ (mix(mix(right + np.uint64(turn << 48)) ^ keys) & left_mask)
         right = right ^ (mix(mix(left + np.uint64((turn + 1) << 48)) ^ keys) & right_mask)
     return (left << np.uint64(low)) | right
+
+
+@runtime_checkable
+class Positions(Protocol):
+    """What a loader asks an order."""
+
+    @property
+    def images(self) -> int:
+        """How many different ones are used; 0 means all there are."""
+        ...
+
+    def at(self, positions: Indices) -> tuple[Indices, Indices]:
+        """(epoch, index in the source) of the images at these positions of the run, counted from 0."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scalevit.data.broken import Away, Broken, Tally
 from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.dedup import skipping
 from scalevit.data.hashing import key
+from scalevit.data.loader import Samples
 from scalevit.data.stores import Store
 from scalevit.data.transforms import eval_view, square_view, train_view
 
-#: Before so many samples were seen, the share of broken ones says little.
-ENOUGH = 1000
 NONE = np.empty(0, np.int64)
 _AUGMENT = 7
 
@@ -43,10 +42,9 @@ VIEWS: dict[str, Callable[[bytes, str, int, int], np.ndarray]] = {
 class Photographs:
     """Views of `side` pixels of a store's images, with labels of `classes` classes.
 
-    A broken sample is replaced by the next whole one, with that one's label, and listed in `broken` (name →
-    reason); `replaced` counts each time. When more than the share `tolerate` of all samples seen is broken,
-    the run stops with a ValueError that says where to look: `source`. Samples in `excluded` (sorted numbers)
-    are left out."""
+    A broken sample is replaced by the next whole one, with that one's label, and told of. When of one batch
+    more are broken than the share `tolerate` of a thousand or of the batch, that is a ValueError which says
+    where to look: `source`. Samples in `excluded` (sorted numbers) are left out."""
 
     keeps = False
     strata = 0
@@ -66,48 +64,37 @@ class Photographs:
         self.store, self.side, self.seed, self.classes, self.tolerate = store, side, seed, classes, tolerate
         self.source, self.excluded = source, excluded
         self.view = VIEWS[transform]
-        self.seen, self.broken, self.replaced = 0, dict[str, str](), 0
-        self._counting = threading.Lock()
 
     @property
     def samples(self) -> int:
         return self.store.samples - len(self.excluded)
 
-    def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(images uint8 (n, side, side, 3), labels)."""
+    def get(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
+        """Views of the samples of these numbers, and which of them were replaced."""
         keys = key(self.seed, _AUGMENT, positions)
         images = np.empty((len(indices), self.side, self.side, 3), np.uint8)
-        used = np.empty(len(indices), np.int64)
+        used, broken = np.empty(len(indices), np.int64), list[Broken]()
         for place, (index, one) in enumerate(zip(indices.tolist(), keys.tolist())):
-            images[place], used[place] = self._whole_one(index, one)
-        with self._counting:
-            self.seen += len(indices)
-        return torch.from_numpy(images), self._labels(used)
+            images[place], used[place] = self._whole_one(index, one, broken)
+        return Samples(torch.from_numpy(images), self._labels(used), tuple(broken))
 
     def number(self, index: int) -> int:
         """The store's number of a sample counted without the excluded ones."""
         return int(skipping(np.array([index]), self.excluded)[0]) if len(self.excluded) else index
 
-    def _whole_one(self, index: int, one: int) -> tuple[np.ndarray, int]:
+    def _whole_one(self, index: int, one: int, broken: list[Broken]) -> tuple[np.ndarray, int]:
         for step in range(self.samples):
             number = self.number((index + step) % self.samples)
+            name = self.store.name(number)
             try:
-                return self.view(self.store.encoded(number), self.store.name(number), self.side, one), number
+                return self.view(self.store.encoded(number), name, self.side, one), number
             except BrokenImage as error:
-                self._note(self.store.name(number), str(error))
+                broken.append(Broken(name, str(error)))
+                Tally(self.tolerate, self.source).add(0, broken)
+            except Exception as error:  # whatever a codec or a store has to say, this is where
+                kind = next((kind for kind in (Away, ValueError) if isinstance(error, kind)), RuntimeError)
+                raise kind(f"sample {number}, {name}: {str(error) or type(error).__name__}") from error
         raise ValueError(f"{self.store.name(0)}: none of the {self.samples} samples can be decoded")
-
-    def _note(self, name: str, reason: str) -> None:
-        with self._counting:
-            self.broken[name] = reason
-            self.replaced += 1
-            replaced, seen = self.replaced, max(self.seen, ENOUGH)
-        if replaced > self.tolerate * seen:
-            first = next(iter(self.broken.values()))
-            raise ValueError(
-                f"{replaced} of {seen} samples were broken, over data.tolerate={self.tolerate:g}; the first: "
-                f"{first}; see all with: scalevit data check {self.source}"
-            )
 
     def _labels(self, numbers: np.ndarray) -> Tensor:
         """int64 (n,), or where the store has samples of several labels, multi-hot float32 (n, classes)."""

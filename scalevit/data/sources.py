@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from scalevit.config import Data, nearest
-from scalevit.data.loader import Batches, Source
-from scalevit.data.order import Order
+from scalevit.data.loader import Batches, Samples, Source
+from scalevit.data.order import Order, Positions
 
 FAMILIES = ("strokes", "atoms", "fractals")
 
@@ -27,8 +26,8 @@ class Rendered:
         self._family = Procedural(family, classes, side, seed, palette)
         self.strata = classes
 
-    def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        return self._family.images(indices), self._family.labels(indices)
+    def get(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
+        return Samples(self._family.images(indices), self._family.labels(indices))
 
 
 def open_source(data: Data, *, image: int, classes: int) -> Source:
@@ -43,15 +42,20 @@ def order_of(data: Data, source: Source) -> Order:
     return Order(source.samples, data.images, data.seed, data.block, source.strata)
 
 
-def batches_of(data: Data, *, image: int, classes: int, batch: int, rank: int = 0, world: int = 1) -> Batches:
+def batches_of(
+    data: Data, *, image: int, classes: int, batch: int, rank: int = 0, world: int = 1, pin: bool = False
+) -> Batches:
     """Source, order and loader in one call: what a training run needs."""
     source = open_source(data, image=image, classes=classes)
     order = order_of(data, source)
     source = augmented(source, order, data, classes)
-    return Batches(source, order, batch=batch, rank=rank, world=world, workers=data.workers)
+    return Batches(
+        source, order, batch=batch, rank=rank, world=world, workers=data.workers,
+        tolerate=data.tolerate, where=data.source, pin=pin,
+    )  # fmt: skip
 
 
-def augmented(source: Source, order: Order, data: Data, classes: int) -> Source:
+def augmented(source: Source, order: Positions, data: Data, classes: int) -> Source:
     """The source with the augmentation that `data` asks for, or as it is."""
     if not (data.randaugment or data.mixup):
         return source

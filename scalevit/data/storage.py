@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from scalevit.data.broken import Away
+
 #: Pauses in seconds between the tries of a remote read.
 PAUSES = (0.25, 1.0, 4.0)
 TIMEOUT = 30
@@ -94,8 +96,9 @@ def _insist(path: str, attempt: Callable[[], T]) -> T:
         except Exception as error:  # each of fsspec's backends raises its own kinds
             hopeless = _hopeless(error)
             if hopeless or pause is None:
-                tries = "" if hopeless else f" after {len(PAUSES) + 1} tries"
-                raise ValueError(f"{path}: {hopeless or _short(error)}{tries}") from None
+                if hopeless:
+                    raise ValueError(f"{path}: {hopeless}") from None
+                raise Away(f"{path}: {_short(error)} after {len(PAUSES) + 1} tries") from None
             time.sleep(pause)
     raise AssertionError
 

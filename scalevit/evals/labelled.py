@@ -10,11 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
 from scalevit.config import Run
 from scalevit.data.hashing import key, uniform_one
-from scalevit.data.loader import Batches
+from scalevit.data.loader import Batches, Samples
 from scalevit.data.order import Order
 from scalevit.data.sources import augmented
 from scalevit.data.transforms import eval_view, inception_box, mirrored, resize, square_view
@@ -51,13 +50,13 @@ class Labelled:
     def samples(self) -> int:
         return len(self.part)
 
-    def get(self, indices: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """uint8 (n, side, side, 3) and int64 (n,)."""
+    def get(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
+        """Views of the images of these numbers."""
         images = np.empty((len(indices), self.side, self.side, 3), np.uint8)
         keys = key(self.seed, _CROPS, positions)
         for place, (index, one) in enumerate(zip(indices.tolist(), keys.tolist())):
             images[place] = self.view(coloured(self.part[index]), self.side, one)
-        return torch.from_numpy(images), torch.from_numpy(self.part.labels[indices])
+        return Samples(torch.from_numpy(images), torch.from_numpy(self.part.labels[indices]))
 
 
 def coloured(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
@@ -69,7 +68,7 @@ def coloured(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     )
 
 
-def labelled_batches(run: Run, rank: int, world: int) -> Batches:
+def labelled_batches(run: Run, rank: int, world: int, pin: bool) -> Batches:
     """The batches of a run on a labelled set. Raises ValueError when its classes are not the model's."""
     data, found = run.data, known_set(run.data.source)
     if found.classes != run.model.classes:
@@ -80,4 +79,6 @@ def labelled_batches(run: Run, rank: int, world: int) -> Batches:
     source = Labelled(parts(found, data.part)[0], run.model.image, data.transform, data.seed)
     order = Order(source.samples, data.images, data.seed)
     source = augmented(source, order, data, found.classes)
-    return Batches(source, order, batch=run.train.batch, rank=rank, world=world, workers=data.workers)
+    return Batches(
+        source, order, batch=run.train.batch, rank=rank, world=world, workers=data.workers, pin=pin
+    )
