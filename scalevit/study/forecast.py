@@ -29,21 +29,15 @@ from scalevit.study.descent import Problem, descend
 from scalevit.study.forms import FORMS, Array
 from scalevit.study.laws import check_level, check_positive, declines, points
 from scalevit.study.quantile import student
+from scalevit.study.width import COMMON_WEIGHT, RECENT, Miss, trend, width
 
 #: Half of the full sharpness of the weights is reached with so many back-tests.
 HALF_TRUST = 12
 #: A back-test of the curve itself counts as much as this many of related curves.
 OWN = 5
-#: Before any back-test: forecasts miss by this share of the change they predict; worth so many back-tests.
-COMMON_MISS, COMMON_WEIGHT = 0.35, 3.0
 #: Cuts of a back-test, as powers of the distance that is asked for.
 DEPTHS = (0.5, 1.0, 1.4)
 LONGEST = 16.0
-#: E x^2 / (E |x|^1/2)^4 of a normal x: the mean of roots is not ruled by one wild back-test.
-NORMAL_ROOT = 1.48
-#: A curve that has not fallen may yet begin to, as slowly as this exponent, or rise.
-FLAT = 0.05
-RECENT = np.log(2.0)
 
 
 @dataclass(frozen=True)
@@ -59,14 +53,6 @@ class Forecast:
     backtests: int
     members: dict[str, float]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Miss:
-    """One back-test: errors in ln y by member (m, n), at ln distances (n,)."""
-
-    error: Array
-    distance: Array
 
 
 def forecast(
@@ -89,15 +75,15 @@ def forecast(
     misses = _misses([own], [group.taught] if group.taught else [], float(reach))
     others = group.taught_misses if group.taught else group.misses
     weights = _weights(len(members), misses, others)
-    mean = weights @ predict(members, theta, 0, distance)
-    local = weights @ predict(members, theta, 0, own.u)
-    width = _width(own, local, weights, [*misses, *others], distance)
+    values = predict(members, theta, 0, distance)
+    mean, local = weights @ values, weights @ predict(members, theta, 0, own.u)
+    spread = width(own, local, weights, values, [*misses, *others], distance)
     inside = distance <= 0
     if np.any(inside):
         mean[inside], loose = _within(own, distance[inside])
-        width[inside] = np.hypot(width[inside], loose)
+        spread[inside] = np.hypot(spread[inside], loose)
     degrees = COMMON_WEIGHT + len(misses) + len(others)
-    half = student(degrees, (1 + level) / 2) * width
+    half = student(degrees, (1 + level) / 2) * spread
     low, middle, high = (np.minimum(own.y0 * np.exp(mean + sign * half), chance) for sign in (-1, 0, 1))
     shares = {f"{m.law} {m.recency:g} {m.strength:g}": float(w) for m, w in zip(members, weights)}
     return Forecast(
@@ -150,9 +136,12 @@ def _misses(pieces: Sequence[Curve], taught: Sequence[Taught], reach: float) -> 
         [test[1] for test in tests], [taught[test[0]] for test in tests] if taught else []
     )
     return [
-        Miss(predict(members, theta, row, distance) - truth, distance)
-        for row, (_, _, distance, truth) in enumerate(tests)
-    ]
+        Miss(
+            predict(members, theta, row, distance) - truth, distance, before,
+            predict(members, theta, row, before.u),
+        )
+        for row, (_, before, distance, truth) in enumerate(tests)
+    ]  # fmt: skip
 
 
 def _weights(count: int, own: Sequence[Miss], others: Sequence[Miss]) -> Array:
@@ -166,47 +155,6 @@ def _weights(count: int, own: Sequence[Miss], others: Sequence[Miss]) -> Array:
         return np.full(count, 1 / count)
     weights = ((total + 1e-9) / np.min(total + 1e-9)) ** -(tests / (tests + HALF_TRUST))
     return weights / np.sum(weights)
-
-
-def _width(own: Curve, local: Array, weights: Array, misses: Sequence[Miss], distance: Array) -> Array:
-    """Standard deviation of ln y of a new measurement at each ln distance from the last x."""
-    scatter = _scatter(own, local)
-    slopes = [np.sqrt(np.sum((weights @ m.error) ** 2) / np.sum(m.distance**2)) for m in misses]
-    trend = _trend(own, local)
-    fewer = 1 + 4 / len(np.unique(own.u))
-    squared = COMMON_WEIGHT * (COMMON_MISS * trend * fewer) ** 2
-    if slopes:
-        squared += len(slopes) * float(np.mean(np.sqrt(slopes)) ** 4 * NORMAL_ROOT)
-    squared = squared / (COMMON_WEIGHT + len(slopes)) + scatter**2 / (len(own.u) * np.var(own.u))
-    if trend >= 0:
-        squared += (2 * trend) ** 2
-    if not declines(own.u, own.v):
-        squared += FLAT**2
-    outside = np.maximum(np.maximum(distance, own.u[0] - distance), 0.0)
-    return np.sqrt(scatter**2 + squared * outside**2)
-
-
-def _scatter(own: Curve, local: Array) -> float:
-    """Of single measurements about a smooth curve, near the end. Neighbours that stray together say that the
-    points were smoothed and that their visible scatter understates: the classical (1 + r) / (1 - r)."""
-    recent = own.u >= min(-2 * RECENT, own.u[-min(8, len(own.u))])
-    residual, alike, spent = (own.v - local)[recent], 0.0, 2
-    if len(np.unique(own.u[recent])) >= 6:
-        residual, spent = (
-            own.v[recent] - np.polyval(np.polyfit(own.u[recent], own.v[recent], 2), own.u[recent]),
-            3,
-        )
-        alike = np.clip(np.sum(residual[1:] * residual[:-1]) / (np.sum(residual**2) + 1e-300), 0.0, 0.9)
-    variance = np.sum(residual**2) / max(1, len(residual) - spent)
-    return float(np.sqrt(variance * (1 + alike) / (1 - alike)) + 1e-6)
-
-
-def _trend(own: Curve, local: Array) -> float:
-    """Slope of ln y against ln x over the recent half of the points."""
-    recent = own.u >= np.median(own.u)
-    if len(np.unique(own.u[recent])) < 2:
-        recent = own.u <= 0
-    return float(np.polyfit(own.u[recent], own.v[recent], 1)[0])
 
 
 def _within(own: Curve, distance: Array) -> tuple[Array, float]:
@@ -228,6 +176,6 @@ def _warnings(own: Curve, distance: Array) -> tuple[str, ...]:
         found.append("a forecast lies farther out than the data are long")
     if np.min(distance, initial=0.0) < own.u[0]:
         found.append("a forecast lies before the first x; forecasts are made for larger x")
-    if _trend(own, own.v) >= 0 or not declines(own.u, own.v):
+    if trend(own) >= 0 or not declines(own.u, own.v):
         found.append("y does not fall with x at the end: the forecast is a guess, its interval is widened")
     return tuple(found)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scalevit.study.descent import Problem, descend
-from scalevit.study.forecast import Forecast, Miss
+from scalevit.study.forecast import Forecast
 from scalevit.study.forms import Array, Form
 from scalevit.study.laws import check_level, check_positive, optimum, scale_of
 from scalevit.study.powers import REPEATING, crossed, products, sums
@@ -173,7 +173,7 @@ def forecast_joint(
         raise ValueError(f"{len(y)} points are too few for a law of {len(names)} inputs; measure more")
     members = [_member(form, x, y, masks) for form in forms]
     misses = [
-        Miss(np.stack([one.error[0] for one in same]), same[0].distance)
+        LeftOut(np.stack([one.error[0] for one in same]), same[0].distance)
         for same in zip(*(member.misses for member in members))
     ]
     weights = _weights(members, len(masks))
@@ -187,6 +187,14 @@ def forecast_joint(
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A group predicted from the rest: errors in ln y by member (m, n), e-folds outside the rest (n,)."""
+
+    error: Array
+    distance: Array
+
+
+@dataclass(frozen=True)
 class _Member:
     """One form fitted to all points, and its misses on each group left out."""
 
@@ -195,7 +203,7 @@ class _Member:
     starts: int
     agreeing: int
     residual: Array
-    misses: list[Miss]
+    misses: list[LeftOut]
     x0: Array
     y0: float
 
@@ -218,7 +226,7 @@ def _member(form: Form, x: Array, y: Array, masks: Sequence[Array]) -> _Member:
         rest = u[~mask]
         outside = np.maximum(0, np.maximum(rest.min(axis=0) - u[mask], u[mask] - rest.max(axis=0)))
         error = form.value(row[None], u[None, mask])[0] - v[mask]
-        misses.append(Miss(error, outside.sum(axis=1)))
+        misses.append(LeftOut(error, outside.sum(axis=1)))
     residual = form.value(theta[None], u[None])[0][0] - v
     return _Member(form, theta, starts, agreeing, residual, misses, x0, y0)
 
@@ -234,7 +242,7 @@ def _values(form: Form, theta: Array, scaled: Array) -> Array:
     return form.value(theta[None], np.log(scaled)[None])[0][0]
 
 
-def _reach(x: Array, residual: Array, misses: Sequence[Miss], weights: Array) -> Reach:
+def _reach(x: Array, residual: Array, misses: Sequence[LeftOut], weights: Array) -> Reach:
     """What groups inside the others' range miss by; what those outside miss by beyond it, a group each."""
     errors = [(weights @ miss.error, miss.distance) for miss in misses]
     inside = np.concatenate([error[distance <= 1e-9] for error, distance in errors])
