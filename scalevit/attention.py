@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from scalevit.pretend import is_cpu
+
 
 def attend(
     q: Float[Tensor, "b h m e"], k: Float[Tensor, "b h n e"], v: Float[Tensor, "b h n e"]
@@ -22,7 +24,7 @@ def attend(
 def prefers_products(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether two batched matrix products beat the fused kernel: measured on a CPU, they are several times
     faster in bf16 and a little slower in fp32 (benchmarks/attention.py). Accelerators: the fused kernel."""
-    return device.type == "cpu" and dtype == torch.bfloat16
+    return is_cpu(device) and dtype == torch.bfloat16
 
 
 def products(

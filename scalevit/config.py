@@ -394,3 +394,21 @@ def _train_mistakes(run: Run) -> Iterator[str]:
         yield f"branch.step={run.branch.step} lies inside the cooldown, which the trunk does not share"
     if any(shots < 1 for shots in run.probe.shots) or run.probe.draws < 1:
         yield "probe.shots and probe.draws must be at least 1"
+
+
+def sharing_mistakes(parallel: Parallel, batch: int, size: int) -> list[str]:
+    """Why `size` processes, one a device, cannot share such batches and models, with what would be
+    possible."""
+    found = []
+    if batch % size:
+        batches = f"{batch // size * size or size} or {(batch // size + 1) * size}"
+        sizes = [n for n in range(1, batch + 1) if batch % n == 0]
+        sizes = sorted(sizes, key=lambda n: abs(n - size))[:2]
+        found.append(
+            f"train.batch={batch} cannot be shared evenly by {size} processes; nearest: a batch of "
+            f"{batches}, or {' or '.join(map(str, sorted(sizes)))} processes"
+        )
+    if parallel.strategy == "hybrid" and size > 1 and (parallel.shard < 1 or size % parallel.shard):
+        fits = [n for n in range(1, size + 1) if size % n == 0]
+        found.append(f"parallel.shard={parallel.shard} does not divide {size} processes; possible: {fits}")
+    return found

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from scalevit import dcp
 from scalevit.answer import MISTAKE
-from scalevit.config import Parallel
+from scalevit.config import Parallel, sharing_mistakes
 from scalevit.heartbeat import Heartbeat, connect
 
 Forward = Callable[[Tensor], Tensor]
@@ -189,7 +189,8 @@ def join(parallel: Parallel) -> Iterator[World]:
     torch.distributed.init_process_group(backend, timeout=limit)
     heart = _heart(parallel)
     try:
-        yield World(torch.distributed.get_rank(), processes(), device, _mesh(parallel, device), heart)
+        mesh = arranged(parallel, processes(), device)
+        yield World(torch.distributed.get_rank(), processes(), device, mesh, heart)
         heart.stop()
         torch.distributed.barrier()
     except Exception as error:
@@ -212,14 +213,15 @@ def _heart(parallel: Parallel) -> Heartbeat:
     return heart
 
 
-def _mesh(parallel: Parallel, device: torch.device) -> Any:
+def arranged(parallel: Parallel, size: int, device: torch.device) -> Any:
+    """The mesh of `size` processes for this way to share a model; the process group exists already."""
     from torch.distributed.device_mesh import init_device_mesh
 
     if parallel.strategy == "ddp":
-        return init_device_mesh(device.type, (processes(),), mesh_dim_names=("replicate",))
+        return init_device_mesh(device.type, (size,), mesh_dim_names=("replicate",))
     if parallel.strategy == "fsdp":
-        return init_device_mesh(device.type, (processes(),), mesh_dim_names=("shard",))
-    groups = processes() // parallel.shard
+        return init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
+    groups = size // parallel.shard
     return init_device_mesh(device.type, (groups, parallel.shard), mesh_dim_names=("replicate", "shard"))
 
 
@@ -240,19 +242,7 @@ def leave(code: int) -> None:
 
 def mistakes(parallel: Parallel, batch: int) -> list[str]:
     """Why this many processes cannot train so, with what would be possible."""
-    size, found = processes(), []
-    if batch % size:
-        batches = f"{batch // size * size or size} or {(batch // size + 1) * size}"
-        sizes = [n for n in range(1, batch + 1) if batch % n == 0]
-        sizes = sorted(sizes, key=lambda n: abs(n - size))[:2]
-        found.append(
-            f"train.batch={batch} cannot be shared evenly by {size} processes; nearest: a batch of "
-            f"{batches}, or {' or '.join(map(str, sorted(sizes)))} processes"
-        )
-    if parallel.strategy == "hybrid" and size > 1 and (parallel.shard < 1 or size % parallel.shard):
-        fits = [n for n in range(1, size + 1) if size % n == 0]
-        found.append(f"parallel.shard={parallel.shard} does not divide {size} processes; possible: {fits}")
-    return found
+    return sharing_mistakes(parallel, batch, processes())
 
 
 # --------------------------------------------------------------------------- sharing a model
@@ -266,7 +256,8 @@ def share(model: nn.Module, parallel: Parallel, world: World) -> Forward:
         return model
     if parallel.strategy == "ddp":
         ids = [world.device] if world.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        # gradients are views of what is sent: one copy of them less
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     for block in [*getattr(model, "blocks", []), model]:

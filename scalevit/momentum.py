@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from scalevit.pieces import local
+from scalevit.pretend import is_cpu
 
 #: Elements of a CPU's working piece: what is read a second time is then still in the cache.
 CACHED = 1 << 18
@@ -102,13 +103,13 @@ def flat(tensor: Tensor) -> Tensor:
 
 def piece_size(device: torch.device) -> int:
     """Elements to work on at once: caches matter on CPUs, launches elsewhere."""
-    return CACHED if device.type == "cpu" else 1 << 62
+    return CACHED if is_cpu(device) else 1 << 62
 
 
 def scratches(count: int, device: torch.device) -> list[Tensor] | list[None]:
     """Memory for `count` pieces, so that a CPU's allocator is not asked for it again and again; None where
     memory is cached anyway."""
-    return list(torch.empty(count, CACHED)) if device.type == "cpu" else [None] * count
+    return list(torch.empty(count, CACHED)) if is_cpu(device) else [None] * count
 
 
 def in_pieces(tensors: tuple[Tensor, ...], rooms: int) -> Iterator[tuple[list[Tensor], list[Any]]]:

@@ -14,8 +14,19 @@ PACKAGE = Path(__file__).parents[1] / "scalevit"
 RANKS = [
     ["shapes", "schedule", "answer", "typed"],
     ["config", "records"],
-    ["presets", "layout", "devices", "heartbeat"],
-    ["precision", "mesh", "attention", "dcp", "stopping", "guard", "progress", "pieces", "losses"],
+    ["presets", "layout", "devices", "heartbeat", "pretend", "memory"],
+    [
+        "precision",
+        "mesh",
+        "attention",
+        "dcp",
+        "stopping",
+        "guard",
+        "progress",
+        "pieces",
+        "losses",
+        "footprint",
+    ],
     ["model", "data"],
     ["adafactor", "momentum"],
     ["optim"],
@@ -27,7 +38,7 @@ RANKS = [
     ["building"],
     ["session"],
     ["run"],
-    ["transfer"],
+    ["transfer", "rehearsal"],
     ["parity", "doctor", "bench"],
     ["study"],
     ["commands"],
@@ -37,7 +48,8 @@ RANKS = [
 ROOMS = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 #: Rooms without torch, whatever they import.
 WORDS = (
-    "shapes", "schedule", "typed", "config", "records", "presets", "devices", "answer", "cli", "study",
+    "shapes", "schedule", "typed", "config", "records", "presets", "devices", "answer", "memory", "cli",
+    "study",
 )  # fmt: skip
 
 

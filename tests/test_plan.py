@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scalevit import cli
 from scalevit.config import load
 from scalevit.devices import DEVICES
+from scalevit.memory import KINDS, memory_of
 from scalevit.presets import PRESETS
 from scalevit.shapes import Shape, shape
 from scalevit.study.budget import ANCHOR, Budget, best, rank, sovit
-from scalevit.study.plan import memory_of, names_of, plan
+from scalevit.study.plan import names_of, plan
 
 
 def test_the_giant_has_the_published_numbers():
@@ -53,21 +54,45 @@ def test_parameters_agree_with_the_machine_half(name, extra):
 
 def test_memory_by_kind_adds_up_and_shards():
     run = load("paper/G14")
-    giant = run.model.resolve()
-    whole, shared = memory_of(run, giant, 8, 1), memory_of(run, giant, 8, 64)
-    parts = ("weights", "gradients", "optimizer", "copies", "activations", "logits")
-    assert whole.total == pytest.approx(sum(getattr(whole, part) for part in parts))
+    giant, sharded = run.model.resolve(), load("paper/G14", ["parallel.strategy=fsdp"])
+    whole, shared = memory_of(run, giant, 8, 64), memory_of(sharded, giant, 8, 64)
+    assert whole.total == pytest.approx(sum(getattr(whole, part) for part in KINDS))
     assert shared.weights == pytest.approx(whole.weights / 64)
-    assert shared.activations == whole.activations
+    assert (whole.shards, shared.shards) == (1, 64)
+    assert whole.gathered == 0 < shared.gathered
     # paper §3.4: parameters of G take 8 GiB in fp32 with the classifier, Adafactor adds half of that
     assert whole.weights == pytest.approx(7.2, abs=0.1)
     assert whole.optimizer / whole.weights == pytest.approx(0.5, abs=0.02)
 
 
-def test_what_does_not_fit_is_said():
-    made = plan(load("paper/G14"), device_name="l4")
+def test_what_does_not_fit_is_said_with_the_nearest_that_does():
+    made = plan(load("paper/G14"), device_name="l4", devices=8)
+    (said,) = [warning for warning in made.warnings if "does not fit" in warning]
     assert not made.fits
-    assert any("does not fit" in warning for warning in made.warnings)
+    changes = said.partition("fits with ")[2].split()
+    assert changes[0] == "parallel.strategy=fsdp"
+    assert plan(load("paper/G14", changes), device_name="l4", devices=8).fits
+    alone = plan(load("paper/G14"), device_name="l4")
+    assert any("use more devices" in warning for warning in alone.warnings)
+
+
+def test_a_share_that_is_too_large_at_once_is_said():
+    made = plan(load("paper/L16"), device_name="a100", devices=8)
+    (said,) = [warning for warning in made.warnings if "does not fit" in warning]
+    assert made.fits and f"fits with train.micro_batch={made.memory.micro_batch}" in said
+    assert not plan(load("paper/L16", ["train.micro_batch=512"]), device_name="a100", devices=8).fits
+
+
+def test_a_batch_that_devices_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="a batch of 4095 or 4098, or 2 or 4 processes"):
+        plan(load("paper/L16"), devices=3)
+
+
+def test_the_chosen_run_fits_as_it_is_written():
+    budget = Budget("l4", 16, 30, 1e9)
+    run = best(budget).best.run
+    made = plan(run, device_name="l4", devices=16)
+    assert made.fits and not any("does not fit" in warning for warning in made.warnings)
 
 
 def test_the_best_run_spends_the_budget_and_is_the_best():

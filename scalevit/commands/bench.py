@@ -68,6 +68,11 @@ BENCHES = {
             THREADS,
         ),
     ),
+    "memory": Bench(
+        "memory",
+        "memory of a training step, beside what scalevit plan says",
+        (Option("micro_batches", 1, "parts of a step's batch"),),
+    ),
 }
 
 

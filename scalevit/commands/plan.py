@@ -10,7 +10,6 @@ from scalevit.config import dump, load
 
 SUMMARY = "What a run costs, or the best run for a budget, before anything is spent."
 
-KINDS = ("weights", "gradients", "optimizer", "copies", "activations", "logits")
 BACKWARD = ("days", "unique_images", "inference_gflops", "classes")
 
 
@@ -41,6 +40,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="write the run as YAML, ready for `scalevit pretrain`")
     parser.add_argument("--picture", type=Path, help="budget: draw the choice (png, pdf or svg)")
     parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="count a step's memory with the true model among fake processes",
+    )
+    parser.add_argument(
         "--groups", action="store_true", help="which parameter gets which decay and learning rate"
     )
 
@@ -48,6 +52,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> Answer:
     if args.groups:
         return _groups(args)
+    if args.rehearse and not args.target:
+        raise ValueError("--rehearse needs a preset or a run.yaml")
     return _forward(args) if args.target else _backward(args)
 
 
@@ -59,7 +65,29 @@ def _forward(args: argparse.Namespace) -> Answer:
     made = plan(run, device_name=args.device, devices=args.devices or 1, mfu=args.mfu, price=args.price)
     if args.out:
         _write(args.out, dump(run))
+    if args.rehearse:
+        return _rehearsed(made)
     return Answer(forward_text(made), made.as_dict())
+
+
+def _rehearsed(made) -> Answer:
+    """The plan beside a step of the true model among processes that do not exist."""
+    from dataclasses import asdict
+
+    from scalevit.memory import memory_of
+    from scalevit.rehearsal import largest
+    from scalevit.study.plan import RESERVED
+
+    room = made.device.memory * (1 - RESERVED)
+    lived, above = largest(made.run, made.devices, room, made.memory.micro_batch)
+    planned = memory_of(made.run, made.shape, lived.micro_batch, made.devices).total
+    facts = {
+        **asdict(lived), "planned": planned, "difference": planned / lived.peak - 1, "room": room,
+        "fits": lived.peak <= room, "largest_micro_batch": lived.micro_batch if lived.peak <= room else None,
+        "too_large": None if above is None else {"micro_batch": above.micro_batch, "peak": above.peak},
+    }  # fmt: skip
+    text = "\n".join([forward_text(made), *rehearsal_lines(facts)])
+    return Answer(text, made.as_dict() | {"rehearsal": facts})
 
 
 def _backward(args: argparse.Namespace) -> Answer:
@@ -120,14 +148,15 @@ def _write(path: Path, text: str) -> None:
 
 def forward_text(made) -> str:
     """A plan as a person reads it."""
+    from scalevit.memory import KINDS
     from scalevit.study.plan import names_of
 
     memory, speed = made.memory, made.speed
     counts = ", ".join(
         f"{value / 1e6:.1f} M {key.replace('_', ' ')}" for key, value in made.parameters.items()
     )
-    kinds = ", ".join(f"{kind} {getattr(memory, kind):.1f}" for kind in KINDS)
-    share = "sharded over all" if memory.sharded else "whole on each"
+    kinds = ", ".join(f"{k} {getattr(memory, k):.1f}" for k in KINDS if getattr(memory, k) >= 0.05)
+    share = f"sharded over {memory.shards}" if memory.shards > 1 else "whole on each"
     money = "give --price to know" if made.cost is None else f"{made.cost:,.0f}"
     lines = [
         f"{made.run.name}: {names_of(made.shape)} at {made.run.model.image} pixels, {counts}",
@@ -137,7 +166,7 @@ def forward_text(made) -> str:
         f"{made.images:.3g} images seen",
         f"  memory    {memory.total:.1f} of {made.device.memory:.0f} GiB on each {made.device.name}, "
         f"weights {share}, micro-batch {memory.micro_batch}",
-        f"            {kinds}",
+        f"            fullest when {memory.moment}: {kinds}",
         f"  speed     {speed.images_per_second:.0f} images/s on each of {made.devices}, "
         f"MFU {speed.mfu:.0%} ({speed.source})",
         f"  time      {made.hours:,.1f} hours = {made.hours / 24:,.1f} days; "
@@ -149,6 +178,28 @@ def forward_text(made) -> str:
         for task, one in made.expected.items()
     ]
     return "\n".join([*lines, *(f"  warning   {warning}" for warning in made.warnings)])
+
+
+def rehearsal_lines(facts) -> list[str]:
+    """What a rehearsed step held and sent, and how far the plan is from it."""
+    kinds = ", ".join(f"{kind} {size:.2f}" for kind, size in facts["kinds"].items())
+    sent = ", ".join(f"{size:.2f} to {name}" for name, size in facts["sent"].items()) or "nothing"
+    lines = [
+        f"  rehearsal {facts['peak']:.2f} GiB at most on the first of {facts['devices']}, micro-batch "
+        f"{facts['micro_batch']}; the plan says {facts['planned']:.2f} ({facts['difference']:+.1%})",
+        f"            {kinds}",
+        f"            GiB in collectives a step: {sent}",
+    ]
+    if not facts["fits"]:
+        return [*lines, f"            does not fit: {facts['room']:.1f} GiB are there for it"]
+    above = facts["too_large"]
+    if above is None:
+        return [*lines, f"            all {facts['micro_batch']} images of a device's share fit at once"]
+    return [
+        *lines,
+        f"            largest micro-batch that fits {facts['room']:.1f} GiB: {facts['micro_batch']}; "
+        f"{above['micro_batch']} would need {above['peak']:.2f}",
+    ]
 
 
 def backward_text(budget, answer) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from scalevit.devices import Device, device
 from scalevit.schedule import Schedule
 from scalevit.shapes import LETTERS, Shape, shape
 from scalevit.study.expect import paper_law
-from scalevit.study.plan import RESERVED, largest_that_fits, names_of, speed_of
+from scalevit.study.plan import made_to_fit, names_of, speed_of
 
 #: SoViT's exponents of the optimal width, depth and MLP in compute (arXiv 2305.13035, §3), and its anchor.
 SOVIT = {"width": 0.22, "depth": 0.45, "mlp": 0.6}
@@ -54,7 +55,6 @@ class Choice:
     error: float
     low: float
     high: float
-    fits: bool
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Answer:
 def best(budget: Budget) -> Answer:
     """The run to do with this budget. Raises ValueError when no shape can be trained with it."""
     _check(budget)
-    ranked = rank(budget)
+    ranked = rank(budget, 3)
     if not ranked:
         raise ValueError(
             f"nothing trains within {budget.devices} × {budget.device} for {budget.days:g} days under these "
@@ -89,17 +89,19 @@ def _enough(budget: Budget, error: float) -> float:
     low, high = np.log(budget.days) - 8, np.log(budget.days / 2)
     for _ in range(7):
         middle = (low + high) / 2
-        ranked = rank(replace(budget, days=float(np.exp(middle))))
+        ranked = rank(replace(budget, days=float(np.exp(middle))), 1)
         reached = bool(ranked) and ranked[0].error <= error
         low, high = (low, middle) if reached else (middle, high)
     return float(np.exp(high))
 
 
-def rank(budget: Budget) -> list[Choice]:
-    """Candidates that fit, best first, one for each shape."""
+def rank(budget: Budget, most: int | None = None) -> list[Choice]:
+    """Candidates that fit, best first, one for each shape; the first `most` of them."""
     hardware = device(budget.device)
     choices = (_choice(budget, hardware, name, candidate) for name, candidate in candidates())
-    return sorted((choice for choice in choices if choice and choice.fits), key=lambda choice: choice.error)
+    ordered = sorted((choice for choice in choices if choice), key=lambda choice: choice.error)
+    fitting = (_fitted(choice, hardware, budget.devices) for choice in ordered)
+    return list(islice((choice for choice in fitting if choice), most))
 
 
 def prices(budget: Budget) -> dict[str, float]:
@@ -112,7 +114,7 @@ def prices(budget: Budget) -> dict[str, float]:
     }
     if np.isfinite(budget.inference_gflops):
         moved["no limit on inference"] = replace(budget, inference_gflops=float("inf"))
-    ranked = {name: rank(other) for name, other in moved.items()}
+    ranked = {name: rank(other, 1) for name, other in moved.items()}
     return {name: choices[0].error for name, choices in ranked.items() if choices}
 
 
@@ -145,12 +147,16 @@ def _choice(budget: Budget, hardware: Device, name: str, candidate: Shape) -> Ch
     run = recipe(budget, name, candidate, images)
     if run is None or flops > budget.inference_gflops * 1e9:
         return None
-    memory = largest_that_fits(run, candidate, hardware, budget.devices)
     seen = float(run.schedule.steps) * run.train.batch
     unique = min(budget.unique_images, seen)
     expected = paper_law(budget.task).expect(candidate.flops(budget.image), seen, unique)
-    fits = memory.total <= hardware.memory * (1 - RESERVED)
-    return Choice(name, run, seen, expected.error, expected.low, expected.high, fits)
+    return Choice(name, run, seen, expected.error, expected.low, expected.high)
+
+
+def _fitted(choice: Choice, hardware: Device, devices: int) -> Choice | None:
+    """The choice with micro-batches, recomputing and sharding that a device has the memory for."""
+    run = made_to_fit(choice.run, choice.run.model.resolve(), hardware, devices)
+    return None if run is None else replace(choice, run=run)
 
 
 def recipe(budget: Budget, name: str, candidate: Shape, images: float) -> Run | None:

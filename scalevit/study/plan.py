@@ -5,17 +5,17 @@ Counts are exact (`shapes.py`); speed is measured, given, or assumed, and each p
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+import bisect
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from scalevit.config import Run
+from scalevit.config import Run, sharing_mistakes
 from scalevit.devices import ASSUMED_MFU, MEASURED, Device, device
+from scalevit.memory import Memory, count_parameters, memory_of
 from scalevit.shapes import LETTERS, Shape, shape
 from scalevit.study.expect import TABLES, paper_law
 from scalevit.study.joint import Expected
 
-GIB = 2**30
 #: The paper's data, for a run that does not say yet which images it will see.
 JFT_IMAGES = 3e9
 #: Memory that the CUDA context, the allocator's rounding and the collectives' buffers take.
@@ -29,29 +29,6 @@ class Speed:
     images_per_second: float
     mfu: float
     source: str
-
-
-@dataclass(frozen=True)
-class Memory:
-    """GiB on one device by kind, for `micro_batch` images at once; `sharded` over all devices or not."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    copies: float
-    activations: float
-    logits: float
-    micro_batch: int
-    sharded: bool
-
-    @property
-    def total(self) -> float:
-        return self.fixed + self.activations + self.logits
-
-    @property
-    def fixed(self) -> float:
-        """What does not depend on the micro-batch."""
-        return self.weights + self.gradients + self.optimizer + self.copies
 
 
 @dataclass(frozen=True)
@@ -100,71 +77,75 @@ def plan(
     Raises ValueError for an unknown device or an impossible count."""
     if devices < 1:
         raise ValueError(f"at least one device is needed, found {devices}")
+    odd = sharing_mistakes(run.parallel, run.train.batch, devices)
+    if odd:
+        raise ValueError("; ".join(odd))
     resolved, hardware = run.model.resolve(), device(device_name)
     flops = resolved.flops_by_part(run.model.image, run.model.pool, run.model.classes)
     images = float(run.schedule.steps) * run.train.batch
     speed = speed_of(resolved, sum(flops.values()), hardware, mfu)
     memory = largest_that_fits(run, resolved, hardware, devices)
     hours = images / speed.images_per_second / devices / 3600
-    fits = memory.total <= hardware.memory * (1 - RESERVED)
+    fits = fits_on(memory, hardware)
     expected = expect(run, resolved, images)
     return Plan(
-        run=run, shape=resolved, parameters=parameters_by_part(run, resolved), flops=flops, images=images,
+        run=run, shape=resolved, parameters=count_parameters(run, resolved), flops=flops, images=images,
         train_flops=3 * sum(flops.values()) * images, device=hardware, devices=devices, memory=memory,
         fits=fits, speed=speed, hours=hours, kilowatt_hours=hours * devices * hardware.watts / 1000,
         cost=None if price is None else hours * devices * price, expected=expected,
-        warnings=tuple(_warnings(run, hardware, memory, fits, expected)),
+        warnings=tuple(_warnings(run, hardware, devices, memory, fits, expected)),
     )  # fmt: skip
-
-
-def parameters_by_part(run: Run, resolved: Shape) -> dict[str, int]:
-    """Exact counts: the trunk as the paper's Table 2 has it, with the pool, and with everything."""
-    model = run.model
-    trunk = resolved.parameters(model.image)
-    pooled = resolved.parameters(model.image, model.pool)
-    head = resolved.parameters(model.image, model.pool, model.classes) - pooled
-    extras = model.registers * resolved.width
-    extras += model.qk_norm * resolved.depth * 4 * (resolved.width // resolved.heads)
-    extras += model.pre_logits * (resolved.width + 1) * resolved.width
-    extras -= (model.positions == "sincos2d") * resolved.tokens(model.image) * resolved.width
-    return {"trunk": trunk, f"with_{model.pool}": pooled, "head": head, "total": pooled + head + extras}
 
 
 # --------------------------------------------------------------------------- memory
 
 
-def memory_of(run: Run, resolved: Shape, micro_batch: int, shards: int) -> Memory:
-    """GiB by kind on one of `shards` devices that share weights, gradients and optimizer state."""
-    model = run.model
-    count = parameters_by_part(run, resolved)["total"]
-    itemsize = 2 if run.train.precision == "bf16" else 4
-    state = resolved.optimizer_bytes(run.optimizer.name, model.image, model.pool, model.classes)
-    copies = count * (itemsize == 2) * itemsize
-    activations = resolved.activation_bytes(model.image, model.pool, itemsize)
-    return Memory(
-        weights=4 * count / shards / GIB,
-        gradients=4 * count / shards / GIB,
-        optimizer=state / shards / GIB,
-        copies=copies / (resolved.depth if shards > 1 else 1) / GIB,
-        activations=micro_batch * activations / GIB,
-        logits=micro_batch * model.classes * (itemsize + 8) / GIB,
-        micro_batch=micro_batch,
-        sharded=shards > 1,
-    )
+def fits_on(memory: Memory, hardware: Device) -> bool:
+    """Whether a device has so much, and the reserve that its driver and allocator take."""
+    return memory.total <= hardware.memory * (1 - RESERVED)
 
 
 def largest_that_fits(run: Run, resolved: Shape, hardware: Device, devices: int) -> Memory:
-    """The configured micro-batch, or the largest power of two that fits one device; sharded only when
-    weights and state would take over half of a device by themselves."""
+    """With the configured micro-batch, or the largest part of a device's share that fits; one image at once
+    where none does."""
     share = max(1, run.train.batch // devices)
-    whole = memory_of(run, resolved, 1, 1)
-    shards = devices if whole.fixed > hardware.memory / 2 else 1
     if run.train.micro_batch:
-        return memory_of(run, resolved, min(share, run.train.micro_batch), shards)
-    one = memory_of(run, resolved, 1, shards)
-    room = hardware.memory * (1 - RESERVED) - one.fixed
-    images = max(1, int(room / (one.activations + one.logits)))
-    return memory_of(run, resolved, min(share, 2 ** int(math.log2(images))), shards)
+        return memory_of(run, resolved, min(share, run.train.micro_batch), devices)
+    parts = [size for size in range(1, share + 1) if share % size == 0]
+    # more images at once never take less, but for the last step: the whole share at once adds nothing up
+    whole = memory_of(run, resolved, share, devices)
+    if fits_on(whole, hardware):
+        return whole
+    few = bisect.bisect_right(
+        parts, 0, hi=len(parts) - 1, key=lambda n: not fits_on(memory_of(run, resolved, n, devices), hardware)
+    )
+    return memory_of(run, resolved, parts[max(0, few - 1)], devices)
+
+
+def made_to_fit(run: Run, resolved: Shape, hardware: Device, devices: int) -> Run | None:
+    """The run with the fewest changes after which it fits: smaller micro-batches first, then recomputing,
+    then sharding; None when nothing helps."""
+    ways = [run.parallel.strategy, *({"fsdp"} - {run.parallel.strategy} if devices > 1 else ())]
+    levels = ("none", "selective", "full")
+    for strategy in ways:
+        for level in levels[levels.index(run.parallel.recompute) :]:
+            parallel = replace(run.parallel, strategy=strategy, recompute=level)
+            other = replace(run, parallel=parallel, train=replace(run.train, micro_batch=0))
+            memory = largest_that_fits(other, resolved, hardware, devices)
+            if fits_on(memory, hardware):
+                at_once = memory.micro_batch if memory.micro_batch * devices < run.train.batch else 0
+                return replace(other, train=replace(run.train, micro_batch=at_once))
+    return None
+
+
+def _changes(run: Run, other: Run) -> str:
+    """What differs in how a step is shared and cut, as `section.key=value`."""
+    words = [
+        f"parallel.{key}={getattr(other.parallel, key)}"
+        for key in ("strategy", "recompute")
+        if getattr(other.parallel, key) != getattr(run.parallel, key)
+    ]
+    return " ".join([*words, f"train.micro_batch={other.train.micro_batch}"])
 
 
 # --------------------------------------------------------------------------- time
@@ -196,13 +177,18 @@ def expect(run: Run, resolved: Shape, images: float) -> dict[str, Expected]:
 
 
 def _warnings(
-    run: Run, hardware: Device, memory: Memory, fits: bool, expected: dict[str, Expected]
+    run: Run, hardware: Device, devices: int, memory: Memory, fits: bool, expected: dict[str, Expected]
 ) -> list[str]:
     found = []
-    if not fits:
+    share = max(1, run.train.batch // devices)
+    if not fits or memory.micro_batch < min(share, run.train.micro_batch or share):
+        other = made_to_fit(run, run.model.resolve(), hardware, devices)
+        at_once = min(share, run.train.micro_batch or share)
+        needed = memory_of(run, run.model.resolve(), at_once, devices).total
         found.append(
-            f"does not fit: {memory.total:.1f} GiB needed at micro-batch {memory.micro_batch}, "
-            f"{hardware.name} has {hardware.memory:.0f}; use more devices, or recompute activations"
+            f"does not fit as it is: {needed:.1f} GiB with {at_once} images at once, {hardware.name} has "
+            f"{hardware.memory:.0f}; "
+            + (f"fits with {_changes(run, other)}" if other else "use more devices")
         )
     beyond = sorted({name for one in expected.values() for name in one.beyond})
     if beyond:
