@@ -162,7 +162,7 @@ def test_a_preempted_job_saves_is_requeued_and_goes_on(slurm, tmp_path):
 def test_slurms_warning_before_the_time_limit_saves_and_requeues_the_same_job(slurm, tmp_path):
     more = (
         f'echo "${{SLURM_RESTART_COUNT:-0}} $SLURM_JOB_ID" >> "{tmp_path}/began"\n'
-        f"trap 'echo > \"{tmp_path}/saved\"; exit 3' USR1\n"
+        f"trap 'echo > \"{tmp_path}/saved\"; exit 3' TERM USR1\n"  # the job passes its warning on as TERM
         f'[ -e "{tmp_path}/saved" ] || for i in $(seq 600); do sleep 0.1; done'
     )
     process = start("slurm", tmp_path, 1, more, {"time": 2, "signal_delay_s": 115})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pretend_study import law, write
 
-from scalevit.study import figures, results
+from scalevit.study import figures, panels, results
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +25,61 @@ def rows(drawn, name):
         return list(csv.DictReader(file))
 
 
-def test_every_figure_is_a_picture_for_screens_one_for_papers_and_a_table(drawn):
+def shown(found, points, beside=()):
+    points = [*points]
+    return panels.Shown(found, points, results.law_of(points), panels.look_of(points), beside)
+
+
+def test_every_figure_is_a_picture_for_screens_two_for_papers_and_a_table(drawn):
     names = {path.name for path in drawn[1]}
-    drawn_here = {*figures.FIGURES} - {"figure5_decay"}
-    assert names == {f"{name}.{kind}" for name in drawn_here for kind in ("png", "svg", "csv")}
+    drawn_here = {*figures.FIGURES} - {"figure5_decay", "figure5_recipes"}
+    assert names == {f"{name}.{kind}" for name in drawn_here for kind in ("png", "svg", "pdf", "csv")}
     assert all(path.stat().st_size > 100 for path in drawn[1])
+    assert all(path.read_bytes()[:4] == b"%PDF" for path in drawn[1] if path.suffix == ".pdf")
+
+
+def test_figure_1_is_the_best_run_of_each_model_by_examples_a_class_and_the_floors(drawn):
+    table = rows(drawn, "figure1_shots")
+    assert {row["run"] for row in table if row["what"] == "run"} == {
+        f"{model}-fresh-600" for model in ("32x2", "64x3", "96x4")
+    }
+    pixels = {int(row["x"]): float(row["error"]) for row in table if row["what"] == "raw pixels"}
+    assert pixels == pytest.approx({1: 0.4, 10: 0.4})
+
+
+def test_figure_6_holds_every_run_of_the_largest_models_by_steps(drawn):
+    table = rows(drawn, "figure6_more_images")
+    expected = {p.facts.run: (p.facts.steps, p.error) for p in drawn[0].of(("digits", 10))}
+    assert {row["run"]: (int(row["x"]), float(row["error"])) for row in table} == expected
+
+
+def test_figure_9_fits_a_law_to_every_task(drawn):
+    table = rows(drawn, "figure9_tasks")
+    assert {(row["dataset"], row["shots"]) for row in table if row["what"] == "run"} == {
+        ("digits", "1"), ("digits", "10"),
+    }  # fmt: skip
+    assert sum(row["what"] == "law" for row in table) == 2 * 120
+
+
+def test_figure_5_ranks_recipes_by_their_mean_over_seeds(drawn):
+    found = drawn[0]
+    top = [p for p in found.of(("digits", 10)) if p.facts.steps == 600][:4]
+    named = [
+        replace(p, error=error, facts=replace(p.facts, recipe=recipe))
+        for p, (recipe, error) in zip(top, [("a", 0.3), ("b", 0.1), ("a", 0.5), ("b", 0.12)])
+    ]
+    sheet = figures.recipes(shown(found, named))
+    means = [(row["recipe"], row["error"]) for row in sheet.rows if row["what"] == "mean"]
+    assert means == [("b", pytest.approx(0.11)), ("a", pytest.approx(0.4))]
+    assert figures.recipes(shown(found, found.of(("digits", 10)))) is None
+
+
+def test_points_of_other_origin_stand_beside_on_the_same_task_only(drawn):
+    found = drawn[0]
+    other = replace(found, title="elsewhere", points=tuple(replace(p, error=0.7) for p in found.points))
+    sheet = figures.compute(shown(found, found.of(("digits", 1)), beside=[other]))
+    others = [row for row in sheet.rows if row["what"] == "elsewhere"]
+    assert len(others) == 18 and {(row["shots"], row["error"]) for row in others} == {(1, 0.7)}
 
 
 def test_figure_2_holds_every_run_the_law_and_the_forecast(drawn):
@@ -66,8 +116,7 @@ def test_figure_7_draws_the_rates_that_were_used(drawn):
 
 def test_figure_5_maps_the_accuracy_of_every_pair_of_decays_where_both_were_varied(drawn, tmp_path):
     found, point = drawn[0], drawn[0].of(("digits", 10))[0]
-    law, look = results.law_of([point]), figures.look_of([point])
-    assert figures.decays(found, [point], law, look) is None
+    assert figures.decays(shown(found, [point])) is None
     grid = [(head, body) for head in (0.0, 3.0) for body in (0.1, 1.0)]
     points = [
         replace(
@@ -75,7 +124,7 @@ def test_figure_5_maps_the_accuracy_of_every_pair_of_decays_where_both_were_vari
         )
         for head, body in grid
     ]
-    sheet = figures.decays(found, points, law, look)
+    sheet = figures.decays(shown(found, points))
     assert {(row["head"], row["x"]): row["error"] for row in sheet.rows} == pytest.approx(
         {(head, body): 0.1 + head + body / 10 for head, body in grid}
     )
@@ -84,7 +133,7 @@ def test_figure_5_maps_the_accuracy_of_every_pair_of_decays_where_both_were_vari
 
 
 def test_models_run_from_blue_to_red_and_more_images_are_larger(drawn):
-    look = figures.look_of(drawn[0].of(("digits", 10)))
+    look = panels.look_of(drawn[0].of(("digits", 10)))
     assert [*look.colours] == ["32x2", "64x3", "96x4"]
     blue, red = look.colours["32x2"], look.colours["96x4"]
     assert blue[2] > blue[0] and red[0] > red[2]
