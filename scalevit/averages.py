@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from scalevit.mesh import local
+from scalevit.mesh import let_go, local
 
 
 def start_average(model: nn.Module) -> dict[str, Tensor]:
@@ -34,3 +34,4 @@ def averaged(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator
     finally:
         for (now, _), old in zip(pairs, before):
             now.copy_(old)
+        let_go(model)

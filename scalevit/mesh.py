@@ -267,6 +267,13 @@ def share(model: nn.Module, parallel: Parallel, world: World) -> Forward:
     return model
 
 
+def let_go(model: nn.Module) -> None:
+    """After a change of shares outside of training: what was gathered of them is no longer true."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()  # pyright: ignore[reportCallIssue]
+
+
 @contextlib.contextmanager
 def exchange(forward: Forward, last: bool) -> Iterator[None]:
     """Around forward and backward of a micro-batch: only the last one of a step pays for communication."""

@@ -15,6 +15,7 @@ from scalevit.building import build, start_over
 from scalevit.data.broken import Away
 from scalevit.data.loader import Batches
 from scalevit.evals.evaluator import floor_rows, probe_rows
+from scalevit.evals.features import Share
 from scalevit.evals.finetune import accuracy_rows, scaled
 from scalevit.heartbeat import FINISHING
 from scalevit.model import ViT
@@ -155,11 +156,12 @@ class Session:
         if not run.probe.datasets and run.data.part == "all":
             return []
         assert isinstance(state.model, ViT)
+        share = Share.of(state.world)
         with averaged(state.model, state.average):
-            found = probe_rows(state.model, run.probe)
-            found += accuracy_rows(state.model, run.data) if run.data.part != "all" else []
-        if floors and state.world.first:
-            found += floor_rows(ViT(run.model, device=state.device), run.probe)
+            found = probe_rows(state.model, run.probe, share)
+            found += accuracy_rows(state.model, run.data, share) if run.data.part != "all" else []
+        if floors:
+            found += floor_rows(ViT(run.model, device=state.device), run.probe, share)
         row = self.reporter.facts.row
         return [row(one["kind"], state.step, one["metric"], one["value"]) | one for one in found]
 

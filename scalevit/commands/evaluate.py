@@ -8,10 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalevit import config
 from scalevit.answer import Answer
 
 if TYPE_CHECKING:
     from scalevit.evals.metrics import Metrics
+    from scalevit.mesh import World
 
 SUMMARY = "accuracy, likelihood and calibration of a classifier on test sets, with label maps"
 
@@ -35,8 +37,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> Answer:
+    from scalevit import mesh
+
+    with mesh.join(config.Parallel()) as world:
+        answer = _answer(args, world)
+    mesh.leave(answer.code)
+    return answer
+
+
+def _answer(args: argparse.Namespace, world: World) -> Answer:
+    """The same on every process; they share the images."""
     from scalevit.evals.backbones import LOGITS, open_model
-    from scalevit.evals.features import extract
+    from scalevit.evals.features import Share, extract
     from scalevit.evals.metrics import measure
     from scalevit.evals.testsets import open_tests, real_labels
 
@@ -45,10 +57,12 @@ def main(args: argparse.Namespace) -> Answer:
         raise ValueError(f"{args.model} has no head; scalevit probe measures its features")
     labels = real_labels() if args.real else args.labels
     found: dict[str, Metrics] = {}
+    share = Share.of(world)
     for target in args.data:
         for test in open_tests(target, model.outputs, labels=labels, label_map=args.map):
-            print(f"scalevit: evaluating {test.name}", file=sys.stderr, flush=True)
-            logits = extract(model, test.images, whole=test.whole, layers=(LOGITS,))[LOGITS]
+            if world.first:
+                print(f"scalevit: evaluating {test.name}", file=sys.stderr, flush=True)
+            logits = extract(model, test.images, whole=test.whole, layers=(LOGITS,), share=share)[LOGITS]
             try:
                 found[test.name] = measure(logits, test.truth, restrict=args.restrict)
             except ValueError as error:

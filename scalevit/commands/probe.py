@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalevit import config
 from scalevit.answer import Answer
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from scalevit.evals.probes import FewShot
     from scalevit.evals.probeset import ProbeSet
     from scalevit.evals.suites import Mean
+    from scalevit.mesh import World
 
 SUMMARY = "few-shot, kNN and linear accuracy of frozen features, beside raw pixels and the untrained network"
 
@@ -60,19 +62,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> Answer:
     protocol = _protocol(args)
+    from scalevit import mesh
+
+    with mesh.join(config.Parallel()) as world:
+        answer = _answer(args, protocol, world)
+    mesh.leave(answer.code)
+    return answer
+
+
+def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answer:
+    """The same on every process; they share the images."""
     from scalevit.evals.backbones import open_model
     from scalevit.evals.comparison import compare
     from scalevit.evals.datasets import open_set
-    from scalevit.evals.features import default_cache
+    from scalevit.evals.features import Share, default_cache
     from scalevit.evals.suites import SUITES, means, open_suite
 
     models, names = _sorted(args.what, args.suite)
     sets = [open_set(name) for name in names]
-    sets += open_suite(args.suite, args.root, _note) if args.suite else []
+    sets += open_suite(args.suite, args.root, _note if world.first else _silent) if args.suite else []
     opened = [open_model(name, image=args.image, scale=args.scale) for name in models]
     cache = None if args.no_cache else args.cache or default_cache()
-    lines = list(compare(opened, sets, protocol, cache=cache, tell=_tell))
-    if args.figure:
+    share, tell = Share.of(world), _tell if world.first else _silent
+    lines = list(compare(opened, sets, protocol, cache=cache, share=share, tell=tell))
+    if args.figure and world.first:
         from scalevit.evals.figures import draw
 
         draw(lines, args.figure)
@@ -90,6 +103,10 @@ def _note(text: str) -> None:
 
 def _tell(text: str) -> None:
     print(f"scalevit: probing {text}", file=sys.stderr, flush=True)
+
+
+def _silent(text: str) -> None:
+    """Of several processes one speaks."""
 
 
 def _protocol(args: argparse.Namespace) -> Protocol:

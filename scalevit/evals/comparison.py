@@ -11,7 +11,7 @@ import numpy as np
 from scalevit.evals import probes
 from scalevit.evals.backbones import LAST, Backbone
 from scalevit.evals.draws import all_draws
-from scalevit.evals.features import Cache, pixels
+from scalevit.evals.features import ALONE, Cache, Share, pixels
 from scalevit.evals.probes import FewShot, Probe, few_shot
 from scalevit.evals.probeset import ProbeSet, digest, some
 
@@ -66,12 +66,13 @@ def compare(
     protocol: Protocol,
     *,
     cache: Path | None = None,
+    share: Share = ALONE,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Line]:
     """Every line of the table, set by set: the models, then the untrained networks, then raw pixels.
 
     Raises ValueError naming the data set for whatever cannot be probed."""
-    subjects = list(_subjects(models, protocol, Cache(cache)))
+    subjects = list(_subjects(models, protocol, Cache(cache, share)))
     for data in sets:
         for subject in subjects:
             tell(f"{data.name}: {' '.join(filter(None, (subject.name, subject.floor)))}")

@@ -25,6 +25,7 @@ from torch import Tensor
 from scalevit.config import Preprocessing, nearest
 from scalevit.evals.backbones import LOGITS, Backbone
 from scalevit.evals.probeset import Images
+from scalevit.mesh import World
 
 BATCH = 64
 
@@ -36,6 +37,10 @@ class Share:
     rank: int = 0
     world: int = 1
     gather: Callable[[Any], list[Any]] = lambda own: [own]
+
+    @classmethod
+    def of(cls, world: World) -> Share:
+        return cls(world.rank, world.size, world.gather)
 
 
 ALONE = Share()
@@ -60,7 +65,7 @@ def extract(
             near = ", ".join(nearest(layer, backbone.layers))
             raise ValueError(f"{backbone.name} has no layer {layer!r}; nearest: {near}")
     blocks = [range(i, min(i + batch, len(images))) for i in range(0, len(images), batch)]
-    shares = share.gather(_own(backbone, images, blocks[share.rank :: share.world], whole, wanted))
+    shares = share.gather(_own(backbone, images, blocks, whole, wanted, share))
     for found in shares:
         if isinstance(found, ValueError):
             raise found
@@ -72,19 +77,32 @@ def extract(
 
 
 def _own(
-    backbone: Backbone, images: Images, blocks: Sequence[range], whole: bool, layers: tuple[str, ...]
+    backbone: Backbone,
+    images: Images,
+    blocks: Sequence[range],
+    whole: bool,
+    layers: tuple[str, ...],
+    share: Share,
 ) -> dict[str, list[np.ndarray]] | ValueError:
-    """Features of some blocks. A mistake is given back, for every rank to raise: none waits for another."""
+    """Features of this rank's blocks. A mistake is given back, for every rank to raise.
+
+    Ranks that each hold a part of the weights run the network together: so all run it equally often, one that
+    has no block left on the last block again, one that met a broken image on nothing."""
     own: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    mine, wrong = blocks[share.rank :: share.world], None
+    idle = [*blocks[-1:]] * (-(-len(blocks) // share.world) - len(mine))
     try:
-        with torch.inference_mode():
-            for prepared in _prepared(backbone, images, blocks, whole):
+        with torch.no_grad():  # weights gathered in inference mode could not be trained on
+            for prepared in _prepared(backbone, images, [*mine, *idle], whole):
+                if isinstance(prepared, ValueError):
+                    wrong = wrong or prepared
+                    prepared = torch.zeros(1, 3, backbone.image, backbone.image)
                 found = backbone.run(prepared, layers)
                 for layer in layers:
                     own[layer].append(found[layer].float().cpu().numpy())
     except ValueError as error:
         return error
-    return own
+    return wrong or {layer: values[: len(mine)] for layer, values in own.items()}
 
 
 def _interleaved(shares: list[list[np.ndarray]], blocks: int) -> np.ndarray:
@@ -94,15 +112,19 @@ def _interleaved(shares: list[list[np.ndarray]], blocks: int) -> np.ndarray:
 
 def _prepared(
     backbone: Backbone, images: Images, blocks: Sequence[range], whole: bool
-) -> Iterator[Float[Tensor, "b 3 y x"]]:
-    """Batches as the model takes them; others are made ready in threads while it computes."""
+) -> Iterator[Float[Tensor, "b 3 y x"] | ValueError]:
+    """Batches as the model takes them, or why there is none; others are made ready in threads while it
+    computes."""
 
-    def prepare(block: range) -> Tensor:
-        return fit([images[i] for i in block], backbone.image, backbone.preprocessing, whole)
+    def prepare(block: range) -> Tensor | ValueError:
+        try:
+            return fit([images[i] for i in block], backbone.image, backbone.preprocessing, whole)
+        except ValueError as error:
+            return error
 
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        coming, ahead = iter(blocks), deque[Future[Tensor]]()
+        coming, ahead = iter(blocks), deque[Future[Tensor | ValueError]]()
         for block in coming:
             ahead.append(pool.submit(prepare, block))
             if len(ahead) > workers:
@@ -173,9 +195,11 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class Cache:
-    """Features by what decided them: weights, images, preprocessing, layer. folder None keeps nothing."""
+    """Features by what decided them: weights, images, preprocessing, layer. folder None keeps nothing. Ranks
+    compute together what any of them lacks, and the first one keeps it."""
 
     folder: Path | None = None
+    share: Share = ALONE
 
     def extract(
         self, backbone: Backbone, images: Images, fingerprint: str, *, whole: bool, layers: Sequence[str]
@@ -183,11 +207,15 @@ class Cache:
         """As `extract`, for images with this fingerprint; only layers that are not here yet are computed."""
         places = {layer: self._place(backbone, fingerprint, whole, layer) for layer in layers}
         found = {layer: _read(place) for layer, place in places.items()}
-        missing = [layer for layer, values in found.items() if values is None or len(values) != len(images)]
+        lacking = {layer for layer, values in found.items() if values is None or len(values) != len(images)}
+        lacking = set().union(*self.share.gather(lacking))
+        missing = [layer for layer in found if layer in lacking]
         if missing:
-            for layer, values in extract(backbone, images, whole=whole, layers=missing).items():
+            computed = extract(backbone, images, whole=whole, layers=missing, share=self.share)
+            for layer, values in computed.items():
                 found[layer] = values
-                _write(places[layer], values)
+                if self.share.rank == 0:
+                    _write(places[layer], values)
         return {layer: values for layer, values in found.items() if values is not None}
 
     def _place(self, backbone: Backbone, fingerprint: str, whole: bool, layer: str) -> Path | None:

@@ -19,7 +19,7 @@ from scalevit.data.hashing import key
 from scalevit.data.loader import as_floats
 from scalevit.evals.backbones import LOGITS, fingerprint, of_vit
 from scalevit.evals.evaluator import known_set
-from scalevit.evals.features import extract
+from scalevit.evals.features import ALONE, Share, extract
 from scalevit.evals.metrics import measure
 from scalevit.evals.probeset import Images, ProbeSet
 from scalevit.model import ViT
@@ -101,13 +101,13 @@ def first_values(start: Start, image: int) -> Iterator[tuple[str, Tensor]]:
 # --------------------------------------------------------------------------- what came of it
 
 
-def accuracy_rows(model: ViT, data: Data) -> list[Row]:
+def accuracy_rows(model: ViT, data: Data, share: Share = ALONE) -> list[Row]:
     """Rows of kind "finetune": "accuracy" and "nll" on the test half, or "held_out_accuracy" and
     "held_out_nll" on the 2 %. Where training squeezed whole images into the square, so does this."""
     found = known_set(data.source)
     _, test = parts(found, data.part)
     whole = found.whole or data.transform == "none"
-    logits = extract(of_vit(model, "the model"), test, whole=whole, layers=(LOGITS,))[LOGITS]
+    logits = extract(of_vit(model, "the model"), test, whole=whole, layers=(LOGITS,), share=share)[LOGITS]
     result = measure(logits, [(int(label),) for label in test.labels])
     prefix = METRICS[data.part]
     return [
