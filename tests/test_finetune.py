@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pictures import make_folder, make_shards, picture
 
 from scalevit import config, records
 from scalevit import weights as store
@@ -266,3 +267,31 @@ def test_killed_at_random_moments_the_weights_are_the_same(model, tmp_path):
         assert kills < 40
     assert kills > 0
     assert tensors(tmp_path / "killed") == tensors(tmp_path / "straight")
+
+
+FORMS = [("scalevit", "npz"), ("timm", "tar"), ("hf", "parquet"), ("bigvision", "folder")]
+
+
+@pytest.mark.parametrize(("weights_form", "data_form"), FORMS)
+def test_weights_and_images_of_every_form_are_taken(tmp_path, weights_form, data_form):
+    """Training begins with those weights and ends with an accuracy on those images."""
+    net = ViT(replace(MODEL, pool="token"), seed=3)  # what every form can hold
+    path = tmp_path / ("weights.npz" if weights_form == "bigvision" else "weights")
+    store.write(net, path, weights_form)
+    folder = make_folder(tmp_path / "images", count=12)
+    data = folder if data_form == "folder" else tmp_path / f"images.{data_form}"
+    if data_form == "npz":
+        x = np.stack([picture(i, 20, 20) for i in range(12)])
+        np.savez(data, x=x, y=np.arange(12) % 3)
+    elif data_form != "folder":
+        make_shards(folder, data, data_form, shards=1)
+    out = tmp_path / "run"
+    assert (
+        main(
+            ["finetune", str(path), str(data), "--out", str(out), "--lr", "0.03", *SHORT, "schedule.steps=1"]
+        )
+        == 0
+    )
+    run = config.load(str(out / "run.yaml"))
+    assert run.model.classes == 3 and run.start.content == content(store.load(path))
+    assert 0 <= finetune_rows(out)["accuracy"]["value"] <= 1
