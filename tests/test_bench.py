@@ -4,7 +4,9 @@ import json
 import sys
 
 import pytest
+import torch
 
+import scalevit as sv
 from scalevit.cli import main
 
 
@@ -77,3 +79,60 @@ def test_extraction_beside_the_bare_network(capsys):
     assert found["images"] == 128 and found["ratio"] == speeds["extraction"] / speeds["network"]
     assert 0 < found["ratio"] < 1.2 and found["clock"] == "process"
     assert main(["bench", "features", "--rounds", "0"]) == 2 and "--rounds" in capsys.readouterr().err
+
+
+def model_rows(capsys, *words: str) -> tuple[dict, dict]:
+    words = ("--model", "mu/16-32px", "--precision", "bf16", "--batch", "4", "--rounds", "2", *words)
+    assert main(["bench", "model", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return {(row["work"], row["candidate"]): row for row in found["rows"]}, found
+
+
+EAGER = ("scalevit", "timm", "vit-pytorch SimpleViT", "transformers")
+
+
+def test_models_beside_their_peers_and_the_ceiling(capsys):
+    rows, found = model_rows(capsys, "--among", *EAGER)
+    assert found["missing"] == {} and {*rows} == {(w, name) for w in ("train", "infer") for name in EAGER}
+    flops = sv.shape("mu/16").flops(32, "gap", 1000)
+    for (work, name), row in rows.items():
+        assert row["ceiling_share"] == pytest.approx(row["gflops"] / row["ceiling_gflops"])
+        peers = [rows[work, peer]["gflops"] for peer in EAGER[1:]]
+        assert row["ratio_to_best_peer"] == pytest.approx(row["gflops"] / max(peers)), name
+        passes = 3 if work == "train" else 1
+        if name != "transformers":  # which has a class token more to compute
+            assert row["gflops"] * 1e9 == pytest.approx(passes * flops * row["images_per_second"])
+    assert (
+        rows["infer", "transformers"]["gflops"] * 1e9
+        > flops * rows["infer", "transformers"]["images_per_second"]
+    )
+
+
+def test_a_training_step_of_the_bench_trains():
+    from scalevit.bench.models import Job, _our_step
+    from scalevit.config import Model
+    from scalevit.model import ViT
+
+    model = ViT(Model(shape="mu/16", image=32, pool="gap", classes=1000))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    step = _our_step(model, Job("mu/16-32px", "bf16", "train", 4, torch.device("cpu")))
+    for _ in range(2):  # the head starts at zero, so the body learns from the second step on
+        step()
+    assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
+
+
+def test_without_a_peer_the_bench_of_models_says_so(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vit_pytorch.simple_vit", None)
+    rows, found = model_rows(capsys, "--work", "infer", "--among", "scalevit", "vit-pytorch SimpleViT")
+    assert [*found["missing"]] == ["vit-pytorch SimpleViT"] and [*rows] == [("infer", "scalevit")]
+    assert rows["infer", "scalevit"]["ratio_to_best_peer"] is None
+
+
+def test_the_bench_of_models_reads_as_a_table_and_knows_its_words(capsys):
+    words = ["--model", "mu/16-32px", "--work", "infer", "--precision", "fp32", "--among", "scalevit", "timm"]
+    assert main(["bench", "model", *words, "--rounds", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == ["", "scalevit", "timm"]
+    assert len({len(line) for line in lines if line.startswith("|")}) == 1
+    assert main(["bench", "model", "--among", "tim"]) == 2 and "timm" in capsys.readouterr().err
+    assert main(["bench", "model", "--rounds", "0"]) == 2 and "--rounds" in capsys.readouterr().err

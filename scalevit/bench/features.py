@@ -6,14 +6,13 @@ network waiting. The images are synthetic, in memory, of the network's own size.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from scalevit.bench.turns import device_name, here, own_time, take_turns
 from scalevit.config import Model
 from scalevit.evals.backbones import LAST, of_vit
 from scalevit.evals.features import BATCH, extract
@@ -26,18 +25,17 @@ def measure(shape: str, image: int, images: int, rounds: int, threads: int) -> d
     if min(images, rounds, threads) < 1:
         raise ValueError("--images, --rounds and --threads must be at least 1")
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = here()
     model = ViT(Model(shape=shape, image=image, classes=0), device=device)
     count = -(-images // BATCH) * BATCH
     pixels = np.random.default_rng(0).integers(0, 256, (count, image, image, 3), np.uint8)
     ways = {"network": partial(_bare, model, count), "extraction": partial(_extract, model, pixels)}
-    own = threads == 1 and device.type == "cpu"
-    seconds = _best(ways, rounds, time.process_time if own else time.perf_counter)
-    speeds = {name: count / value for name, value in seconds.items()}
+    seconds = take_turns(ways, rounds, threads, device)
+    speeds = {name: count / min(spent) for name, spent in seconds.items()}
     return {
         "shape": shape, "image": image, "images": count, "rounds": rounds, "threads": threads,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "clock": "process" if own else "wall", "images_per_second": speeds,
+        "device": device_name(device),
+        "clock": "process" if own_time(threads, device) else "wall", "images_per_second": speeds,
         "ratio": speeds["extraction"] / speeds["network"], "missing": {},
     }  # fmt: skip
 
@@ -67,14 +65,3 @@ def _bare(model: ViT, count: int) -> None:
 
 def _extract(model: ViT, pixels: np.ndarray) -> None:
     extract(of_vit(model, "model"), pixels, whole=True, layers=(LAST,))
-
-
-def _best(ways: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    best = dict.fromkeys(ways, float("inf"))
-    for turn in range(rounds + 1):
-        for name, way in ways.items():
-            began = clock()
-            way()
-            if turn:  # the first one warms up
-                best[name] = min(best[name], clock() - began)
-    return best

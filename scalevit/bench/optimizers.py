@@ -6,7 +6,6 @@ gradients onto as many numbers is the floor: an optimizer that did nothing else 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scalevit import config, optim
+from scalevit.bench.turns import device_name, here, take_turns
 from scalevit.config import Model
 from scalevit.formats.beside import import_beside
 from scalevit.model import ViT
@@ -27,14 +27,14 @@ def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
     if min(rounds, threads) < 1:
         raise ValueError("--rounds and --threads must be at least 1")
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = here()
     model = ViT(Model(shape=shape, pool="gap"), device=device)
     parameters = list(model.parameters())
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter) * 1e-3
     made, missing = _candidates(model)
     steps = {"copy": _copy(parameters), **{name: one.step for name, one in made.items()}}
-    best = _take_turns(steps, rounds, threads, device)
+    best = {name: min(spent) for name, spent in take_turns(steps, rounds, threads, device).items()}
     total = sum(p.numel() for p in parameters)
     rows = [
         {
@@ -50,7 +50,7 @@ def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
         "parameters": total,
         "threads": threads,
         "rounds": rounds,
-        "device": _name(device),
+        "device": device_name(device),
     }
     return {**about, "torch": torch.__version__, "rows": rows, "missing": missing}
 
@@ -105,32 +105,6 @@ def _copy(parameters: list[torch.nn.Parameter]) -> Callable[[], None]:
     return copy
 
 
-def _take_turns(
-    steps: dict[str, Callable[[], object]], rounds: int, threads: int, device: torch.device
-) -> dict[str, float]:
-    """Seconds of the best round: of this process's own time on one CPU thread, else of the clock."""
-    clock = time.process_time if threads == 1 and device.type == "cpu" else time.perf_counter
-    best = dict.fromkeys(steps, float("inf"))
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            _wait(device)
-            began = clock()
-            step()
-            _wait(device)
-            if turn:  # the first one builds state
-                best[name] = min(best[name], clock() - began)
-    return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
     held = [value for state in optimizer.state.values() for value in state.values()]
     return sum(value.nbytes for value in held if isinstance(value, Tensor))
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

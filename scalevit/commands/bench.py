@@ -29,6 +29,11 @@ class Option:
         flag = "--" + self.name.replace("_", "-")
         parser.add_argument(flag, type=kind, nargs="+" if several else None, default=self.default, help=text)
 
+    def of(self, args: argparse.Namespace) -> Any:
+        """What was given, of the default's kind."""
+        given = getattr(args, self.name)
+        return tuple(given) if isinstance(self.default, tuple) else given
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -40,9 +45,28 @@ class Bench:
     options: tuple[Option, ...]
 
 
+#: Libraries, and each of them compiled.
+CANDIDATES = tuple(
+    name + how
+    for name in ("scalevit", "timm", "vit-pytorch SimpleViT", "transformers")
+    for how in ("", " compiled")
+)
 THREADS = Option("threads", 1, "threads of the CPU")
 
 BENCHES = {
+    "model": Bench(
+        "models",
+        "training steps and inference, beside timm, vit-pytorch and transformers",
+        (
+            Option("model", ("Ti/16-128px", "Ti/16", "S/16"), "which"),
+            Option("precision", ("bf16", "fp32"), "of the computation"),
+            Option("work", ("train", "infer"), "what is timed"),
+            Option("among", CANDIDATES, "who takes part"),
+            Option("batch", 0, "images at once, 0 for the model's usual number"),
+            Option("rounds", 5, "the median of so many counts"),
+            THREADS,
+        ),
+    ),
     "optim": Bench(
         "optimizers",
         "one optimizer step, as a ratio to copying all gradients",
@@ -87,7 +111,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> Answer:
     if args.what != "all":
-        options = {option.name: getattr(args, option.name) for option in BENCHES[args.what].options}
+        options = {option.name: option.of(args) for option in BENCHES[args.what].options}
         return _run(BENCHES[args.what], options)
     answers = {
         name: _run(bench, {o.name: o.default for o in bench.options}) for name, bench in BENCHES.items()
