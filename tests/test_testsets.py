@@ -111,3 +111,18 @@ def test_arrays_keep_their_query_half_and_a_missing_head_is_said(tmp_path, monke
     assert top1(run(monkeypatch, 3, tmp_path / "a.npz")) == [pytest.approx(2 / 3)]
     with pytest.raises(ValueError, match="has no head; scalevit probe measures its features"):
         run(monkeypatch, 0, tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("crops", [5, 10])
+def test_views_at_either_end_are_averaged_with_the_centre(tmp_path, monkeypatch, crops):
+    """Left half class 0, right half class 3: the centre says between, corners one or the other."""
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, 8:] = 150
+    (tmp_path / "0").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "0" / "a.png")
+    answer = run(monkeypatch, 4, tmp_path, crops=crops)
+    levels = torch.tensor([1.5, 0, 0, 3, 3])[:, None]
+    share = (-((levels - torch.arange(4)) ** 2)).softmax(1)[:, 0].mean()
+    (found,) = answer.data["results"].values()
+    assert found["nll"] == pytest.approx(-share.log().item(), rel=1e-3)
+    assert answer.data["crops"] == crops

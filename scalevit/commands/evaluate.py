@@ -12,7 +12,12 @@ from scalevit import config
 from scalevit.answer import Answer
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from scalevit.evals.backbones import Backbone
+    from scalevit.evals.features import Share
     from scalevit.evals.metrics import Metrics
+    from scalevit.evals.testsets import TestSet
     from scalevit.mesh import World
 
 SUMMARY = "accuracy, likelihood and calibration of a classifier on test sets, with label maps"
@@ -33,6 +38,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--scale", default="", choices=["half", "imagenet", "clip"],
         help="scale pixels so, instead of as the weights say",
     )  # fmt: skip
+    parser.add_argument(
+        "--crops", type=int, default=1, choices=[1, 5, 10],
+        help="views of each image whose predictions are averaged: centre, corners, mirrored [1]",
+    )  # fmt: skip
     parser.add_argument("--classes", type=int, default=5, help="worst classes to print")
 
 
@@ -47,8 +56,8 @@ def main(args: argparse.Namespace) -> Answer:
 
 def _answer(args: argparse.Namespace, world: World) -> Answer:
     """The same on every process; they share the images."""
-    from scalevit.evals.backbones import LOGITS, open_model
-    from scalevit.evals.features import Share, extract
+    from scalevit.evals.backbones import open_model
+    from scalevit.evals.features import Share
     from scalevit.evals.metrics import measure
     from scalevit.evals.testsets import open_tests, real_labels
 
@@ -62,14 +71,26 @@ def _answer(args: argparse.Namespace, world: World) -> Answer:
         for test in open_tests(target, model.outputs, labels=labels, label_map=args.map):
             if world.first:
                 print(f"scalevit: evaluating {test.name}", file=sys.stderr, flush=True)
-            logits = extract(model, test.images, whole=test.whole, layers=(LOGITS,), share=share)[LOGITS]
+            logits = _logits(model, test, args.crops, share)
             try:
                 found[test.name] = measure(logits, test.truth, restrict=args.restrict)
             except ValueError as error:
                 raise ValueError(f"{target}: {error}") from None
     about = {"model": model.name, "preprocessing": asdict(model.preprocessing), "note": model.note}
-    data = {**about, "restrict": args.restrict, "results": {name: _json(m) for name, m in found.items()}}
+    about |= {"crops": args.crops, "restrict": args.restrict}
+    data = {**about, "results": {name: _json(m) for name, m in found.items()}}
     return Answer(_text(found, args.classes, model.note), data | _corruptions(found))
+
+
+def _logits(model: Backbone, test: TestSet, crops: int, share: Share) -> np.ndarray:
+    """(n, classes), of one view of each image or averaged over several."""
+    from scalevit.evals.backbones import LOGITS
+    from scalevit.evals.crops import averaged, views
+    from scalevit.evals.features import extract
+
+    seen = views(test.images, whole=test.whole, crop=model.preprocessing.crop, count=crops)
+    found = [extract(model, images, whole=whole, layers=(LOGITS,), share=share) for images, whole in seen]
+    return averaged([one[LOGITS] for one in found])
 
 
 def _json(metrics: Metrics) -> dict[str, Any]:
