@@ -108,6 +108,12 @@ class Reporter:
         row = self.facts.row("start", step, "seconds", seconds)
         self.record([row | records.provenance() | self.where()])
 
+    def stopped(self, step: int, seconds: float, why: str) -> None:
+        """A line, and the row of an attempt that ended before the run did: the exit status may be lost, as
+        torchrun's is."""
+        self.say(f"stopped by {why} at step {step}; the same command goes on")
+        self.record([self.facts.row("stop", step, "seconds", seconds) | {"why": why}])
+
     def ended(self, step: int, seconds: float, rows: Sequence[records.Row]) -> None:
         """The last rows of a run: `rows`, and the one about itself that says that it has ended."""
         speed = step * self.facts.run.train.batch / max(1e-9, seconds)

@@ -75,8 +75,7 @@ class Session:
             raise
         if stopped is not None:
             with contextlib.suppress(OSError):
-                text = f"stopped by {stopped} at step {self.state.step}; the same command goes on"
-                self.reporter.say(text)
+                self.reporter.stopped(self.state.step, self.state.seconds, stopped)
         return stopped
 
     def hooks(self, stop: Stop) -> Hooks:

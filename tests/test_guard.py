@@ -1,5 +1,6 @@
 """What must not enter the weights does not, and the run is the one that never saw that data."""
 
+import itertools
 import math
 
 import pytest
@@ -104,6 +105,16 @@ def test_the_run_is_the_one_that_never_saw_that_data(tmp_path, save_every, poiso
     assert train(clean, without, recipe(guard=guard), Hooks()) is None
     assert_same(state, clean)
     assert (state.skips, state.rewinds) == ([(BAD, 1)], 1)
+
+
+def test_a_gradient_that_is_no_number_is_caught_though_the_loss_is_one(tmp_path):
+    state, clean, told, seen = fresh(), fresh(), [], itertools.count()
+    state.model[0].weight.register_hook(lambda g: g * math.nan if next(seen) == BAD else g)
+    assert train(state, poisoned(lambda x, y: (x, y)), recipe(save_every=4), keeping(tmp_path, told)) is None
+    assert told == [f"a gradient norm of nan at step {BAD}"]
+    without = poisoned(lambda x, y: (x, y), shift=lambda number: number + (number >= BAD))
+    assert train(clean, without, recipe(), Hooks()) is None
+    assert_same(state, clean)
 
 
 def test_a_run_that_keeps_failing_stops_with_what_it_knows(tmp_path):

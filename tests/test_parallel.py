@@ -1,16 +1,12 @@
 """Several processes on CPUs, started as a user would: the same numbers as one process, whatever dies."""
 
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 from test_run import TINY
 
 from scalevit import checkpoint, config, mesh, records
@@ -101,36 +97,12 @@ def test_the_number_of_processes_may_change(alone, tmp_path):
     assert_close(losses(tmp_path / "run"), alone["adafactor"])
 
 
-def test_killed_at_random_moments(tmp_path):
-    """SIGKILL of the whole job of two processes: the weights of the undisturbed run, bit for bit."""
-    words = ["parallel.strategy=fsdp", "train.save_every=1"]
-    run = replace(RUN, schedule=replace(RUN.schedule, steps=60))
-    began = time.monotonic()
-    go(tmp_path, 2, *words, run=run, out="straight")
-    takes, moments, kills = time.monotonic() - began, random.Random(1), 0
-    while kills < 12:
-        process = subprocess.Popen(
-            command(tmp_path, 2, *words, run=run, out="killed"), start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            assert process.wait(timeout=moments.uniform(0.6, 1.1) * takes) == 0
-            break
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            kill_workers(tmp_path / "killed")
-            process.wait()
-            kills += 1
-    assert kills > 0
-    same = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "killed")]
-    assert {k: v.tolist() for k, v in same[0].items()} == {k: v.tolist() for k, v in same[1].items()}
-
-
-def kill_workers(folder):
-    """torchrun puts its workers into sessions of their own; find those that work on this folder."""
-    found = subprocess.run(["pgrep", "-f", "--", f"--out {folder}$"], capture_output=True, text=True).stdout
-    for number in map(int, found.split()):
-        os.kill(number, signal.SIGKILL)
+def test_killed_at_random_moments():
+    """In a save, one process, the launcher, everything: each time the weights of the undisturbed run."""
+    script = Path(__file__).parent.parent / "benchmarks" / "kills.py"
+    done = subprocess.run([sys.executable, script, "--kills", "4"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 end with the weights of the undisturbed run, bit for bit" in done.stdout
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_once(tmp_path):

@@ -78,12 +78,22 @@ def test_interrupted_again_and_again_the_weights_are_the_same(done, tmp_path):
     assert losses(tmp_path / "run") == losses(done)
 
 
-def test_a_damaged_checkpoint_costs_steps_and_nothing_else(done, tmp_path, capsys):
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_damaged_checkpoint_costs_steps_and_nothing_else(done, tmp_path, capsys, damage):
     folder = tmp_path / "run"
     for _ in range(3):
         pretrain(TINY, folder, max_minutes=0)
-    path = folder / "checkpoints" / "step_3" / "__0_0.distcp"
-    path.write_bytes(path.read_bytes()[:-1])
+    damage(folder / "checkpoints" / "step_3" / "__0_0.distcp")
     assert pretrain(TINY, folder).stopped is None
     assert weights(folder) == weights(done)
     assert "step 3 is damaged and not used" in capsys.readouterr().err

@@ -51,6 +51,16 @@ def test_states_steps_and_time_left(tmp_path, capsys):
     assert "3.5000" in line
 
 
+def test_what_stopped_the_last_attempt_is_told(tmp_path, capsys):
+    start, stop = row("start", 0, "seconds", 0.0), row("stop", 7, "seconds", 2.0, why="SIGUSR1")
+    make(tmp_path / "warned", row("train", 5, "loss", 2.0), start, stop)
+    make(tmp_path / "died", start, stop, row("start", 7, "seconds", 2.0), row("train", 9, "loss", 2.0))
+    found = status(tmp_path, capsys)
+    assert {name: r["why"] for name, r in found.items()} == {"warned": "SIGUSR1", "died": None}
+    assert main(["status", str(tmp_path / "warned")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("SIGUSR1")
+
+
 def test_no_torch_is_needed(tmp_path):
     make(tmp_path / "run")
     program = "import sys; sys.modules['torch'] = None; from scalevit.cli import main; main(sys.argv[1:])"

@@ -25,6 +25,7 @@ COLUMNS = (
     ("left", "minutes_left", "{:,.1f} min"),
     ("saved", "saved", "{:,}"),
     ("events", "events", "{}"),
+    ("stopped by", "why", "{}"),
 )
 
 
@@ -51,7 +52,8 @@ def below(folder: Path) -> list[Path]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """One row of the table. state: complete, running, stopped, or waiting (nothing trained yet)."""
+    """One row of the table. state: complete, running, stopped, or waiting (nothing trained yet). why: what
+    stopped the last attempt, so that the same command goes on; None when it still runs, or died."""
     run = config.load(str(folder / rundir.CONFIG))
     rows = records.read(folder)
     last = {row["metric"]: row for row in rows if row["kind"] == "train"}
@@ -66,8 +68,14 @@ def status(folder: Path) -> dict[str, Any]:
         **{key: last[key]["value"] if key in last else None for key in ("loss", "stall", "mfu")},
         "images_per_second": about.get("images_per_second", speed),
         "minutes_left": None if about else left, "saved": max(steps_saved, default=None),
-        "events": sum(row["kind"] == "event" for row in rows) or None,
+        "why": _why(rows), "events": sum(row["kind"] == "event" for row in rows) or None,
     }  # fmt: skip
+
+
+def _why(rows: list[records.Row]) -> str | None:
+    """What stopped the last attempt: rows come in the order in which they were written."""
+    ends = [row for row in rows if row["kind"] in ("start", "stop", "run")]
+    return ends[-1].get("why") if ends else None
 
 
 def table(rows: list[dict[str, Any]]) -> str:
