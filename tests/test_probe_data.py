@@ -158,8 +158,8 @@ def test_models_are_no_sets(tmp_path):
 
 
 MISTAKES = [
-    ("no array y; there: x", lambda x, y: {"x": x}),
-    ("x must be uint8", lambda x, y: {"x": x / 255, "y": y}),
+    ("no arrays x and y; there: x", lambda x, y: {"x": x}),
+    ("x must be uint8", lambda x, y: {"x": x + 0j, "y": y}),
     ("x must be uint8", lambda x, y: {"x": x[:, 0], "y": y}),
     ("one label for each of 12 images", lambda x, y: {"x": x, "y": y[:-1]}),
     ("the query set is empty", lambda x, y: {"x": x, "y": y, "split": 0 * y}),
@@ -221,3 +221,46 @@ def test_big_sets_are_told_apart_by_names_sizes_times_and_a_sample(tmp_path, mon
     assert (every, few) == (12, 3) and opened()[0] == big != small
     os.utime(next(iter((tmp_path / "flat" / "class1").iterdir())), ns=(1, 1))
     assert opened()[0] != big
+
+
+def layouts(x, y, split):
+    """The same images in every spelling: colour, 0 to 255, channels last."""
+    first, second = split == 0, split == 1
+    words = np.where(split == 0, "train", "Test")
+    return {
+        "plain": {"x": x, "y": y, "split": split},
+        "words": {"x": x, "y": y, "split": words},
+        "flags": {"x": x, "y": y, "split": split == 1},
+        "named": {"images": x, "labels": y, "split": split},
+        "keras": {"x_train": x[first], "y_train": y[first], "x_test": x[second], "y_test": y[second]},
+        "medmnist": {
+            "train_images": x[first], "train_labels": y[first][:, None], "val_images": x[:1],
+            "val_labels": y[:1, None], "test_images": x[second], "test_labels": y[second][:, None],
+        },
+        "channels first": {"x": x.transpose(0, 3, 1, 2), "y": y, "split": split},
+        "unit floats": {"x": (x / 255).astype(np.float32), "y": y.astype(float), "split": split},
+        "floats": {"x": x.astype(np.float64), "y": y, "split": split},
+        "wide": {"x": x.astype(np.int64), "y": y, "split": split},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", layouts(np.zeros((1, 1, 1, 1)), np.zeros(1), np.zeros(1)))
+def test_arrays_in_every_spelling_are_the_same_set(tmp_path, name):
+    x, y = arrays(channels=(3,))
+    x[0, 0, 0] = 255, 0, 1
+    split = np.arange(len(y)) // 9
+    np.savez(tmp_path / "set.npz", **layouts(x, y, split)[name])
+    assert is_set(str(tmp_path / "set.npz"))
+    found = open_set(str(tmp_path / "set.npz"))
+    assert found.support.dtype == np.uint8 and (found.support == x[:9]).all() and (found.query == x[9:]).all()
+    assert (found.support_labels == y[:9]).all() and (found.query_labels == y[9:]).all()
+
+
+@pytest.mark.parametrize("spoil", [-1.0, 256.0, np.nan])
+def test_pixels_that_are_none_are_named(tmp_path, spoil):
+    x, y = arrays(channels=(3,))
+    x = x.astype(np.float32)
+    x[3, 1, 1, 1] = spoil
+    np.savez(tmp_path / "set.npz", x=x, y=y)
+    with pytest.raises(ValueError, match=r"set\.npz: x: pixels must lie in 0 to 255"):
+        open_set(str(tmp_path / "set.npz"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from scalevit.config import nearest
+from scalevit.evals.arrays import holds_images, open_npz
 from scalevit.evals.idx import idx_files, open_idx
 from scalevit.evals.named import NAMES
 from scalevit.evals.probeset import (
@@ -16,7 +17,6 @@ from scalevit.evals.probeset import (
     Stored,
     checked,
     digest_of_files,
-    from_arrays,
     halves,
     label_bytes,
 )
@@ -28,17 +28,17 @@ SUPPORT, QUERY = ("support", "train"), ("query", "test", "val", "validation")
 def open_set(target: str) -> ProbeSet:
     """The probe set that a word names: one of `NAMES`, an .npz file, tars, parquet tables, or a folder.
 
-    An .npz holds x (n, h, w[, 3]) uint8, y (n,), and optionally split (n,): 0 support, 1 query. A folder
-    holds one folder of images a class, or two folders of such (train and val, …), tars or tables named so,
-    or idx files as MNIST's.
-    Where nothing says to which half an image belongs, the first half of each class in the order of seed 0 is
+    An .npz holds images x (n, h, w[, 3]), labels y (n,), and optionally split (n,), 0 support, 1 query; other
+    spellings are in arrays.py. A folder holds one folder of images a class, or two folders of such (train and
+    val, …), tars or tables named so, or idx files as MNIST's. Where nothing says to which half an image
+    belongs, the first half of each class in the order of seed 0 is
     support. Names of `NAMES` come with packages.
     Raises ValueError when there is no such thing or it cannot be probed."""
     path = Path(target)
     if target in NAMES:
         return NAMES[target](target)
     if path.suffix == ".npz" and path.is_file():
-        return _npz(path)
+        return open_npz(path)
     if _shards(path):
         return _stored(path)
     if path.is_dir():
@@ -51,8 +51,7 @@ def is_set(target: str) -> bool:
     """Whether a word looks like images to probe with, rather than like a model."""
     path = Path(target)
     if path.suffix == ".npz" and path.is_file():
-        with np.load(path) as file:
-            return {"x", "y"} <= set(file.files)
+        return holds_images(path)
     if _shards(path):
         return True
     if path.is_dir():
@@ -61,24 +60,6 @@ def is_set(target: str) -> bool:
 
 
 _OF_MODELS = ("model.safetensors", "config.json", "open_clip_config.json", "run.yaml", "model/config.json")
-
-
-# --------------------------------------------------------------------------- arrays
-
-
-def _npz(path: Path) -> ProbeSet:
-    with np.load(path, allow_pickle=False) as file:
-        missing = {"x", "y"} - set(file.files)
-        if missing:
-            raise ValueError(
-                f"{path}: no array {' and '.join(sorted(missing))}; there: {', '.join(file.files)}"
-            )
-        try:
-            x, y = file["x"], file["y"]
-            split = file["split"] if "split" in file.files else None
-        except ValueError:
-            raise ValueError(f"{path}: x, y and split must be plain arrays, not Python objects") from None
-    return from_arrays(path.stem, x, y, split, where=str(path))
 
 
 # --------------------------------------------------------------------------- folders
