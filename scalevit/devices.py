@@ -73,6 +73,12 @@ def device(name: str) -> Device:
     return DEVICES[name.lower()]
 
 
+def known_as(driver: str) -> Device | None:
+    """The device that its driver calls so; None when it is not in the table."""
+    return next((known for known in DEVICES.values() if known.driver in driver), None)
+
+
 def peak_of(driver: str) -> float | None:
     """Dense bf16 FLOP/s of the device that its driver calls so; None when it is not in the table."""
-    return next((1e12 * known.peak for known in DEVICES.values() if known.driver in driver), None)
+    known = known_as(driver)
+    return None if known is None else 1e12 * known.peak

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,11 @@ from scalevit.devices import DEVICES
 from scalevit.memory import KINDS, memory_of
 from scalevit.presets import PRESETS
 from scalevit.shapes import Shape, shape
-from scalevit.study.budget import ANCHOR, Budget, best, rank, sovit
+from scalevit.study.budget import ANCHOR, Basis, Budget, best, candidates, rank, sovit
+from scalevit.study.expect import paper
 from scalevit.study.plan import names_of, plan
+
+PAPER = Basis(paper())
 
 
 def test_the_giant_has_the_published_numbers():
@@ -100,7 +104,7 @@ def test_the_best_run_spends_the_budget_and_is_the_best():
     answer = best(budget)
     made = plan(answer.best.run, device_name="h200", devices=64)
     assert made.hours == pytest.approx(7 * 24, rel=0.01)
-    assert all(answer.best.error <= choice.error for choice in rank(budget))
+    assert all(answer.best.error <= choice.error for choice in rank(budget, PAPER))
     assert len(answer.others) == 2
     assert answer.prices["ten times the unique images"] < answer.best.error
 
@@ -108,7 +112,7 @@ def test_the_best_run_spends_the_budget_and_is_the_best():
 @settings(max_examples=8, deadline=None)
 @given(st.sampled_from(sorted(DEVICES)), st.sampled_from([1, 8, 64]), st.floats(2, 30))
 def test_more_time_is_never_worse(name, devices, days):
-    less, more = (rank(Budget(name, devices, d, 1e9)) for d in (days, 2 * days))
+    less, more = (rank(Budget(name, devices, d, 1e9), PAPER, 1) for d in (days, 2 * days))
     if less:
         assert more[0].error <= less[0].error * 1.0001
 
@@ -117,7 +121,7 @@ def test_time_that_few_images_cannot_use_is_named():
     starved = Budget("h200", 64, 7, 3e7)
     answer = best(starved)
     assert answer.enough_days is not None and answer.enough_days <= 3.5
-    shorter = rank(dataclasses.replace(starved, days=answer.enough_days))[0]
+    shorter = rank(dataclasses.replace(starved, days=answer.enough_days), PAPER, 1)[0]
     assert shorter.error == pytest.approx(answer.best.error, rel=0.0101)
     assert best(Budget("h100", 8, 1, 1e10)).enough_days is None
 
@@ -134,6 +138,16 @@ def test_sovit_scales_from_its_anchor():
     larger = sovit(anchor, 10.0, 14)
     assert larger.depth / anchor.depth == pytest.approx(10**0.45, rel=0.03)
     assert names_of(anchor) == "So400m/14"
+
+
+def test_no_shape_is_offered_twice_and_some_lie_between_the_named_ones():
+    named = [candidate for name, candidate in candidates() if not name[0].isdigit()]
+    every = [candidate for _, candidate in candidates()]
+    assert len(every) == len(set(every)) > len(named)
+    sizes = [candidate.flops() for candidate in every]
+    small, large = shape("S/16").flops(), shape("g/14").flops()
+    middle = sorted(size for size in sizes if small <= size <= large)
+    assert np.max(np.diff(np.log(middle))) < 0.5
 
 
 def test_the_written_run_is_the_one_that_pretrain_reads(tmp_path, capsys):
@@ -166,6 +180,14 @@ def test_the_written_run_is_the_one_that_pretrain_reads(tmp_path, capsys):
         (["--gpu", "h2000"], "unknown device 'h2000'; known: h200"),
         (["paper/G14", "--days", "3"], "--days is for a budget"),
         (["paper/G14", "--mfu", "35"], "between 0 and 1"),
+        (["--task", "imagenet_1shot"], "no law of 'imagenet_1shot'"),
+        (["--unique-images", "0"], "unique_images must be positive"),
+        (["--inference-gflops", "0.001"], "nothing trains within"),
+        (["--gpus", "0"], "devices must be positive"),
+        (["--gpus", "-4", "demo"], "at least one device"),
+        (["--days", "nan"], "days must be positive"),
+        (["--days", "1e300"], "at most 100000, found 1e+300"),
+        (["--study", "/nowhere"], "there is no such folder"),
         (["paper/G14", "--out", "/nowhere/run.yaml"], "there is no folder"),
     ],
 )

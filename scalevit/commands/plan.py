@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "target", nargs="?", help="a preset or a run.yaml; none: find the best run for a budget"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the run")
-    parser.add_argument("--device", "--gpu", default="h100", help="which accelerator (h100)")
+    parser.add_argument("--device", "--gpu", help="which accelerator (h100, or the one of --bench)")
     parser.add_argument("--devices", "--gpus", type=int, help="how many (1; for a budget 8)")
     parser.add_argument("--mfu", type=float, help="share of the peak that training reaches, 0 to 1")
     parser.add_argument("--price", type=float, help="money for one device and hour")
@@ -35,7 +35,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--classes", type=int, help="budget: classes of your labels (1000)")
     parser.add_argument(
-        "--task", choices=("imagenet_10shot", "imagenet_finetune"), help="budget: what to be best at"
+        "--task", help="budget: what to be best at (imagenet_10shot; with --study its own target)"
+    )
+    parser.add_argument(
+        "--bench",
+        type=Path,
+        metavar="FILE",
+        help="speeds of this machine: the JSON of `scalevit bench model`",
+    )
+    parser.add_argument(
+        "--study", type=Path, metavar="DIR", help="expect errors by this study's runs, not by the paper's"
     )
     parser.add_argument("--out", type=Path, help="write the run as YAML, ready for `scalevit pretrain`")
     parser.add_argument("--picture", type=Path, help="budget: draw the choice (png, pdf or svg)")
@@ -62,7 +71,10 @@ def _forward(args: argparse.Namespace) -> Answer:
 
     _refuse(args, (*BACKWARD, "picture", "task"), "is for a budget; leave the preset away")
     run = load(args.target, args.overrides)
-    made = plan(run, device_name=args.device, devices=args.devices or 1, mfu=args.mfu, price=args.price)
+    made = plan(
+        run, device_name=args.device or "h100", devices=args.devices or 1, mfu=args.mfu, price=args.price,
+        bench=_bench(args), laws=_laws(args),
+    )  # fmt: skip
     if args.out:
         _write(args.out, dump(run))
     if args.rehearse:
@@ -93,20 +105,24 @@ def _rehearsed(made) -> Answer:
 def _backward(args: argparse.Namespace) -> Answer:
     from dataclasses import asdict
 
-    from scalevit.study.budget import Budget, best, draw
+    from scalevit.study.budget import Basis, Budget, best, draw
     from scalevit.study.plan import plan
 
     names = (*BACKWARD, "device", "devices", "mfu", "task")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    basis = Basis(_laws(args), _bench(args))
+    if basis.bench:
+        given["device"] = basis.bench.hardware().name
     budget = Budget(**given)
-    answer = best(budget)
+    answer = best(budget, basis)
     made = plan(
-        answer.best.run, device_name=budget.device, devices=budget.devices, mfu=args.mfu, price=args.price
-    )
+        answer.best.run, device_name=budget.device, devices=budget.devices, mfu=args.mfu, price=args.price,
+        bench=basis.bench, laws=basis.laws,
+    )  # fmt: skip
     if args.out:
         _write(args.out, dump(answer.best.run))
     if args.picture:
-        draw(budget, answer, args.picture)
+        draw(budget, basis, answer, args.picture)
     data = {
         **asdict(answer),
         "budget": asdict(budget),
@@ -114,6 +130,25 @@ def _backward(args: argparse.Namespace) -> Answer:
         "run_yaml": dump(answer.best.run),
     }
     return Answer(backward_text(budget, answer) + "\n\n" + forward_text(made), data)
+
+
+def _laws(args: argparse.Namespace):
+    from scalevit.study import expect
+
+    return expect.study(args.study) if args.study else expect.paper()
+
+
+def _bench(args: argparse.Namespace):
+    """The bench of --bench; ValueError when --device names something else than what it ran on."""
+    from scalevit.devices import device
+    from scalevit.study.measured import read
+
+    if not args.bench:
+        return None
+    found = read(args.bench)
+    if args.device and device(args.device) != found.hardware():
+        raise ValueError(f"--device {args.device}: {args.bench} was measured on {found.device}")
+    return found
 
 
 def _groups(args: argparse.Namespace) -> Answer:
@@ -158,6 +193,7 @@ def forward_text(made) -> str:
     kinds = ", ".join(f"{k} {getattr(memory, k):.1f}" for k in KINDS if getattr(memory, k) >= 0.05)
     share = f"sharded over {memory.shards}" if memory.shards > 1 else "whole on each"
     money = "give --price to know" if made.cost is None else f"{made.cost:,.0f}"
+    energy = f"{made.kilowatt_hours:,.0f} kWh of the boards" if made.kilowatt_hours >= 0 else "energy unknown"
     lines = [
         f"{made.run.name}: {names_of(made.shape)} at {made.run.model.image} pixels, {counts}",
         f"  compute   {sum(made.flops.values()) / 1e9:.1f} GFLOPs an image forward, "
@@ -169,12 +205,11 @@ def forward_text(made) -> str:
         f"            fullest when {memory.moment}: {kinds}",
         f"  speed     {speed.images_per_second:.0f} images/s on each of {made.devices}, "
         f"MFU {speed.mfu:.0%} ({speed.source})",
-        f"  time      {made.hours:,.1f} hours = {made.hours / 24:,.1f} days; "
-        f"{made.kilowatt_hours:,.0f} kWh of the boards; cost {money}",
+        f"  time      {made.hours:,.1f} hours = {made.hours / 24:,.1f} days; {energy}; cost {money}",
     ]
     lines += [
         f"  expected  {task.replace('_', ' ')} error {100 * one.error:.1f} % "
-        f"({100 * one.low:.1f} to {100 * one.high:.1f}, 90 %), by the paper's tables, after data like JFT"
+        f"({100 * one.low:.1f} to {100 * one.high:.1f}, 90 %), by {made.expected_from}"
         for task, one in made.expected.items()
     ]
     return "\n".join([*lines, *(f"  warning   {warning}" for warning in made.warnings)])

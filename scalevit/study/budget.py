@@ -1,7 +1,7 @@
 """Backward planning: the best run that a budget buys, what the next ones would be, and what each limit costs.
 
-Every candidate shape spends the whole budget; the joint law of the paper's tables says what error it ends
-with; the smallest one that fits wins.
+Every candidate shape spends the whole budget; a joint law, of the paper's tables or of a study, says what
+error it ends with; the smallest one that fits wins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from scalevit.config import Data, Model, Optimizer, Run, Train
 from scalevit.devices import Device, device
 from scalevit.schedule import Schedule
 from scalevit.shapes import LETTERS, Shape, shape
-from scalevit.study.expect import paper_law
+from scalevit.study.expect import Laws, paper
+from scalevit.study.measured import Bench
 from scalevit.study.plan import made_to_fit, names_of, speed_of
 
 #: SoViT's exponents of the optimal width, depth and MLP in compute (arXiv 2305.13035, §3), and its anchor.
@@ -25,6 +26,8 @@ SOVIT = {"width": 0.22, "depth": 0.45, "mlp": 0.6}
 ANCHOR = "So400m/14"
 #: A run shorter than this has no room for a warm-up and a cooldown.
 LEAST_STEPS = 1_000
+#: Beyond these a budget is a typing error.
+MOST = {"devices": 1e6, "days": 1e5, "unique_images": 1e15, "inference_gflops": float("inf"), "classes": 1e7}
 #: Errors this close, relatively, are the same for a purse.
 SAME = 0.01
 
@@ -32,7 +35,8 @@ SAME = 0.01
 @dataclass(frozen=True)
 class Budget:
     """What may be spent: devices for some days. unique_images: how many different images there are.
-    inference_gflops: most forward GFLOPs an image may cost in use. mfu: None for measured or assumed."""
+    inference_gflops: most forward GFLOPs an image may cost in use. mfu: None for measured or assumed.
+    task: what to be best at, None for the first that the laws know."""
 
     device: str = "h100"
     devices: int = 8
@@ -42,7 +46,18 @@ class Budget:
     mfu: float | None = None
     classes: int = 1000
     image: int = 224
-    task: str = "imagenet_10shot"
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What choices rest on: laws of the error, and speeds of a bench instead of those of `Budget.device`."""
+
+    laws: Laws
+    bench: Bench | None = None
+
+    def hardware(self, budget: Budget) -> Device:
+        return self.bench.hardware() if self.bench else device(budget.device)
 
 
 @dataclass(frozen=True)
@@ -68,43 +83,50 @@ class Answer:
     enough_days: float | None
 
 
-def best(budget: Budget) -> Answer:
-    """The run to do with this budget. Raises ValueError when no shape can be trained with it."""
-    _check(budget)
-    ranked = rank(budget, 3)
+def best(budget: Budget, basis: Basis | None = None) -> Answer:
+    """The run to do with this budget, resting on the paper's tables when `basis` is None. Raises ValueError
+    when no shape can be trained with it."""
+    basis = basis or Basis(paper())
+    _check(budget, basis)
+    ranked = rank(budget, basis, 3)
     if not ranked:
+        name, known = basis.hardware(budget).name, basis.laws.largest
         raise ValueError(
-            f"nothing trains within {budget.devices} × {budget.device} for {budget.days:g} days under these "
-            f"limits: even the smallest shape gets fewer than {LEAST_STEPS} steps, or exceeds memory or "
+            f"nothing trains within {budget.devices} × {name} for {budget.days:g} days under these limits: "
+            f"even the smallest shape gets fewer than {LEAST_STEPS} steps, or exceeds memory or "
             f"inference_gflops={budget.inference_gflops:g}"
+            + (
+                f", or {known / 1e9:.3g} GFLOPs, beyond which {basis.laws.source} say nothing"
+                * (known < np.inf)
+            )
         )
-    moved = prices(budget)
+    moved = prices(budget, basis)
     spare = moved.get("half the time", np.inf) <= ranked[0].error * (1 + SAME)
-    enough = _enough(budget, ranked[0].error * (1 + SAME)) if spare else None
+    enough = _enough(budget, basis, ranked[0].error * (1 + SAME)) if spare else None
     return Answer(ranked[0], tuple(ranked[1:3]), moved, enough)
 
 
-def _enough(budget: Budget, error: float) -> float:
+def _enough(budget: Budget, basis: Basis, error: float) -> float:
     """The least days that reach this error, by halving the logarithm; half of the budget's do."""
     low, high = np.log(budget.days) - 8, np.log(budget.days / 2)
     for _ in range(7):
         middle = (low + high) / 2
-        ranked = rank(replace(budget, days=float(np.exp(middle))), 1)
+        ranked = rank(replace(budget, days=float(np.exp(middle))), basis, 1)
         reached = bool(ranked) and ranked[0].error <= error
         low, high = (low, middle) if reached else (middle, high)
     return float(np.exp(high))
 
 
-def rank(budget: Budget, most: int | None = None) -> list[Choice]:
+def rank(budget: Budget, basis: Basis, most: int | None = None) -> list[Choice]:
     """Candidates that fit, best first, one for each shape; the first `most` of them."""
-    hardware = device(budget.device)
-    choices = (_choice(budget, hardware, name, candidate) for name, candidate in candidates())
+    hardware = basis.hardware(budget)
+    choices = (_choice(budget, basis, name, candidate) for name, candidate in candidates())
     ordered = sorted((choice for choice in choices if choice), key=lambda choice: choice.error)
     fitting = (_fitted(choice, hardware, budget.devices) for choice in ordered)
     return list(islice((choice for choice in fitting if choice), most))
 
 
-def prices(budget: Budget) -> dict[str, float]:
+def prices(budget: Budget, basis: Basis) -> dict[str, float]:
     """Best error with one limit moved at a time: what that limit costs, or what more of it would buy."""
     moved = {
         "half the time": replace(budget, days=budget.days / 2),
@@ -114,7 +136,7 @@ def prices(budget: Budget) -> dict[str, float]:
     }
     if np.isfinite(budget.inference_gflops):
         moved["no limit on inference"] = replace(budget, inference_gflops=float("inf"))
-    ranked = {name: rank(other, 1) for name, other in moved.items()}
+    ranked = {name: rank(other, basis, 1) for name, other in moved.items()}
     return {name: choices[0].error for name, choices in ranked.items() if choices}
 
 
@@ -125,10 +147,9 @@ def candidates() -> Iterator[tuple[str, Shape]]:
             if letter != "mu":
                 yield f"{letter}/{patch}", shape(f"{letter}/{patch}")
     anchor = shape(ANCHOR)
-    for compute in np.geomspace(1e-3, 30, 24):
-        for patch in (14, 16):
-            candidate = sovit(anchor, compute, patch)
-            yield names_of(candidate), candidate
+    between = (sovit(anchor, compute, patch) for compute in np.geomspace(1e-3, 30, 24) for patch in (14, 16))
+    for candidate in dict.fromkeys(between):
+        yield names_of(candidate), candidate
 
 
 def sovit(anchor: Shape, compute: float, patch: int) -> Shape:
@@ -139,17 +160,18 @@ def sovit(anchor: Shape, compute: float, patch: int) -> Shape:
     return Shape(width, depth, mlp, heads=width // 64, patch=patch)
 
 
-def _choice(budget: Budget, hardware: Device, name: str, candidate: Shape) -> Choice | None:
+def _choice(budget: Budget, basis: Basis, name: str, candidate: Shape) -> Choice | None:
     """What the whole budget buys with this shape; None when it breaks a limit of the budget."""
-    flops = candidate.flops(budget.image, "map", budget.classes)
-    speed = speed_of(candidate, flops, hardware, budget.mfu)
+    hardware, flops = basis.hardware(budget), candidate.flops(budget.image, "map", budget.classes)
+    draft = Run(model=Model(image=budget.image, classes=budget.classes))
+    speed = speed_of(draft, candidate, flops, hardware, budget.mfu, basis.bench)
     images = speed.images_per_second * budget.devices * budget.days * 86_400
     run = recipe(budget, name, candidate, images)
-    if run is None or flops > budget.inference_gflops * 1e9:
+    if run is None or flops > min(budget.inference_gflops * 1e9, basis.laws.largest):
         return None
     seen = float(run.schedule.steps) * run.train.batch
-    unique = min(budget.unique_images, seen)
-    expected = paper_law(budget.task).expect(candidate.flops(budget.image), seen, unique)
+    task = basis.laws.named(budget.task)
+    expected = basis.laws.expect(task, candidate, run.model, seen, budget.unique_images)
     return Choice(name, run, seen, expected.error, expected.low, expected.high)
 
 
@@ -184,30 +206,31 @@ def recipe(budget: Budget, name: str, candidate: Shape, images: float) -> Run | 
     )
 
 
-def _check(budget: Budget) -> None:
-    for name in ("devices", "days", "unique_images", "inference_gflops", "classes"):
+def _check(budget: Budget, basis: Basis) -> None:
+    for name, most in MOST.items():
         value = getattr(budget, name)
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, found {value:g}")
-    device(budget.device)
+        if not 0 < value <= most:
+            raise ValueError(f"{name} must be positive and at most {most:g}, found {value:g}")
+    basis.hardware(budget)
+    basis.laws.named(budget.task)
 
 
-def draw(budget: Budget, answer: Answer, path: Path) -> None:
+def draw(budget: Budget, basis: Basis, answer: Answer, path: Path) -> None:
     """Contours of the expected error over size and images seen, lines of equal compute, and the choice."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    law = paper_law(budget.task)
-    flops, seen = np.geomspace(5e8, 5e12, 60), np.geomspace(1e7, 1e11, 60)
-    error = 100 * law.predict(flops, seen[:, None], np.minimum(seen, budget.unique_images)[:, None])
+    task, model = basis.laws.named(budget.task), answer.best.run.model
+    own = basis.laws.flops(model.resolve(), model)
+    flops, seen = np.geomspace(min(5e8, own / 30), 5e12, 60), np.geomspace(1e7, 1e11, 60)
+    error = 100 * basis.laws.errors(task, flops, seen[:, None], budget.unique_images)
     figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
     lines = axes.contour(
         flops / 1e9, seen / 1e6, error, levels=[8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80], cmap="viridis"
     )
     axes.clabel(lines, fmt="%.0f %%", fontsize=8)
-    own = answer.best.run.model.resolve().flops(budget.image)
     line = own / flops * answer.best.images / 1e6
     axes.plot(flops / 1e9, line, "k--", lw=1, label="the budget")
     axes.plot(flops / 1e9, line / 10, "k:", lw=0.7, label="a tenth of it, and ten times")
@@ -220,7 +243,7 @@ def draw(budget: Budget, answer: Answer, path: Path) -> None:
     )
     axes.set(
         xscale="log", yscale="log", xlabel="forward GFLOPs of one image", ylabel="images seen (millions)",
-        ylim=(10, 1e5), title=f"expected error, {budget.task.replace('_', ' ')}",
+        ylim=(10, 1e5), title=f"expected error, {task.replace('_', ' ')}",
     )  # fmt: skip
     axes.legend(frameon=False)
     figure.savefig(path)

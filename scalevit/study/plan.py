@@ -1,6 +1,7 @@
 """Forward planning: what a run is, needs, takes, costs and should reach, before anything is spent.
 
-Counts are exact (`shapes.py`); speed is measured, given, or assumed, and each plan says which.
+Counts are exact (`shapes.py`); speed is measured, given, or assumed, errors come from the paper's tables or a
+study, and each plan says which.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from scalevit.config import Run, sharing_mistakes
 from scalevit.devices import ASSUMED_MFU, MEASURED, Device, device
 from scalevit.memory import Memory, count_parameters, memory_of
 from scalevit.shapes import LETTERS, Shape, shape
-from scalevit.study.expect import TABLES, paper_law
+from scalevit.study.expect import Laws, paper
 from scalevit.study.joint import Expected
+from scalevit.study.measured import Bench
 
 #: The paper's data, for a run that does not say yet which images it will see.
 JFT_IMAGES = 3e9
@@ -35,7 +37,8 @@ class Speed:
 class Plan:
     """Everything about a run that can be known or estimated beforehand.
 
-    parameters: counts by part. flops: forward, one image, by part. expected: errors by the paper's law."""
+    parameters: counts by part. flops: forward, one image, by part. expected: errors by task, by the laws that
+    expected_from names. kilowatt_hours: of the boards, NaN where their power is unknown."""
 
     run: Run
     shape: Shape
@@ -52,6 +55,7 @@ class Plan:
     kilowatt_hours: float
     cost: float | None
     expected: dict[str, Expected]
+    expected_from: str
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,9 +74,12 @@ def plan(
     devices: int = 1,
     mfu: float | None = None,
     price: float | None = None,
+    bench: Bench | None = None,
+    laws: Laws | None = None,
 ) -> Plan:
     """What `run` takes on `devices` devices. mfu: share of the peak, None for measured or assumed speed.
-    price: money per device and hour, None when unknown.
+    price: money per device and hour, None when unknown. bench: speeds found on the devices themselves, which
+    then count instead of `device_name`. laws: of the error, None for the paper's.
 
     Raises ValueError for an unknown device or an impossible count."""
     if devices < 1:
@@ -80,20 +87,21 @@ def plan(
     odd = sharing_mistakes(run.parallel, run.train.batch, devices)
     if odd:
         raise ValueError("; ".join(odd))
-    resolved, hardware = run.model.resolve(), device(device_name)
+    resolved, laws = run.model.resolve(), laws or paper()
+    hardware = bench.hardware() if bench else device(device_name)
     flops = resolved.flops_by_part(run.model.image, run.model.pool, run.model.classes)
     images = float(run.schedule.steps) * run.train.batch
-    speed = speed_of(resolved, sum(flops.values()), hardware, mfu)
+    speed = speed_of(run, resolved, sum(flops.values()), hardware, mfu, bench)
     memory = largest_that_fits(run, resolved, hardware, devices)
     hours = images / speed.images_per_second / devices / 3600
     fits = fits_on(memory, hardware)
-    expected = expect(run, resolved, images)
+    expected = expect(run, resolved, images, laws)
     return Plan(
         run=run, shape=resolved, parameters=count_parameters(run, resolved), flops=flops, images=images,
         train_flops=3 * sum(flops.values()) * images, device=hardware, devices=devices, memory=memory,
         fits=fits, speed=speed, hours=hours, kilowatt_hours=hours * devices * hardware.watts / 1000,
-        cost=None if price is None else hours * devices * price, expected=expected,
-        warnings=tuple(_warnings(run, hardware, devices, memory, fits, expected)),
+        cost=None if price is None else hours * devices * price, expected=expected, expected_from=laws.source,
+        warnings=tuple(_warnings(run, hardware, devices, memory, fits, expected, laws)),
     )  # fmt: skip
 
 
@@ -151,13 +159,19 @@ def _changes(run: Run, other: Run) -> str:
 # --------------------------------------------------------------------------- time
 
 
-def speed_of(resolved: Shape, flops: float, hardware: Device, mfu: float | None) -> Speed:
-    """Training speed: as told, else as measured for this shape and device, else from an assumed MFU."""
+def speed_of(
+    run: Run, resolved: Shape, flops: float, hardware: Device, mfu: float | None, bench: Bench | None = None
+) -> Speed:
+    """Training speed: as told, else as a bench found, else as others measured for this shape and device, else
+    from an assumed MFU. flops: forward, of an image."""
     peak = hardware.peak * 1e12
     if mfu is not None:
         if not 0 < mfu <= 1:
             raise ValueError(f"MFU is a share of the device's peak, between 0 and 1; found {mfu}")
         return Speed(mfu * peak / (3 * flops), mfu, "the MFU you gave")
+    if bench:
+        rate, source = bench.images_per_second(run, resolved)
+        return Speed(rate, rate * 3 * flops / peak, f"measured: {source}")
     for row in MEASURED:
         if row.device == hardware.name and shape(row.shape) == resolved:
             own = 3 * shape(row.shape).flops()
@@ -169,15 +183,20 @@ def speed_of(resolved: Shape, flops: float, hardware: Device, mfu: float | None)
 # --------------------------------------------------------------------------- result
 
 
-def expect(run: Run, resolved: Shape, images: float) -> dict[str, Expected]:
-    """Errors after pre-training on data like JFT, by the joint law of the paper's tables."""
+def expect(run: Run, resolved: Shape, images: float, laws: Laws) -> dict[str, Expected]:
+    """Errors at the end of the run, by task."""
     unique = run.data.images or (images if run.data.source else JFT_IMAGES)
-    flops = resolved.flops(run.model.image)
-    return {task: paper_law(task).expect(flops, images, min(float(unique), images)) for task in TABLES}
+    return {task: laws.expect(task, resolved, run.model, images, float(unique)) for task in laws.tasks}
 
 
 def _warnings(
-    run: Run, hardware: Device, devices: int, memory: Memory, fits: bool, expected: dict[str, Expected]
+    run: Run,
+    hardware: Device,
+    devices: int,
+    memory: Memory,
+    fits: bool,
+    expected: dict[str, Expected],
+    laws: Laws,
 ) -> list[str]:
     found = []
     share = max(1, run.train.batch // devices)
@@ -192,10 +211,10 @@ def _warnings(
         )
     beyond = sorted({name for one in expected.values() for name in one.beyond})
     if beyond:
-        found.append(f"the expected errors extrapolate beyond the paper's runs in: {', '.join(beyond)}")
-    if run.data.images and run.data.images < 1e6:
+        found.append(f"the expected errors extrapolate beyond {laws.source} in: {', '.join(beyond)}")
+    if laws is paper() and run.data.images and run.data.images < 1e6:
         found.append("under a million unique images: the paper's law says little here")
-    return found
+    return [*found, *laws.notes]
 
 
 def names_of(resolved: Shape) -> str:
