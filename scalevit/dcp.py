@@ -165,9 +165,35 @@ class Reader:
 
     def _piece(self, place: Place) -> Tensor:
         with (self.folder / place.file).open("rb") as file:
-            file.seek(place.start)
-            data = io.BytesIO(file.read(place.length))
-        return torch.load(data, map_location="cpu", weights_only=True)
+            part = _Part(file, place.start, place.length)
+            return torch.load(part, map_location="cpu", weights_only=True)  # pyright: ignore
+
+
+class _Part(io.RawIOBase):
+    """Some bytes of a file as a file of its own: torch reads from it straight into a tensor's memory."""
+
+    def __init__(self, file: IO[bytes], start: int, length: int) -> None:
+        self.file, self.start, self.length, self.at = file, start, length, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.length}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), max(0, self.length - self.at))
+        self.file.seek(self.start + self.at)
+        found = self.file.readinto(memoryview(buffer)[:count])  # pyright: ignore[reportAttributeAccessIssue]
+        self.at += found
+        return found
 
 
 # --------------------------------------------------------------------------- stand-ins for torch's classes

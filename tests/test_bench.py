@@ -2,6 +2,8 @@
 
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,3 +138,18 @@ def test_the_bench_of_models_reads_as_a_table_and_knows_its_words(capsys):
     assert len({len(line) for line in lines if line.startswith("|")}) == 1
     assert main(["bench", "model", "--among", "tim"]) == 2 and "timm" in capsys.readouterr().err
     assert main(["bench", "model", "--rounds", "0"]) == 2 and "--rounds" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures with Linux's /proc")
+def test_saving_takes_little_memory_and_its_time_is_told(capsys, tmp_path, monkeypatch):
+    from scalevit.bench import checkpoint
+
+    monkeypatch.setattr(checkpoint, "TENTH", replace(checkpoint.TENTH, depth=4))
+    words = ["bench", "checkpoint", "--shape", "mu/16", "--batch", "1", "--rounds", "2"]
+    assert main([*words, "--folder", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0.9 < found["memory"] <= 1.2
+    assert len(found["costs"]) == 2 and found["seconds_of_copying"] < found["seconds_a_step"]
+    assert found["size"] == pytest.approx(6 * found["numbers"], rel=0.05)
+    assert [*tmp_path.iterdir()] == []
+    assert main(["bench", "checkpoint", "--every", "0"]) == 2 and "--every" in capsys.readouterr().err

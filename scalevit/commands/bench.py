@@ -97,6 +97,18 @@ BENCHES = {
         "memory of a training step, beside what scalevit plan says",
         (Option("micro_batches", 1, "parts of a step's batch"),),
     ),
+    "checkpoint": Bench(
+        "checkpoint",
+        "what saving beside training costs in time, and a save in host memory",
+        (
+            Option("shape", "S/16", "the network"),
+            Option("batch", 4, "images a step"),
+            Option("every", 20, "steps a save"),
+            Option("rounds", 3, "the median of so many saves"),
+            Option("folder", "", "where to save; nothing for the system's temporary folder"),
+            THREADS,
+        ),
+    ),
 }
 
 

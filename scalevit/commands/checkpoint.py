@@ -73,11 +73,10 @@ def consolidate(folder: Path, step: int | None, out: Path | None) -> Answer:
     whole = [entry for entry in found if not checkpoint.damage(entry.folder)]
     if not whole:
         raise ValueError("; ".join(checkpoint.damage(found[-1].folder)))
-    from scalevit import weights
-    from scalevit.export import consolidated
+    from scalevit import export
 
     home = whole[-1].folder.parent.parent
     target = out or home / "model"
-    weights.save(consolidated(whole[-1], home), target)
+    export.write(whole[-1], home, target)
     text = f"{target}: the weights of step {whole[-1].step}"
     return Answer(text, {"step": whole[-1].step, "model": str(target)})

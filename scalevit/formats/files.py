@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,39 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     raise ValueError(f"{folder} holds none of {', '.join(names)}")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save_file
+#: What a .safetensors file calls a dtype.
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # fmt: skip
 
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path, {"format": "pt"}
-    )
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    stream_tensors(path, tensors, tensors.__getitem__)
+
+
+def stream_tensors(path: Path, like: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
+    """A .safetensors file of the tensors that `read` gives by name, of which one at a time is in memory.
+
+    like: tensors of the same shapes and dtypes, for which those without memory will do."""
+    # wide dtypes first, so that every tensor begins at a multiple of its items
+    names = sorted(like, key=lambda name: (-like[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        start, end = end, end + like[name].nbytes
+        shape = list(like[name].shape)
+        header[name] = {"dtype": DTYPES[like[name].dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            value = read(name).detach().cpu().contiguous()
+            assert value.shape == like[name].shape and value.dtype == like[name].dtype
+            file.write(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+            del value
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

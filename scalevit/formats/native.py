@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from scalevit.config import Model, Preprocessing, from_dict
 from scalevit.formats import files, timm
@@ -26,12 +29,15 @@ def read_folder(folder: Path) -> Package:
     return packed(config, files.read_folder(folder, ("model.safetensors",)), timm.places, preprocessing)
 
 
-def write_folder(model: ViT, folder: Path) -> None:
-    """Everything that `read_folder`, and timm where it can, needs to build the model again."""
+def write_folder(model: ViT, folder: Path, read: Callable[[str], Tensor] | None = None) -> None:
+    """Everything that `read_folder`, and timm where it can, needs to build the model again.
+
+    read: gives the tensors by name, one at a time, for a model that has no memory itself."""
+    state = model.state_dict()
     described = {**asdict(model.config), **asdict(model.config.resolve())}
     about = {"scalevit": {"model": described, "preprocessing": asdict(model.preprocessing)}}
     with files.written_folder(folder) as temporary:
-        files.write_tensors(temporary / "model.safetensors", model.state_dict())
+        files.stream_tensors(temporary / "model.safetensors", state, read or state.__getitem__)
         files.write_json(temporary / "config.json", {**_for_timm(model), **about})
 
 
