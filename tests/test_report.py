@@ -6,12 +6,13 @@ import subprocess
 import time
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
 
 import pytest
 from pretend_study import SPEC, law, payload, write
 
 from scalevit import cli
-from scalevit.study import report, results, summary
+from scalevit.study import origins, report, results, summary
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +75,22 @@ def test_recipes_are_compared_best_first_over_seeds(study):
 
 def test_without_a_law_the_page_says_so_and_still_opens(study):
     found = results.read(study)
-    few = replace(found, points=found.points[:2], forecast=None)
+    points = found.of(("digits", 10))
+    few = replace(found, points=(points[0], points[-1]), forecast=None)
     assert any("No law is claimed" in line for line in summary.summary(few))
     assert "too few points" in report.render([few])
+
+
+def test_recipes_at_one_compute_are_compared_in_the_first_sentence_and_claim_no_law(study):
+    found = results.read(study)
+    top = next(p for p in found.of(("digits", 10)) if p.facts.run == "96x4-fresh-600")
+    tried = [("a", 0.3), ("b", 0.1), ("a", 0.32), ("c", 0.2)]
+    points = tuple(replace(top, error=e, facts=replace(top.facts, recipe=name)) for name, e in tried)
+    one = replace(found, points=points)
+    assert summary.headline(one) == (
+        "Of 3 recipes, b has the lowest digits 10-shot error, 10.0%; the others reach 20.0% to 31.0%."
+    )
+    assert "law" not in " ".join(summary.summary(one)).lower()
 
 
 def test_the_page_begins_with_what_to_remember_and_ends_its_words_with_a_plan(study):
@@ -207,13 +221,29 @@ window.addEventListener("load", () => {
 </script>
 """
 
+#: Only looks.
+LOOK = """
+<script>
+const seen = { errors: [] };
+window.onerror = (text) => seen.errors.push(text);
+window.addEventListener("load", () => {
+  seen.explore = document.getElementById("explore").hidden;
+  seen.charts = document.querySelectorAll("figure svg").length;
+  seen.tasks = document.querySelectorAll("#probes tbody tr").length;
+  seen.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  seen.broken = (document.querySelector("main").innerHTML.match(/NaN|undefined|Infinity/g) || []).length;
+  document.title = JSON.stringify(seen);
+});
+</script>
+"""
+
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --enable-logging=stderr --dump-dom"
 )
 
 
-def browse(page, profile, width):
+def browse(page, profile, width, walk=WALK):
     """(what the walk saw, the browser's console) of the page in headless Chromium."""
     import json
 
@@ -223,7 +253,7 @@ def browse(page, profile, width):
     html = page.read_text()
     walked = page.with_name("walked.html")
     walked.write_text(
-        html.replace('<script type="application/json"', WALK + '<script type="application/json"', 1)
+        html.replace('<script type="application/json"', walk + '<script type="application/json"', 1)
     )
     command = [browser, *FLAGS.split(), f"--user-data-dir={profile}", f"--window-size={width},1400"]
     done = subprocess.run([*command, walked.as_uri()], capture_output=True, text=True, timeout=120)
@@ -241,9 +271,42 @@ def test_a_browser_uses_every_control_without_error_or_request(study, tmp_path, 
     assert console == [] and seen["errors"] == []
     assert seen["requests"] == 0 and seen["broken"] == 0
     assert seen["wide"] <= 0, "the page scrolls sideways"
-    assert seen["marks"] == seen["rows"] == 18 and seen["charts"] == 7
+    assert seen["marks"] == seen["rows"] == 18 and seen["charts"] == 8
     assert seen["filtered"] == 6 and seen["dimmed"] > 0
     assert seen["tip"].startswith("32x2")
+
+
+@pytest.mark.slow
+def test_a_browser_shows_several_studies_other_origins_and_decays_that_were_both_varied(study, tmp_path):
+    table = tmp_path / "other.csv"
+    table.write_text("model,dataset,shots,error,compute\nx,digits,10,0.2,1e12\ny,digits,10,0.3,\n")
+    found = results.read(study)
+    points = found.of(("digits", 10))
+    pairs = [(head, body) for head in (0.0, 3.0) for body in (0.03, 0.3)]
+    varied = {
+        point.facts.run: replace(point.facts, head_decay=head, body_decay=body)
+        for point, (head, body) in zip(points, pairs * 5)
+    }
+    decayed = replace(
+        found,
+        facts=tuple(varied.values()),
+        points=tuple(replace(point, facts=varied[point.facts.run]) for point in points),
+    )
+    studies = [decayed, found, origins.read(table), origins.read(Path("paper"))]
+    page = report.write(studies, tmp_path / "report.html")
+    assert "Weight decay of head and body" in page.read_text()
+    seen, console = browse(page, tmp_path / "profile", 1600)
+    assert console == [] and seen["errors"] == []
+    assert seen["requests"] == 0 and seen["broken"] == 0 and seen["wide"] <= 0
+    assert seen["marks"] == 18 + 18 + 1 and seen["charts"] == 9
+
+
+@pytest.mark.slow
+def test_a_browser_shows_one_run_without_a_chart_of_one_point(study, tmp_path):
+    page = report.write([results.read(study / "runs" / "96x4-fresh-600")], tmp_path / "report.html")
+    seen, console = browse(page, tmp_path / "profile", 390, LOOK)
+    assert console == [] and seen["errors"] == [] and seen["broken"] == 0
+    assert seen["explore"] and seen["charts"] == 3 and seen["tasks"] == 2 and seen["wide"] <= 0
 
 
 @pytest.mark.slow

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalevit.answer import Answer
+
+if TYPE_CHECKING:
+    from scalevit.study.results import Results
 
 SUMMARY = "one HTML page of runs or of studies"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "scalevit report runs/demo    scalevit report runs/first runs/second --out both.html"
+    parser.epilog = "scalevit report runs/demo    scalevit report runs/first runs/second paper --out all.html"
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="a run, a folder of runs, or a study"
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="a run, a folder of runs, or a study; beside it other results: a CSV, or the word paper",
     )
     parser.add_argument("--out", type=Path, help="where the page goes (report.html in the first folder)")
     parser.add_argument(
@@ -22,23 +30,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> Answer:
-    from scalevit import records
-    from scalevit.study import figures, report, results, summary
-    from scalevit.study.gallery import gallery
+    from scalevit.study import figures, report, summary
 
-    for folder in args.folders:
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder")
-        if not records.runs_below(folder):
-            raise ValueError(f"{folder}: holds no run (no {records.FILE} in it or below)")
-    studies = [results.read(folder) for folder in args.folders]
-    page = report.write(studies, args.out or args.folders[0] / "report.html", gallery(args.folders))
+    folders = [source for source in args.sources if source.is_dir()]
+    studies = [_read(source) for source in args.sources]
+    if not folders and args.out is None:
+        raise ValueError("say where the page goes: --out FILE.html")
+    page = report.write(studies, args.out or folders[0] / "report.html")
+    others = [study for study in studies if study.origin]
     lines, data = [], {"report": str(page), "studies": []}
-    for folder, study in zip(args.folders, studies):
+    for source, study in zip(args.sources, studies):
         words = summary.summary(study)
-        drawn = figures.draw(study, args.figures / folder.name) if args.figures else []
+        own = args.figures and not study.origin
+        drawn = figures.draw(study, args.figures / source.name, others) if own else []
         lines += [f"{study.title}:" if len(studies) > 1 else "", *words]
         data["studies"].append(
-            {"folder": str(folder), "summary": words, "figures": [str(path) for path in drawn]}
+            {"folder": str(source), "summary": words, "figures": [str(path) for path in drawn]}
         )
     return Answer("\n".join([*(line for line in lines if line), f"report: {page}"]), data)
+
+
+def _read(source: Path) -> Results:
+    """A folder's runs, or a table of other origin."""
+    from scalevit import records
+    from scalevit.study import origins, results
+
+    if not source.is_dir():
+        if source.is_file() or str(source) == origins.PAPER:
+            return origins.read(source)
+        raise ValueError(f"{source}: no such folder")
+    if not records.runs_below(source):
+        raise ValueError(f"{source}: holds no run (no {records.FILE} in it or below)")
+    return results.read(source)

@@ -101,6 +101,8 @@ def schedules(shown: Shown) -> Sheet:
     score.set(xlabel="steps", ylabel=panels.task_words(shown.points), title=largest.model)
     for point in family:
         plan = point.facts.schedule
+        if plan is None:
+            continue
         steps = np.unique(np.linspace(0, plan.steps, 200).astype(int))
         rate = [lr_at(plan, int(step)) for step in steps]
         label = f"{point.facts.recipe} {plan.name} {plan.steps}".strip()

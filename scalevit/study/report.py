@@ -1,6 +1,6 @@
 """One HTML page of a study, a run, or several studies: self-contained, offline, interactive.
 
-The page is a template, a style sheet and a script beside this file, with the results inside as JSON.
+The page is a template, a style sheet and scripts in the folder `page`, with the results inside as JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from scalevit.study.summary import Task, cards, headline, plan, sections, task_n
 #: Points of a learning-rate curve in the page.
 RATES = 60
 
+#: The page's scripts, in the order in which they need each other.
+SCRIPTS = ("state", "chart", "figures", "panels", "tables", "controls")
+
 #: What the page's script knows of a run.
 FACTS = (
     "run", "model", "recipe", "images", "unique", "seed", "steps", "batch", "seen", "compute", "parameters",
-    "forward", "parent",
+    "forward", "parent", "head_decay", "body_decay",
 )  # fmt: skip
 
 
@@ -47,17 +51,23 @@ def render(studies: Sequence[Results], pictures: Sequence[Picture] = ()) -> str:
 
     if not any(study.facts for study in studies):
         raise ValueError("nothing to report: no run's folder (run.yaml and records.jsonl) was found")
-    here = resources.files("scalevit.study")
+    here = resources.files("scalevit.study") / "page"
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = page.from_string((here / "report.html.j2").read_text())
+    template = page.from_string((here / "page.html.j2").read_text())
     payload = json.dumps(
         _clean([_study(study, index) for index, study in enumerate(studies)]), allow_nan=False
     )
     return template.render(
         title=" · ".join(study.title for study in studies), studies=[_head(study) for study in studies],
-        pictures=pictures, style=(here / "report.css").read_text(), script=(here / "report.js").read_text(),
+        pictures=pictures, style=(here / "page.css").read_text(), script=_script(here),
         data=payload.replace("<", "\\u003c"), version=__version__, made=time.strftime("%Y-%m-%d %H:%M %Z"),
     )  # fmt: skip
+
+
+def _script(here: Traversable) -> str:
+    """The scripts as one function, so that their names are nobody else's."""
+    body = "\n".join((here / f"{name}.js").read_text() for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{body}}})();'
 
 
 def _clean(value: Any) -> Any:
@@ -83,6 +93,7 @@ def _study(results: Results, index: int) -> dict[str, Any]:
         "runs": [_run(results, facts, index) for facts in results.facts],
         "floors": [_floor(floor) for floor in results.floors],
         "forecast": results.forecast,
+        "own": not results.origin,
     }
 
 
@@ -104,13 +115,14 @@ def _floor(floor: Floor) -> dict[str, Any]:
 def _run(results: Results, facts: Facts, study: int) -> dict[str, Any]:
     about = results.about.get(facts.run, {})
     mine = [point for point in results.points if point.facts is facts]
-    steps = np.unique(np.linspace(0, facts.steps, RATES).astype(int)).tolist()
+    steps = np.unique(np.linspace(0, facts.steps, RATES).astype(int)).tolist() if facts.schedule else []
+    unknown = {key: None for key in ("images", "steps") if results.origin and not getattr(facts, key)}
     return {
-        **{key: getattr(facts, key) for key in FACTS},
+        **{key: getattr(facts, key) for key in FACTS}, **unknown,
         "study": study, "seconds": about.get("seconds"), "speed": about.get("images_per_second"),
         "errors": {_key((p.dataset, p.shots)): [p.error, p.spread, p.draws] for p in mine},
         "curve": results.curves.get(facts.run, ()),
-        "rates": [[step, lr_at(facts.schedule, step)] for step in steps],
+        "rates": [[step, lr_at(facts.schedule, step)] for step in steps] if facts.schedule else [],
     }  # fmt: skip
 
 
@@ -141,14 +153,16 @@ def _head(results: Results) -> dict[str, Any]:
 def provenance(results: Results) -> list[tuple[str, str]]:
     """Which code on which machine: each fact once, with the number of others when runs differ."""
     rows = [*results.about.values()]
-    found = []
+    found = [("from", results.origin)] if results.origin else []
     for key in ("commit", "versions", "machine", "device", "world", "command"):
         values = [_plain(row[key]) for row in rows if row.get(key) not in (None, "")]
         distinct = sorted({*values})
         if distinct:
             more = f" and {len(distinct) - 1} more" if len(distinct) > 1 else ""
             found.append((key, distinct[0] + more))
-    seconds = sum(_own_seconds(facts, results.about.get(facts.run, {})) for facts in results.facts)
+    seconds = sum(
+        _own_seconds(facts, results.about[facts.run]) for facts in results.facts if facts.run in results.about
+    )
     if seconds:
         found.append(("time trained", f"{seconds:,.0f} s over {len(results.facts)} processes"))
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +32,7 @@ LEVEL = 0.9
 @dataclass(frozen=True)
 class Facts:
     """What a run is, from its run.yaml. compute: FLOPs of training it from scratch. unique: images it could
-    learn from, never more than it saw."""
+    learn from, never more than it saw. Of runs of other origin what is not known is NaN, or None."""
 
     run: str
     study: str
@@ -39,16 +40,16 @@ class Facts:
     model: str
     recipe: str
     images: int
-    unique: int
+    unique: float
     seed: int
     steps: int
     batch: int
-    seen: int
+    seen: float
     compute: float
-    parameters: int
+    parameters: float
     forward: float
     parent: str
-    schedule: schedule.Schedule
+    schedule: schedule.Schedule | None
     branch_step: int
     head_decay: float
     body_decay: float
@@ -93,6 +94,7 @@ class Results:
     target: tuple[str, int] | None = None
     note: str = ""
     notes: tuple[str, ...] = ()
+    origin: str = ""
 
     def tasks(self) -> list[tuple[str, int]]:
         """(dataset, shots) of all points; the study's own target first."""
@@ -102,7 +104,11 @@ class Results:
     def of(self, task: tuple[str, int]) -> list[Point]:
         """The points of one task, cheapest first."""
         chosen = [point for point in self.points if (point.dataset, point.shots) == task]
-        return sorted(chosen, key=lambda point: (point.facts.compute, point.error))
+        return sorted(chosen, key=lambda point: (_known_compute(point), point.error))
+
+
+def _known_compute(point: Point) -> float:
+    return point.facts.compute if math.isfinite(point.facts.compute) else math.inf
 
 
 def claim(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> None:
@@ -309,7 +315,7 @@ SCATTER = 0.25
 
 def pareto(points: Sequence[Point]) -> list[Point]:
     """The points that no cheaper or equally cheap one beats (an error of exactly 0 has no logarithm)."""
-    positive = [point for point in points if point.error > 0]
+    positive = [point for point in points if point.error > 0 and math.isfinite(point.facts.compute)]
     if not positive:
         return []
     best = frontier([p.facts.compute for p in positive], [p.error for p in positive])

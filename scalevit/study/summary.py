@@ -43,13 +43,15 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
     task = tasks[0] if tasks else ("", 0)
     points = results.of(task)
     law = law_of(points)
+    if results.origin:
+        return [("What it shows", [_frontier(task, law), _law_words(law)])] if law.fit else []
     told = {
         "What was done": [
             _extent(results), _asked(task) if tasks else "", _bill_words(results), results.note,
         ],
         "What was learnt": [
-            _frontier(task, law), _law_words(law) if tasks else "", _halving(law), _data_words(points),
-            _recipe_words(task, points) if points else "",
+            _frontier(task, law), _law_words(law) if _grows(points) else "", _halving(law),
+            _data_words(points), _recipe_words(task, points) if points else "",
         ],
         "How sure this is": [
             _floor_words(results, points), _forecast_words(results, points), _seed_words(points),
@@ -64,6 +66,8 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
 def headline(results: Results) -> str:
     """The one sentence to remember."""
     tasks = results.tasks()
+    if results.origin:
+        return f"{len(results.facts)} runs of other origin: {results.origin}"
     if not tasks:
         return "No run has a result yet."
     points, name = results.of(tasks[0]), task_name(tasks[0])
@@ -73,6 +77,8 @@ def headline(results: Results) -> str:
     if len(points) == 1:
         only = best[0]
         return f"After {only.facts.steps:,} steps, the {name} error of {only.facts.run} is {_measured(only)}."
+    if not _grows(points):
+        return _compared(name, points)
     if not _helps(points):
         return (
             f"More training did not lower the {name} error here: the best run, {best[-1].facts.run} with "
@@ -95,6 +101,28 @@ def _helps(points: Sequence[Point]) -> bool:
     most = max(point.facts.compute for point in points)
     dear = min((p for p in points if p.facts.compute >= most / 2), key=lambda point: point.error)
     return dear.error <= best.error + 2 * math.hypot(best.spread, dear.spread)
+
+
+def _grows(points: Sequence[Point]) -> bool:
+    """Whether some run had clearly more compute than another: otherwise recipes are compared, not sizes."""
+    compute = [point.facts.compute for point in points if math.isfinite(point.facts.compute)]
+    return len(compute) > 1 and max(compute) > 1.3 * min(compute)
+
+
+def _compared(name: str, points: Sequence[Point]) -> str:
+    """The best of what was tried at one compute, and the others' range."""
+    errors: dict[str, list[float]] = {}
+    for point in points:
+        errors.setdefault(point.facts.recipe or point.facts.run, []).append(point.error)
+    first, *others = sorted(errors, key=lambda recipe: float(np.mean(errors[recipe])))
+    if not others:
+        return f"The {name} error of {first} is {_seeds(errors[first])}."
+    means = [float(np.mean(errors[recipe])) for recipe in others]
+    ends = percent(means[0]) if len(means) == 1 else f"{percent(means[0])} to {percent(means[-1])}"
+    return (
+        f"Of {len(errors)} recipes, {first} has the lowest {name} error, {_seeds(errors[first])}; the other"
+        f"{'s reach' if len(means) > 1 else ' reaches'} {ends}."
+    )
 
 
 def _asked(task: Task) -> str:
@@ -188,7 +216,7 @@ def _forecast_of(curve: Sequence[tuple[float, float]]) -> tuple[float, float, fl
 def plan(results: Results) -> list[dict[str, str]]:
     """What the next tenfold buys, one way of spending it a row; only ways that this study has measured."""
     tasks = results.tasks()
-    points = results.of(tasks[0]) if tasks else []
+    points = results.of(tasks[0]) if tasks and not results.origin else []
     law = law_of(points)
     if law.fit is None or not _helps(points):
         return []
@@ -281,6 +309,8 @@ def _seeds(errors: Sequence[float]) -> str:
 
 
 def _measured(point: Point) -> str:
+    if point.draws < 2:
+        return percent(point.error)
     return f"{percent(point.error)} ± {100 * point.spread:.1f} over {point.draws} draws"
 
 
@@ -368,7 +398,7 @@ def _next(law: Law) -> str:
 def cards(results: Results) -> list[dict[str, str]]:
     """The three or four numbers to see first."""
     tasks = results.tasks()
-    if not tasks:
+    if not tasks or results.origin:
         return []
     points = results.of(tasks[0])
     law, best = law_of(points), pareto(points)
