@@ -42,7 +42,7 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
     tasks = results.tasks()
     task = tasks[0] if tasks else ("", 0)
     points = results.of(task)
-    law = law_of(points)
+    law, sizes = law_of(points), _grows(points)
     if results.origin:
         return [("What it shows", [_frontier(task, law), _law_words(law)])] if law.fit else []
     told = {
@@ -50,11 +50,12 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
             _extent(results), _asked(task) if tasks else "", _bill_words(results), results.note,
         ],
         "What was learnt": [
-            _frontier(task, law), _law_words(law) if _grows(points) else "", _halving(law),
-            _data_words(points), _recipe_words(task, points) if points else "",
+            _frontier(task, law) if sizes or len(points) == 1 else "", _law_words(law) if sizes else "",
+            _halving(law), _data_words(points), _recipe_words(task, points) if points else "",
         ],
         "How sure this is": [
-            _floor_words(results, points), _forecast_words(results, points), _seed_words(points),
+            _floor_words(results, points), _forecast_words(results, points) if sizes else "",
+            _seed_words(points),
         ],
         f"What {MORE} times the compute would buy": [_next(law)],
         "What is missing": list(results.notes),

@@ -55,7 +55,8 @@ function chart(host, spec) {
   const inside = (list, i) => list.flatMap((item) => item.map((p) => p[i]));
   const xs = [...spec.points.map((p) => p.x), ...inside(spec.lines.filter((l) => !l.beyond).map((l) => l.points), 0), ...spec.intervals.map((i) => i.x)];
   const ys = [...spec.points.flatMap((p) => [p.y, p.y - p.spread, p.y + p.spread]), ...inside(spec.lines.filter((l) => !l.beyond).map((l) => l.points), 1), ...spec.levels.map((l) => l.y), ...spec.intervals.flatMap((i) => [i.low, i.high])];
-  const x = scale(...bounds(xs, spec.x.log, 0.06), box.left, box.right, spec.x.log);
+  const ends = spec.x.at ? [-0.5, spec.x.at.length - 0.5] : bounds(xs, spec.x.log, 0.06);
+  const x = scale(...ends, box.left, box.right, spec.x.log);
   const y = scale(...bounds(ys, spec.y.log, 0.06), box.bottom, box.top, spec.y.log);
   const id = `clip-${host.id || spec.name.replace(/\W+/g, "-")}`;
   const out = [`<svg viewBox="0 0 ${width} ${height}" height="${height}" tabindex="0" role="img" aria-label="${esc(spec.name)}: ${spec.points.length} points; arrow keys walk through them">`,
