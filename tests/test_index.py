@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pictures import make_folder, make_shards
 
+from scalevit.cli import main
 from scalevit.data import indexing
 from scalevit.data.decode import decode
 from scalevit.data.fingerprint import luminance, phash
@@ -118,12 +119,27 @@ def test_a_cut_index_is_said_to_be(folder):
     build(str(folder))
     target = sidecar(str(folder), "folder")
     target.write_bytes(target.read_bytes()[:600])
-    with pytest.raises(ValueError, match="cut or of another version"):
+    with pytest.raises(ValueError, match="is cut; run scalevit data index"):
         open_store(str(folder))
     target.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="is no index"):
         open_store(str(folder))
     assert build(str(folder)).samples == 30
+
+
+def test_an_index_of_another_version_is_said_to_be_and_made_anew(folder, capsys):
+    build(str(folder))
+    target = sidecar(str(folder), "folder")
+    new = target.read_bytes()
+    target.write_bytes(new.replace(b"scalevit index 2", b"scalevit index 1"))
+    (folder / ".scalevit-index.parts").mkdir()
+    (folder / ".scalevit-index.parts/listing").write_bytes(target.read_bytes())  # it was interrupted, too
+    assert main(["data", "stats", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f"is of another version of scalevit; run scalevit data index {folder}\n")
+    assert error.count("\n") == 1
+    assert build(str(folder)).kept == 0
+    assert target.read_bytes() == new and not list(folder.glob("*.parts"))
 
 
 def test_what_is_not_ours_to_write_is_indexed_in_the_cache(tmp_path, monkeypatch):

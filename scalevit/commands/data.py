@@ -165,8 +165,6 @@ def _declare_dedup(parser: argparse.ArgumentParser) -> None:
 
 
 def _dedup(args: argparse.Namespace) -> Answer:
-    import numpy as np
-
     from scalevit.data import dedup
     from scalevit.data.stores import open_store
 
@@ -175,18 +173,19 @@ def _dedup(args: argparse.Namespace) -> Answer:
     train = open_store(args.path)
     if not all(shard.header.measured for shard in train.shards):
         raise ValueError(f"{args.path} has no perceptual hashes yet; run scalevit data index {args.path}")
-    hashes = np.concatenate([shard.records["phash"] for shard in train.shards])
     found: dict[int, tuple[dedup.Match, str]] = {}
     for path in args.evaluation:
         evaluation = open_store(path)
         table, owners = dedup.evaluation_table(evaluation)
-        seconds = dedup.seconds_for(len(hashes), hashes, table, owners)
+        seconds, seen = dedup.seconds_for(train, table, owners), dedup.thumbnails(evaluation)
         with _bar(f"{path}: about {seconds:.0f} s") as progress:
-            for matches in dedup.candidates(hashes, table, owners, args.radius):
-                match = matches[0] if args.hashes_only else dedup.confirmed(matches, train, evaluation)
-                if match:
-                    found[match.train] = (match, evaluation.name(match.evaluation))
-                progress(matches[0].train + 1, len(hashes))
+            for shard, first in zip(train.shards, train.starts.tolist()):
+                hashes = shard.records["phash"]
+                for matches in dedup.candidates(hashes, table, owners, args.radius, first):
+                    match = matches[0] if args.hashes_only else dedup.confirmed(matches, train, seen)
+                    if match:
+                        found[match.train] = (match, evaluation.name(match.evaluation))
+                    progress(matches[0].train + 1, train.samples)
     dedup.write_exclusions(args.out, train, list(found.values()))
     text = (
         f"{len(found)} of {train.samples} training samples are near-duplicates; "

@@ -2,7 +2,7 @@
 
 Every training hash is looked up among the hashes of what copies of the evaluation images may look like (each
 crop and its mirror image). Hashes within the radius are candidates; unless hashes alone are asked for, both
-images are then decoded and compared, so that images that only share their coarse layout stay.
+images are then decoded and laid over each other (alike.py), so that images that only share their layout stay.
 
 The search is exact: two hashes within radius r < 8 agree in one of four 16-bit parts up to one bit. The table
 of evaluation hashes by those parts is made once, and training hashes stream past it.
@@ -11,25 +11,28 @@ of evaluation hashes by those parts is made once, and training hashes stream pas
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from scalevit.data.alike import Grey, alike, mirrored, thumbnail
 from scalevit.data.decode import BrokenImage, decode
-from scalevit.data.fingerprint import CROPS, distance, likeness, luminance, phash, views
+from scalevit.data.fingerprint import CROPS, distance, luminance, phash, views
 from scalevit.data.stores import Store
 
-#: Bits that may differ, and the correlation above which two decoded images are copies.
+#: Bits that may differ.
 RADIUS = 7
-ALIKE = 0.96
 #: Candidates of one training image that are compared.
 TRIED = 8
 _PARTS, _BITS = 4, 16
 _NEAR = np.array([0, *(1 << bit for bit in range(_BITS))], np.uint64)
 _BLOCK = 4096
+#: Thumbnails of evaluation images kept, of 16 kB.
+_KEPT = 4096
 
 
 class Match(NamedTuple):
@@ -90,41 +93,50 @@ def evaluation_table(store: Store) -> tuple[Table, np.ndarray]:
 
 
 def candidates(
-    train: np.ndarray, table: Table, owners: np.ndarray, radius: int = RADIUS
+    train: np.ndarray, table: Table, owners: np.ndarray, radius: int = RADIUS, first: int = 0
 ) -> Iterator[list[Match]]:
-    """For every training hash that has any, the evaluation views within the radius, nearest first."""
+    """For every training hash that has any, the evaluation views within the radius, nearest first. `first`:
+    the number of the first hash."""
     kinds = 2 * len(CROPS)
     for start in range(0, len(train), _BLOCK):
         who, entry, bits = table.near(train[start : start + _BLOCK], radius)
         order = np.lexsort((entry, bits, who))
         who, entry, bits = who[order], entry[order], bits[order]
         edges = np.flatnonzero(np.diff(who, prepend=-1, append=-1))
-        for first, end in pairwise(edges):
-            chosen = dict.fromkeys(zip(entry[first:end].tolist(), bits[first:end].tolist()))
-            number = start + int(who[first])
+        for edge, end in pairwise(edges):
+            chosen = dict.fromkeys(zip(entry[edge:end].tolist(), bits[edge:end].tolist()))
+            number = first + start + int(who[edge])
             yield [Match(number, int(owners[e]), int(b), e % kinds) for e, b in [*chosen][:TRIED]]
 
 
-def confirmed(matches: list[Match], train: Store, evaluation: Store, alike: float = ALIKE) -> Match | None:
-    """The first of one training sample's candidates whose decoded image is alike, seen as its view."""
+def thumbnails(store: Store) -> Callable[[int], Grey]:
+    """Thumbnails of a store's images by number; those asked for last are kept. BrokenImage where one is."""
+    return lru_cache(_KEPT)(
+        lambda number: thumbnail(luminance(decode(store.encoded(number), store.name(number))))
+    )
+
+
+def confirmed(matches: list[Match], train: Store, evaluation: Callable[[int], Grey]) -> Match | None:
+    """The first of one training sample's candidates of which it is a copy; `evaluation`: their thumbnails."""
     try:
-        mine = luminance(decode(train.encoded(matches[0].train), train.name(matches[0].train)))
-        for match in matches:
-            name = evaluation.name(match.evaluation)
-            theirs = luminance(decode(evaluation.encoded(match.evaluation), name))
-            if likeness(mine, views(theirs)[match.view]) >= alike:
-                return match
+        mine = thumbnails(train)(matches[0].train)
+        return next((m for m in matches if is_copy(mine, evaluation(m.evaluation), m.view)), None)
     except BrokenImage:
-        pass
-    return None
+        return None
 
 
-def seconds_for(count: int, train: np.ndarray, table: Table, owners: np.ndarray) -> float:
-    """How long `count` training hashes will take, from timing a few thousand."""
-    probe = np.resize(train, 2 * _BLOCK)
+def is_copy(mine: Grey, theirs: Grey, view: int) -> bool:
+    """Whether `mine` is a copy of `theirs` as this view, a number in what `views` gives, shows it."""
+    crop = CROPS[view // 2]
+    return alike(mine, *mirrored(theirs, crop)) if view % 2 else alike(mine, theirs, crop)
+
+
+def seconds_for(train: Store, table: Table, owners: np.ndarray) -> float:
+    """How long the search of all training hashes will take, from timing a few thousand."""
+    probe = np.resize(train.shards[0].records["phash"][: 2 * _BLOCK], 2 * _BLOCK)
     began = time.perf_counter()
     sum(1 for _ in candidates(probe, table, owners))
-    return (time.perf_counter() - began) * count / len(probe)
+    return (time.perf_counter() - began) * train.samples / len(probe)
 
 
 # --------------------------------------------------------------------------- the list that sources honour

@@ -76,20 +76,3 @@ def views(grey: Float[np.ndarray, "h w"]) -> list[Float[np.ndarray, "h2 w2"]]:
 def distance(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Bits in which hashes (uint64, broadcast) differ."""
     return np.bitwise_count(some ^ others)
-
-
-def likeness(one: np.ndarray, other: np.ndarray, side: int = 12) -> float:
-    """Correlation, at most 1, of two images' grey levels at side × side: blind to brightness and contrast.
-
-    Coarser than a hash is fine, so that a crop not quite where a view has it still counts."""
-    means, rest = [], []
-    for grey in (one, other):
-        small = np.asarray(_squeezed(Image.fromarray(grey), side), np.float64)
-        means.append(small.mean())
-        rest.append((small - small.mean()).ravel())
-    contrasts = [np.linalg.norm(one) / side for one in rest]
-    if (
-        min(contrasts) < 0.5
-    ):  # an empty page: below half a grey level there is nothing to compare but the grey
-        return float(max(contrasts) < 0.5 and abs(means[0] - means[1]) < 0.5)
-    return float(rest[0] @ rest[1] / (contrasts[0] * contrasts[1] * side**2))

@@ -28,7 +28,8 @@ RECORD = np.dtype(
 )  # fmt: skip
 MEASURED, BROKEN = 1, 2
 SUFFIX = ".scalevit-index"
-_MAGIC = "scalevit index 1"
+#: The second version: images below 32 pixels were hashed by another rule before.
+_MAGIC = "scalevit index 2"
 
 
 @dataclass(frozen=True)
@@ -145,23 +146,29 @@ def write(index: ShardIndex, target: Path) -> None:
 
 
 def read(target: Path) -> ShardIndex:
-    """An index, mapped: what is not looked at is not read. Raises ValueError when it is none, or cut."""
-    try:
-        with target.open("rb") as file:
-            line = file.readline()
-        facts = json.loads(line)
-        header = Header(**{**facts, "names": tuple(facts["names"])})
-        whole = np.memmap(target, np.uint8, mode="r")
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{target} is no index; remove it and run scalevit data index again") from None
+    """An index, mapped: what is not looked at is not read. Raises ValueError when it is none, of another
+    version, or cut."""
+    with target.open("rb") as file:
+        line = file.readline()
+    header = _header(line, target)
+    whole = np.memmap(target, np.uint8, mode="r")
     start = len(line)
     middle = start + header.samples * RECORD.itemsize
     end = middle + 4 * header.extra_labels
-    if header.magic != _MAGIC or len(whole) < end:
-        raise ValueError(
-            f"{target} is cut or of another version; remove it and run scalevit data index again"
-        )
+    if len(whole) < end:
+        raise ValueError(f"{target} is cut; run scalevit data index {header.path}")
     return ShardIndex(header, whole[start:middle].view(RECORD), whole[middle:end].view("<u4"), whole[end:])
+
+
+def _header(line: bytes, target: Path) -> Header:
+    try:
+        facts = json.loads(line)
+        if facts["magic"] == _MAGIC:
+            return Header(**{**facts, "names": tuple(facts["names"])})
+        path = facts["path"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{target} is no index; remove it and run scalevit data index again") from None
+    raise ValueError(f"{target} is of another version of scalevit; run scalevit data index {path}")
 
 
 def opened(path: str, form: str, now: Stamp) -> ShardIndex | None:

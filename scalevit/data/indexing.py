@@ -10,6 +10,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,9 +91,10 @@ def _scanned(path: str, form: str, parts: Path) -> ShardIndex:
     listing = parts / "listing"
     now = stamp_of(path, form)
     if listing.exists():
-        index = read(listing)
-        if (index.header.size, index.header.changed) == tuple(now):
-            return index
+        with suppress(ValueError):  # of another version
+            index = read(listing)
+            if (index.header.size, index.header.changed) == tuple(now):
+                return index
         shutil.rmtree(parts)
     index = FORMS[form].scan(path)
     write(index, listing)
