@@ -216,7 +216,8 @@ class Mistakes(ValueError):
 
 
 def load(target: str, overrides: Sequence[str] = ()) -> Run:
-    """The run that a preset's name or a YAML file describes, with `section.key=value` overrides applied.
+    """The run that a preset's name, a YAML file or the JSON answer of `scalevit plan` describes, with
+    `section.key=value` overrides applied.
 
     Raises `Mistakes` naming every unknown key, wrong type and impossible combination at once."""
     from scalevit.presets import PRESETS
@@ -287,9 +288,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        text = path.read_text()
+        # YAML takes JSON, but reads numbers such as 1e-06 as words
+        tree = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} is no YAML and no JSON: {' '.join(str(error).split())}") from None
+    if isinstance(tree, dict):  # of a plan for a budget the best run, of a plan for a run that run
+        tree = tree.get("best", tree)
+        tree = tree.get("run", tree) if isinstance(tree, dict) else tree
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no run: expected sections such as 'model:' and 'schedule:'")
     return tree

@@ -33,10 +33,11 @@ class Outcome:
         return self.folder / rundir.MODEL
 
 
-def mistakes(run: config.Run, out: Path) -> list[str]:
-    """Everything that keeps this run from being trained into `out`, its images apart, one line each; creates
-    nothing."""
-    found = [*config.validate(run), *rundir.mistakes(run, out), *probe_mistakes(run.probe)]
+def mistakes(run: config.Run, out: Path | None) -> list[str]:
+    """Everything that keeps this run from being trained, into `out` if that is said, its images apart, one
+    line each; creates nothing."""
+    found = [*config.validate(run), *probe_mistakes(run.probe)]
+    found += rundir.mistakes(run, out) if out is not None else []
     found += mesh.mistakes(run.parallel, run.train.batch)
     if run.branch.trunk:
         found += branching.mistakes(run)

@@ -162,8 +162,29 @@ def test_dry_run_creates_nothing(tmp_path, capsys):
     assert main(["pretrain", "demo", "--dry-run", "--out", str(tmp_path / "run"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == PRESETS["demo"].schedule.steps
     assert not (tmp_path / "run").exists()
-    assert main(["pretrain", "paper/S16", "--dry-run", "--out", str(tmp_path / "run")]) == 0
+    assert main(["pretrain", "paper/S16", "--dry-run"]) == 0
     assert "data.source" in capsys.readouterr().out
+
+
+def test_without_a_folder_nothing_starts(capsys):
+    assert main(["pretrain", "demo"]) == 2
+    assert "say --out, such as --out runs/demo" in capsys.readouterr().err
+
+
+BUDGET = ["plan", "--gpus", "64", "--gpu", "h200", "--days", "7", "--unique-images", "3e8"]
+
+
+@pytest.mark.parametrize("words", [[*BUDGET], ["plan", "paper/S16"]])
+def test_a_plans_answer_is_a_run(tmp_path, capsys, words):
+    """Its JSON and the YAML it writes."""
+    assert main([*words, "--json"]) == 0
+    answer = capsys.readouterr().out
+    (tmp_path / "plan.json").write_text(answer)
+    said = json.loads(answer)
+    run = config.load(str(tmp_path / "plan.json"))
+    assert config.to_dict(run) == said.get("best", said)["run"]
+    assert main(["pretrain", str(tmp_path / "plan.json"), "--dry-run"]) == 0
+    capsys.readouterr()
 
 
 def test_a_full_disk_says_so_and_leaves_the_last_checkpoint(tmp_path, monkeypatch, capsys):

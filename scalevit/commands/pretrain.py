@@ -17,9 +17,9 @@ SUMMARY = "train a model; continues by itself when its folder holds a checkpoint
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help="a preset's name, or a run.yaml")
+    parser.add_argument("target", help="a preset's name, a run.yaml, or what scalevit plan --json said")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="e.g. schedule.lr=1e-3")
-    parser.add_argument("--out", required=True, type=Path, help="the run's folder")
+    parser.add_argument("--out", type=Path, help="the run's folder; only --dry-run does without")
     parser.add_argument(
         "--dry-run", action="store_true", help="only check everything and say what would be done"
     )
@@ -30,6 +30,8 @@ def main(args: argparse.Namespace) -> Answer:
     run = config.load(args.target, args.overrides)
     if args.dry_run:
         return dry(run, args.out)
+    if args.out is None:
+        raise ValueError(f"where should the run go? say --out, such as --out runs/{run.name}")
     from scalevit import mesh
     from scalevit.run import pretrain
 
@@ -46,7 +48,7 @@ def told(outcome: Outcome) -> Answer:
     return Answer(f"{outcome.folder}: complete, {outcome.step} steps", data | {"model": str(outcome.model)})
 
 
-def dry(run: config.Run, out: Path) -> Answer:
+def dry(run: config.Run, out: Path | None) -> Answer:
     """Every check of a real run, and what it would do; nothing is created."""
     from scalevit.run import mistakes, open_batches
 
@@ -60,7 +62,7 @@ def dry(run: config.Run, out: Path) -> Answer:
     data = {
         "run": config.run_id(run), "shape": asdict(shape), "parameters": shape.parameters(*size),
         "images": images, "steps": run.schedule.steps, "train_flops": 3 * shape.flops(*size) * images,
-        "folder": str(out),
+        "folder": out and str(out),
     }  # fmt: skip
     text = (
         f"{run.name}: {data['parameters']:,} parameters, {run.schedule.steps:,} steps of "
