@@ -20,6 +20,12 @@ def compute_in(precision: str, device: torch.device) -> AbstractContextManager[o
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def uncompiled(compiled: bool) -> AbstractContextManager[object]:
+    """The context in which a model that trains compiled is measured: without gradients, and with batches of
+    other sizes, it would be compiled again for each."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
 def peak_flops(precision: str, device: torch.device) -> float | None:
     """FLOP/s that this device's maker promises at this precision; None when unknown, as for every CPU."""
     if precision != "bf16" or device.type != "cuda":

@@ -19,6 +19,7 @@ from scalevit.evals.features import Share
 from scalevit.evals.finetune import accuracy_rows, scaled
 from scalevit.heartbeat import FINISHING
 from scalevit.model import ViT
+from scalevit.precision import uncompiled
 from scalevit.reporting import Reporter
 from scalevit.saving import NotSaved, Saver
 from scalevit.stopping import Stop
@@ -156,7 +157,7 @@ class Session:
             return []
         assert isinstance(state.model, ViT)
         share = Share.of(state.world)
-        with averaged(state.model, state.average):
+        with averaged(state.model, state.average), uncompiled(run.train.compile):
             found = probe_rows(state.model, run.probe, share)
             found += accuracy_rows(state.model, run.data, share) if run.data.part != "all" else []
         if floors:

@@ -47,6 +47,7 @@ class Stop:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
             return
-        if number == signal.SIGINT and self.received == "SIGINT":
-            os._exit(128 + signal.SIGINT)
+        # a launcher that is interrupted a second time sends SIGTERM
+        if self.received == "SIGINT" and number in (signal.SIGINT, signal.SIGTERM):
+            os._exit(128 + number)
         self.received = signal.Signals(number).name

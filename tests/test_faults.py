@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 from pictures import make_folder
-from test_parallel import command
-from test_run import TINY, wait_for, weights
+from test_parallel import ALONE, assert_close, command, losses
+from test_run import TINY, WATCHED, wait_for, weights, without_step_that_fails
 
-from scalevit import checkpoint, config
+from scalevit import checkpoint, config, records
 from scalevit.run import pretrain
 
 pytestmark = pytest.mark.slow
+
+FAULTY = str(Path(__file__).with_name("faulty_run.py"))
 
 
 @pytest.fixture
@@ -117,6 +119,17 @@ def test_a_broken_image_that_one_process_meets_ends_both(tmp_path, job):
     assert workers(tmp_path) == []
 
 
+@pytest.mark.parametrize("fault", ["nan", "spike"])
+def test_a_fault_on_one_process_takes_all_back(tmp_path, monkeypatch, job, fault):
+    """The second process's gradients are spoilt once; all end as if that batch had not been there."""
+    without_step_that_fails(monkeypatch, tmp_path / "without")
+    process = job(run=WATCHED, program=(FAULTY, fault))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert said.count("not let into the weights; back at step 6") == 1
+    assert_close(losses(tmp_path / "run"), losses(tmp_path / "without"))
+
+
 def test_a_worker_that_dies_ends_the_job(tmp_path, job):
     process = job("schedule.steps=100000")
     wait_for(tmp_path / "run/checkpoints/step_2")
@@ -138,3 +151,40 @@ def test_a_launcher_that_dies_leaves_nobody_behind(tmp_path, job):
     again = job("schedule.steps=100000", minutes=0)
     again.communicate(timeout=60)
     assert "stopped by the time limit" in (tmp_path / "run/log.txt").read_text()
+
+
+# --------------------------------------------------------------------------- asked to stop
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [
+        (signal.SIGTERM, "launcher"),
+        (signal.SIGINT, "launcher"),
+        (signal.SIGUSR1, "launcher"),
+        (signal.SIGUSR1, "second"),
+    ],
+)
+def test_asked_to_stop_all_processes_stop_at_one_step_and_save(tmp_path, job, number, whom):
+    """The launcher hands on what it is sent, SIGUSR1 if told to; of the processes one is enough."""
+    process = job("schedule.steps=100000", launcher=[*ALONE, "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"])
+    wait_for(tmp_path / "run/checkpoints/step_2")
+    os.kill(process.pid if whom == "launcher" else workers(tmp_path)[-1], number)
+    process.communicate(timeout=40)
+    assert process.returncode != 0
+    assert workers(tmp_path) == []
+    (row,) = (row for row in records.read(tmp_path / "run") if row["kind"] == "stop")
+    assert row["why"] == number.name
+    newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1]
+    assert (newest.step, checkpoint.damage(newest.folder)) == (row["step"], [])
+
+
+def test_a_second_interrupt_ends_the_job_at_once(tmp_path, job):
+    process = job(program=(FAULTY, "slow"))
+    wait_for(tmp_path / "run/checkpoints/step_5")
+    for _ in range(2):
+        time.sleep(1)
+        assert len(workers(tmp_path)) == 2
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    gone_within(tmp_path, 10)

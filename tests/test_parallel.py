@@ -1,13 +1,17 @@
 """Several processes on CPUs, started as a user would: the same numbers as one process, whatever dies."""
 
 import json
+import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_run import TINY
+from test_run import TINY, wait_for, weights
 
 from scalevit import checkpoint, config, mesh, records
 
@@ -21,13 +25,17 @@ RUN = replace(
 )
 
 
-def command(home, processes, *overrides, out="run", run=RUN, minutes=None):
+SCALEVIT, ALONE = ("-m", "scalevit"), ("--standalone",)
+
+
+def command(home, processes, *overrides, out="run", run=RUN, minutes=None, launcher=ALONE, program=SCALEVIT):
+    """launcher: options of torchrun. program: what it starts."""
     path = home / f"{run.name}.yaml"
     path.write_text(config.dump(run))
-    start = [sys.executable, "-m"]
+    start = [sys.executable]
     if processes > 1:
-        start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"]
-    words = ["scalevit", "pretrain", str(path), *overrides, "--out", str(home / out)]
+        start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *launcher]
+    words = [*program, "pretrain", str(path), *overrides, "--out", str(home / out)]
     return start + words + (["--max-minutes", str(minutes)] if minutes is not None else [])
 
 
@@ -46,6 +54,10 @@ def losses(folder):
 def assert_close(found, expected):
     assert found.keys() == expected.keys()
     assert max(abs(found[step] / expected[step] - 1) for step in expected) <= 1e-5
+
+
+#: Twice on the way and at the end, with a last batch of another size.
+PROBED = ("probe.datasets=[digits]", "probe.shots=[1]", "probe.draws=1", "train.eval_every=8")
 
 
 def using(optimizer):
@@ -97,6 +109,57 @@ def test_the_number_of_processes_may_change(alone, tmp_path):
     assert_close(losses(tmp_path / "run"), alone["adafactor"])
 
 
+def test_a_branch_over_processes_is_the_run_from_scratch(tmp_path):
+    """Trunk, branch and the run from scratch, each of two processes with shares of the weights."""
+    words = ("parallel.strategy=fsdp", "train.keep_at=[7]")
+    go(tmp_path, 2, *words, out="trunk")
+    cooldown = ["cooldown", tmp_path / "trunk", "--at", "7", "--steps", "3", "--out", tmp_path / "branch"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
+    subprocess.run([*start, "scalevit", *cooldown], check=True, capture_output=True, timeout=120)
+    branch = config.load(str(tmp_path / "branch" / "run.yaml"))
+    go(tmp_path, 2, run=replace(branch, name="scratch", branch=config.Branch()), out="scratch")
+    assert branch.schedule.steps == 10
+    assert weights(tmp_path / "branch") == weights(tmp_path / "scratch")
+
+
+def free_port():
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        return own.getsockname()[1]
+
+
+def test_two_machines_share_in_groups_and_end_together(alone, tmp_path):
+    """Two launchers that meet on this machine, of two processes each: sharded within, averaged between. Then
+    again, and one of them is killed with its processes: the other one ends and says why."""
+    meeting = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "run", "--local-addr", "127.0.0.1"]
+    words = ("parallel.strategy=hybrid", "parallel.shard=2")
+
+    def both(*more, out):
+        place = ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+        full = command(tmp_path, 2, *words, *more, run=using("adafactor"), out=out, launcher=meeting + place)
+        pipe = subprocess.PIPE
+        return [subprocess.Popen(full, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+
+    machines = both(out="run")
+    said = [machine.communicate(timeout=180) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert_close(losses(tmp_path / "run"), alone["adafactor"])
+    (about,) = [row for row in records.read(tmp_path / "run") if row["kind"] == "run"]
+    assert (about["world"], about["strategy"]) == (4, "hybrid")
+
+    machines = both("schedule.steps=100000", out="lost")
+    wait_for(tmp_path / "lost" / "checkpoints" / "step_4", 120)
+    lost, left = machines
+    children = Path(f"/proc/{lost.pid}/task/{lost.pid}/children").read_text().split()
+    for number in [lost.pid, *map(int, children)]:
+        os.kill(number, signal.SIGKILL)
+    lost.communicate()
+    _, said = left.communicate(timeout=90)
+    assert left.returncode == 1
+    why = r"scalevit: .* (is gone|has not been heard of for 30 s), noticed at step \d+, .*; the job ends"
+    assert re.search(why, said), said
+
+
 def test_killed_at_random_moments():
     """In a save, one process, the launcher, everything: each time the weights of the undisturbed run."""
     script = Path(__file__).parent.parent / "benchmarks" / "kills.py"
@@ -122,3 +185,17 @@ def test_hybrid_groups_must_fit(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     (line,) = mesh.mistakes(config.Parallel(strategy="hybrid", shard=3), 8)
     assert "possible: [1, 2, 4]" in line
+
+
+def test_blocks_are_compiled_once(alone, tmp_path):
+    """A sharded run whose blocks are compiled, and which is probed on the way: the same losses, and torch,
+    asked to tell of each function that it compiles again, tells nothing."""
+    words = command(
+        tmp_path, 2, "parallel.strategy=fsdp", "train.compile=true", *PROBED, run=using("adafactor")
+    )
+    environment = {**os.environ, "TORCH_LOGS": "recompiles,graph_code"}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "TRACED GRAPH" in done.stderr
+    assert "Recompiling function" not in done.stderr
+    assert_close(losses(tmp_path / "run"), alone["adafactor"])

@@ -9,9 +9,10 @@ import time
 from dataclasses import replace
 
 import pytest
+from faulty_run import BAD, spoilt
 from safetensors.torch import load_file
 
-from scalevit import checkpoint, config, records, rundir
+from scalevit import checkpoint, config, records, rundir, train
 from scalevit.cli import main
 from scalevit.presets import PRESETS
 from scalevit.run import mistakes, pretrain
@@ -97,6 +98,32 @@ def test_a_damaged_checkpoint_costs_steps_and_nothing_else(done, tmp_path, capsy
     assert pretrain(TINY, folder).stopped is None
     assert weights(folder) == weights(done)
     assert "step 3 is damaged and not used" in capsys.readouterr().err
+
+
+WATCHED = replace(TINY, guard=config.Guard(spike=50.0, window=4))
+
+
+def without_step_that_fails(monkeypatch, out, run=WATCHED):
+    """The weights of the run that never saw the batch of the step that goes wrong in `faulty_run`."""
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "shifted", lambda step, skips: step + (step >= BAD))
+        pretrain(run, out)
+    return weights(out)
+
+
+@pytest.mark.parametrize("save_every", [0, 5])
+@pytest.mark.parametrize(("fault", "word"), [("nan", "a gradient norm of nan"), ("spike", "is usual")])
+def test_a_faulty_step_is_left_out(tmp_path, monkeypatch, fault, word, save_every):
+    """Back to the start, or to the checkpoint of step 5: either way as if that batch were not there."""
+    expected = without_step_that_fails(monkeypatch, tmp_path / "without")
+    monkeypatch.setattr(train, "accumulate", spoilt(fault))
+    run = replace(WATCHED, train=replace(WATCHED.train, save_every=save_every))
+    assert pretrain(run, tmp_path / "run").stopped is None
+    assert weights(tmp_path / "run") == expected
+    (event,) = [row for row in records.read(tmp_path / "run") if row["kind"] == "event"]
+    assert (event["metric"], event["step"], event["value"]) == ("rewind 1", BAD, save_every)
+    assert word in event["why"]
+    assert "that data is skipped" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_a_cooldown_branch_is_the_run_from_scratch(done, tmp_path, capsys):

@@ -23,13 +23,15 @@ def test_a_time_limit_is_a_reason():
     assert Stop(minutes=5).reason is None
 
 
-def test_a_second_interrupt_ends_at_once():
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_ends_at_once(second):
+    """By the terminal, or by a launcher that was interrupted twice itself."""
     program = (
         "import os, signal; from scalevit.stopping import Stop\n"
         "with Stop():\n"
         "    os.kill(os.getpid(), signal.SIGINT); print('once', flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGINT); print('never', flush=True)\n"
+        f"    os.kill(os.getpid(), {int(second)}); print('never', flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "once\n"
-    assert done.returncode == 130
+    assert done.returncode == 128 + second
