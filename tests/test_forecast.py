@@ -33,7 +33,7 @@ def test_planted_law_is_forecast():
 
 def test_ninety_per_cent_hold_nine_in_ten_new_measurements():
     held, width = [], []
-    for seed in range(25):
+    for seed in range(12):
         random = np.random.default_rng(100 + seed)
         truth = {"b": random.uniform(0.2, 0.8), "c": random.uniform(0, 0.2), "d": random.uniform(0.1, 3)}
         found = forecast(X, noisy(seed, **truth), AHEAD)
@@ -178,24 +178,74 @@ def test_command_names_the_mistake(tmp_path, capsys, words, says):
     assert says in capsys.readouterr().err
 
 
-BAD = {
-    "two points": (["1,0.5", "2,0.4"], "2 different x cannot fix"),
-    "one size": ([f"5,0.{y}" for y in range(3, 9)], "1 different x"),
-    "a zero error": (["0.5,0.9", "1,0.5", "2,0.4", "4,0.3", "8,0"], "1 points have x or y that is zero"),
-    "a negative error": (["0.5,0.9", "1,0.5", "2,0.4", "4,0.3", "8,-0.1"], "zero, negative or infinite"),
-    "all missing": (["1,nan", "2,", "4,nan"], "no points"),
-    "no rows": ([], "has no rows"),
+def rows(y, x=X):
+    return [f"{a},{b}" for a, b in zip(x, y)]
+
+
+#: A table (its rows of x and y), more words, and what the one line of refusal says.
+REFUSED = {
+    "two points": (["1,0.5", "2,0.4"], [], "2 different x cannot fix"),
+    "one size": ([f"5,0.{y}" for y in range(3, 9)], [], "1 different x"),
+    "one size, many times": (rows(law(X), np.full(len(X), 8.0)), ["--law", "M1"], "1 different x"),
+    "a zero error": (["0.5,0.9", "1,0.5", "2,0.4", "4,0.3", "8,0"], [], "1 points have x or y that is zero"),
+    "a negative error": (["0.5,0.9", "1,0.5", "2,0.4", "4,0.3", "8,-0.1"], [], "zero, negative or infinite"),
+    "a zero x": (["0,0.9", "1,0.5", "2,0.4", "4,0.3", "8,0.2"], [], "zero, negative or infinite"),
+    "an infinite error": (["0.5,inf", "1,0.5", "2,0.4", "4,0.3", "8,0.2"], [], "infinite"),
+    "all missing": (["1,nan", "2,", "4,nan"], [], "no points"),
+    "no rows": ([], [], "has no rows"),
+    "accuracies in per cent": (rows(100 - 100 * law(X)), ["--accuracy"], "divide by 100"),
+    "errors in per cent, chance 1": (rows(100 * law(X)), ["--chance", "1"], "is it in per cent?"),
+    "a forecast at nothing": (rows(law(X)), ["--forecast", "0"], "positive and finite"),
+    "a forecast at NaN": (rows(law(X)), ["--forecast", "nan"], "positive and finite"),
+    "a forecast at infinity": (rows(law(X)), ["--forecast", "inf"], "positive and finite"),
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", REFUSED)
 def test_command_refuses_bad_tables_in_one_line(tmp_path, capsys, name):
-    rows, says = BAD[name]
+    lines, words, says = REFUSED[name]
     table = tmp_path / "runs.csv"
-    table.write_text("\n".join(["x,y", *rows]) + "\n")
-    assert main(["fit", str(table), "--x", "x", "--y", "y", "--forecast", "100"]) == 2
+    table.write_text("\n".join(["x,y", *lines]) + "\n")
+    assert main(["fit", str(table), "--x", "x", "--y", "y", "--forecast", "100", *words]) == 2
     told = capsys.readouterr()
     assert says in told.err and len(told.err.splitlines()) == 1 and not told.out
+
+
+def scattered(y, by=0.02):
+    return y * np.exp(by * np.random.default_rng(0).normal(size=len(y)))
+
+
+#: A table that a law can be put through but should not be trusted: where to forecast, the least ratio of the
+#: interval's ends there, and what a note says. A healthy table has 1.06 at 600.
+DOUBTFUL = {
+    "two points": (["1,0.5", "2,0.4"], 8.0, 2.0, "the interval is a guess"),
+    "three points": (["1,0.5", "2,0.4", "4,0.35"], 16.0, 1.4, "3 different x: the interval rests on"),
+    "a flat curve": (rows(scattered(np.full(len(X), 0.3))), 600.0, 1.15, "y does not fall"),
+    "an exactly flat curve": (rows(np.full(len(X), 0.3)), 600.0, 1.1, "y does not fall"),
+    "a rising curve": (rows(0.3 * X**0.1), 600.0, 1.2, "give --accuracy"),
+    "accuracies": (rows(1 - law(X)), 600.0, 1.2, "give --accuracy"),
+    "accuracies in per cent": (rows(100 - 100 * law(X)), 600.0, 1.2, "give --accuracy"),
+    "two x, twice each": (["1,0.5", "1,0.6", "2,0.4", "2,0.3"], 8.0, 2.0, "interval rests on what is"),
+    "far smaller x": (rows(law(X)), 0.001, 2.0, "before the first x"),
+    "far larger x": (rows(scattered(law(X))), 1e7, 2.0, "farther out than the data are long"),
+    "every other row missing": (
+        ["1,0.5", "2,nan", "4,0.35", "8,", "16,0.26", "nan,0.3", "64,0.22"], 600.0, 1.1, "rests on what",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_command_widens_what_it_cannot_know(tmp_path, capsys, name):
+    lines, ahead, ratio, says = DOUBTFUL[name]
+    table = tmp_path / "runs.csv"
+    table.write_text("\n".join(["x,y", *lines]) + "\n")
+    words = ["--x", "x", "--y", "y", "--law", "M1", "--forecast", str(ahead), "--json"]
+    assert main(["fit", str(table), *words]) == DONE
+    told = json.loads(capsys.readouterr().out)["groups"]["all"]
+    assert told["forecast"][0]["high"] > ratio * told["forecast"][0]["low"]
+    assert any(says in note for note in told["warnings"])
+    if name.startswith("two "):
+        assert told["ranges"]["b"] == [None, None]
 
 
 @pytest.mark.parametrize("content", [b"", bytes(range(256))])

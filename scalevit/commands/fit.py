@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scalevit.answer import Answer
 
 if TYPE_CHECKING:
@@ -102,12 +104,19 @@ def _data(group: Group, law: Fit, ahead: Forecast | None, args: argparse.Namespa
         "formula": law.form.formula, "params": law.params, "ranges": law.ranges(args.level),
         "floor": law.floor,
         "starts": law.starts, "agreeing": law.agreeing, "spread": law.spread, "points": len(law.x),
-        "rows_left_out": group.left_out, "warnings": list(law.warnings),
+        "rows_left_out": group.left_out, "warnings": _notes(law, ahead, args.accuracy),
     }  # fmt: skip
     if ahead:
         found["forecast"] = _ahead(ahead, args.accuracy)
-        found["warnings"] += ahead.warnings
         found["backtests"] = ahead.backtests
+    return found
+
+
+def _notes(law: Fit, ahead: Forecast | None, accuracy: bool) -> list[str]:
+    """What weakens the answer, and what may be meant instead."""
+    found = [*law.warnings, *(ahead.warnings if ahead else ())]
+    if not accuracy and np.polyfit(np.log(law.x), np.log(law.y), 1)[0] > 0 and law.y.max() <= 100:
+        found.append("y rises with x; if it is an accuracy, give --accuracy with values between 0 and 1")
     return found
 
 
@@ -140,7 +149,7 @@ def _text(group: Group, law: Fit, ahead: Forecast | None, args: argparse.Namespa
         )
     if ahead:
         lines.append(f"  forecast by {len(ahead.members)} extrapolators, {ahead.backtests} back-tests")
-    lines += [f"  note: {warning}" for warning in (*law.warnings, *(ahead.warnings if ahead else ()))]
+    lines += [f"  note: {warning}" for warning in _notes(law, ahead, args.accuracy)]
     return "\n".join(lines)
 
 

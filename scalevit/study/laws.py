@@ -104,8 +104,10 @@ class Fit:
         return {label: (float(r.mean()), float(np.sqrt(np.mean(r**2)))) for label, r in groups.items()}
 
     def ranges(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
-        """Bootstrap interval of each parameter, natural units; NaN where y does not fall: there is no law."""
-        if not declines(np.log(self.x), np.log(self.y)):
+        """Bootstrap interval of each parameter, natural units; NaN where y does not fall (there is no law)
+        and where there are no more x than parameters (the law goes through every point)."""
+        through_all = len(np.unique(self.x)) <= len(self.theta)
+        if through_all or not declines(np.log(self.x), np.log(self.y)):
             return dict.fromkeys(self.form.parameters, (np.nan, np.nan))
         natural = self.form.natural(self.replicates, self.x0, self.y0)
         low, high = np.quantile(natural, [(1 - level) / 2, (1 + level) / 2], axis=0)
