@@ -16,8 +16,9 @@ from scalevit.data.stores import open_store
 
 
 @contextmanager
-def serving(root, *, fail_first: int = 0, status: int = 0, ranges: bool = True):
-    """An object store's reading half on loopback; `fail_first` requests are answered 503."""
+def serving(root, *, fail_first: int = 0, fail_from: int = 2**31, status: int = 0, ranges: bool = True):
+    """An object store's reading half on loopback; `fail_first` requests, and those from the number
+    `fail_from` on, are answered 503."""
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -33,7 +34,8 @@ def serving(root, *, fail_first: int = 0, status: int = 0, ranges: bool = True):
         def reply(self, body: bool):
             seen.append(self.path)
             file = root / self.path.lstrip("/")
-            code = 503 if len(seen) <= fail_first else status or (200 if file.is_file() else 404)
+            away = len(seen) <= fail_first or len(seen) >= fail_from
+            code = 503 if away else status or (200 if file.is_file() else 404)
             data = file.read_bytes() if code == 200 else b""
             size, wanted = len(data), self.headers.get("Range")
             if code == 200 and wanted and ranges:
@@ -117,7 +119,7 @@ def test_fsspec_addresses(tmp_path):
     assert open_store("memory://bucket/*.tar").encoded(7) == open_store(str(packed)).encoded(7)
     with pytest.raises(ValueError, match="no such file"):
         open_store("memory://bucket/other.tar")
-    with pytest.raises(ValueError, match=r's3:// cannot be read here .*pip install "scalevit\[remote\]"'):
-        open_store("s3://bucket/a.tar")
+    with pytest.raises(ValueError, match=r'abfs:// cannot be read here .*pip install "adlfs"'):
+        open_store("abfs://bucket/a.tar")
     with pytest.raises(ValueError, match="nonsense:// cannot be read here"):
         open_store("nonsense://bucket/a.tar")

@@ -196,11 +196,12 @@ def _dedup(args: argparse.Namespace) -> Answer:
 
 @contextmanager
 def _bar(what: str):
-    """A progress bar on stderr; gives a function of (done, all)."""
+    """A progress bar on stderr where that is a terminal; gives a function of (done, all)."""
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

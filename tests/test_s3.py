@@ -1,0 +1,111 @@
+"""Sources in an object store: a real S3-compatible server on loopback, read through s3fs."""
+
+import json
+
+import pytest
+import s3fs
+from pictures import make_folder, make_shards
+from test_same_losses import losses
+
+from scalevit.cli import main
+from scalevit.data import storage
+from scalevit.data.stores import open_store
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def forget(monkeypatch, tmp_path):
+    """A user's surroundings, in which nothing is known of any store."""
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("SCALEVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0, 0.0))
+
+    def clear():
+        storage._of_protocol.cache_clear()
+        s3fs.S3FileSystem.clear_instance_cache()
+
+    clear()
+    yield
+    clear()
+
+
+@pytest.fixture
+def bucket(endpoint, forget, monkeypatch, tmp_path):
+    """(address, folder) of three tars and three tables of the same thirty images."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-31415")
+    packs = [make_shards(make_folder(tmp_path / "f"), tmp_path / form, form) for form in ("tar", "parquet")]
+    files, name = s3fs.S3FileSystem(), f"photos-{tmp_path.name.replace('_', '-').lower()[-40:]}"
+    files.mkdir(name)
+    for pack in packs:
+        for shard in pack.glob("shard-*"):
+            files.put(str(shard), f"{name}/train/{shard.name}")
+    return f"s3://{name}/train", tmp_path
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_a_run_from_a_bucket_is_the_run_from_here(bucket, form):
+    address, here = bucket
+    source = f"{address}/*.{form}"
+    assert main(["data", "index", source, "--workers", "1"]) == 0
+    assert losses(source, here / "there") == losses(here / form, here / "mine")
+    for file in ("run.yaml", "records.jsonl", "log.txt"):
+        assert "hush-31415" not in (here / "there" / file).read_text()
+
+
+def test_the_words_of_data_on_a_bucket(bucket, capsys):
+    address, here = bucket
+    source = address + "/shard-{000000..000002}.tar"
+    for words in (["check", source], ["stats", source], ["preview", source, "--out", str(here / "p.png")]):
+        assert main(["data", *words, "--json"]) == 0
+    out = ["--out", str(here / "again"), "--order", "kept"]
+    assert main(["data", "pack", source, *out]) == 0
+    assert open_store(str(here / "again")).encoded(17) == open_store(source).encoded(17)
+    assert main(["data", "index", source, "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(["data", "dedup", source, str(here / "f"), "--out", str(here / "gone.txt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == 30
+    s3fs.S3FileSystem().pipe(f"{address}/shard-000001.tar", b"other bytes")
+    assert main(["data", "stats", source]) == 2
+    assert "shard-000001.tar changed after it was indexed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["none.tar", "*.zip"])
+def test_what_is_not_there(bucket, capsys, name):
+    assert main(["data", "stats", f"{bucket[0]}/{name}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert name in line and ("no such file" in line or "no file matches" in line)
+
+
+def test_without_credentials_one_line_says_so(bucket, monkeypatch, capsys):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    storage._of_protocol.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert main(["data", "index", f"{bucket[0]}/shard-000000.tar"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "shard-000000.tar: access refused; give credentials" in line
+
+
+def test_a_server_that_is_away(bucket, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    storage._of_protocol.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert main(["data", "index", f"{bucket[0]}/shard-000000.tar"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "127.0.0.1:9" in line and line.endswith("after 4 tries")
