@@ -8,11 +8,20 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from scalevit.config import Train
 from scalevit.mesh import let_go, local
 
 
 def start_average(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def decay_at(train: Train, step: int) -> float:
+    """How much of the average stays when the weights of step `step` come in: always `train.ema`; or, for the
+    mean of the weights from step `train.polyak` on, 1 - 1 / their number, and nothing before that step."""
+    if not train.polyak:
+        return train.ema
+    return 1 - 1 / max(1, step - train.polyak + 1)
 
 
 @torch.no_grad()

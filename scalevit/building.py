@@ -25,7 +25,7 @@ def build(run: config.Run, world: mesh.World) -> State:
     if shard:
         model.to_empty(device=world.device)
         begin_anew(model, run)
-    average = start_average(model) if run.train.ema else None
+    average = start_average(model) if run.train.averages else None
     meters = torch.zeros(3, device=world.device)
     return State(model, optim.build(run.optimizer, model), average, world, forward, meters=meters)
 

@@ -96,12 +96,29 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def prune(folder: Path, keep_last: int, keep_at: Sequence[int]) -> None:
-    """Remove drafts that were never committed, and all but the last checkpoints and those to be kept."""
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the last ones, those of multiples of `every` (0: none), and of steps `at`."""
+
+    last: int
+    every: int = 0
+    at: tuple[int, ...] = ()
+
+    def ever(self, step: int) -> bool:
+        return step in self.at or (self.every > 0 and step % self.every == 0)
+
+
+def sweep(folder: Path) -> None:
+    """Remove drafts that were never committed."""
     for path in folder.glob(".step_*.draft"):
         shutil.rmtree(path, ignore_errors=True)
-    for old in saved(folder)[:-keep_last]:
-        if old.step not in keep_at:
+
+
+def prune(folder: Path, keep: Keep) -> None:
+    """Remove drafts, and checkpoints that need not be kept."""
+    sweep(folder)
+    for old in saved(folder)[: -keep.last]:
+        if not keep.ever(old.step):
             # under a hidden name first: nobody may find a checkpoint of which half is gone
             hidden = old.folder.rename(folder / f".step_{old.step}.draft")
             shutil.rmtree(hidden, ignore_errors=True)

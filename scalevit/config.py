@@ -113,8 +113,10 @@ class Optimizer:
 @dataclass(frozen=True)
 class Train:
     """The loop. batch: images a step over all devices; micro_batch: images at once on one device, 0 means
-    the device's whole share. ema: decay of the weights' running average, 0 for none. Steps between saves,
-    log lines and evaluations; 0 means only at the end. keep_at: steps whose checkpoints are never removed."""
+    the device's whole share. ema: decay of the weights' running average, 0 for none; polyak: the step from
+    which on their plain mean is kept instead (Polyak & Juditsky 1992), 0 for none. Steps between saves, log
+    lines and evaluations; 0 means only at the end. Of the checkpoints the last keep_last stay, those of
+    multiples of keep_every (0: of none), and those of the steps keep_at."""
 
     batch: int = 4096
     micro_batch: int = 0
@@ -122,11 +124,19 @@ class Train:
     precision: Literal["fp32", "bf16"] = "bf16"
     compile: bool = False
     ema: float = 0.0
+    polyak: int = 0
     seed: int = 0
     log_every: int = 50
     save_every: int = 1000
     eval_every: int = 0
+    keep_last: int = 2
+    keep_every: int = 0
     keep_at: tuple[int, ...] = ()
+
+    @property
+    def averages(self) -> bool:
+        """Whether an average of the weights is kept."""
+        return bool(self.ema or self.polyak)
 
 
 @dataclass(frozen=True)
@@ -266,18 +276,22 @@ def resolved(run: Run) -> Run:
     return replace(run, model=replace(run.model, **dataclasses.asdict(run.model.resolve())))
 
 
+#: Keys that came later, and the value that means what runs did before.
+NEWER = (("data", "part", "all"), ("data", "randaugment", 0), ("data", "mixup", 0.0), ("train", "polyak", 0))
+
+
 def run_id(run: Run) -> str:
     """A stable short name of what decides the weights: no names, folders, logging or probes."""
     facts = to_dict(resolved(run))
     for section, key in (("data", "workers"), ("data", "tolerate"), ("branch", "trunk"), ("model", "shape")):
         facts[section].pop(key)
-    for key in ("log_every", "save_every", "eval_every", "keep_at"):
+    for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at"):
         facts["train"].pop(key)
     for key in ("name", "probe", "parallel", "guard"):
         facts.pop(key)
-    for key, plain in (("part", "all"), ("randaugment", 0), ("mixup", 0.0)):
-        if facts["data"][key] == plain:  # as if there were no such key: runs keep their older names
-            facts["data"].pop(key)
+    for section, key, plain in NEWER:
+        if facts[section][key] == plain:  # as if there were no such key: runs keep their older names
+            facts[section].pop(key)
     start = facts.pop("start")
     if start["content"]:
         facts["start"] = {key: start[key] for key in ("content", "preprocessing")}
@@ -386,6 +400,10 @@ def _train_mistakes(run: Run) -> Iterator[str]:
         )
     if not 0 <= train.ema < 1:
         yield f"train.ema: must lie in [0, 1), found {train.ema}"
+    if train.polyak < 0 or (train.polyak and train.ema):
+        yield "train.polyak: must not be negative, and one average is kept: leave train.ema at 0"
+    if train.keep_last < 1 or train.keep_every < 0:
+        yield "train.keep_last must be at least 1, and train.keep_every not negative"
     if bool(run.start.weights) != bool(run.start.content):
         yield "start: weights and their content belong together; scalevit finetune MODEL DATA fills them in"
     if run.start.weights and run.branch.trunk:

@@ -129,7 +129,7 @@ class _Counted:
         return Memory(
             weights=FP32 * (self.numbers + buffers) / self.shards,
             optimizer=self.shape.optimizer_bytes(self.run.optimizer.name, *self.size) / self.shards,
-            averages=FP32 * self.numbers / self.shards * bool(self.run.train.ema),
+            averages=FP32 * self.numbers / self.shards * self.run.train.averages,
             inputs=self.share * (3 * self.run.model.image**2 + 8),
         )
 

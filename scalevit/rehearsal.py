@@ -49,7 +49,7 @@ def rehearse(run: Run, devices: int, micro_batch: int) -> Rehearsal:
         forward = mesh.share(model, run.parallel, world) if _is_sharded(run, devices) else model
         with _fake():
             _put_on(model, world.device)
-            average = start_average(model) if run.train.ema else None
+            average = start_average(model) if run.train.averages else None
             state = State(model, optim.build(run.optimizer, model), average, world, forward)
             footprint = _walk(state, run, max(1, run.train.batch // devices), micro_batch)
     kinds, sent = ({k: v / GIB for k, v in of.items() if v} for of in (footprint.at_peak, footprint.sent))

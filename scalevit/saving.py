@@ -24,22 +24,28 @@ Report = tuple[list[dcp.Place], dcp.Written]
 
 
 @dataclass(frozen=True)
-class _Pending:
+class _Own:
+    """What is known of a save before it is written."""
+
     step: int
     draft: Path
     facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Pending:
+    own: _Own
     report: Future[Report | OSError]
 
 
 class Saver:
-    """Checkpoints below `folder`, of which the last `keep_last` and those of the steps `keep_at` are kept.
+    """Checkpoints below `folder`, of which those of `keep` are kept.
 
     `start`, `poll` and `finish` are called by all processes at the same steps. They give the step of the
     checkpoint that they put in place, if any; what a process met is NotSaved on all of them."""
 
-    def __init__(self, folder: Path, world: World, keep_last: int, keep_at: Sequence[int]) -> None:
-        self.folder, self.world = folder, world
-        self.keep_last, self.keep_at = keep_last, keep_at
+    def __init__(self, folder: Path, world: World, keep: checkpoint.Keep) -> None:
+        self.folder, self.world, self.keep = folder, world, keep
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="scalevit-save")
         self.pending: _Pending | None = None
 
@@ -50,7 +56,8 @@ class Saver:
         draft = self.world.tell(self._draft(step) if self.world.first else None)
         if isinstance(draft, OSError):
             raise NotSaved(*draft.args)
-        self.pending = _Pending(step, draft, facts, self.pool.submit(self._write, draft, copied))
+        own = _Own(step, draft, facts)
+        self.pending = _Pending(own, self.pool.submit(self._write, own, copied))
         return before
 
     def poll(self) -> int | None:
@@ -66,14 +73,15 @@ class Saver:
         pending, self.pending = self.pending, None
         reports = self.world.gather(pending.report.result())
         error = next((report for report in reports if isinstance(report, OSError)), None)
-        if self.world.first and error is None:
-            error = self._commit(pending, reports)
-        error = self.world.tell(error)
+        if self.world.size > 1:
+            if self.world.first and error is None:
+                error = self._committed(pending.own, reports)
+            error = self.world.tell(error)
         if error is not None:
             if self.world.first:
-                checkpoint.prune(self.folder, 1 << 30, ())
+                checkpoint.sweep(self.folder)
             raise NotSaved(*error.args)
-        return pending.step
+        return pending.own.step
 
     def _draft(self, step: int) -> Path | OSError:
         try:
@@ -81,19 +89,19 @@ class Saver:
         except OSError as error:
             return error
 
-    def _write(self, draft: Path, pieces: list[dcp.Piece]) -> Report | OSError:
+    def _write(self, own: _Own, pieces: list[dcp.Piece]) -> Report | OSError:
         try:
-            return dcp.write_pieces(draft, self.world.rank, pieces)
+            report = dcp.write_pieces(own.draft, self.world.rank, pieces)
         except OSError as error:
             return error
+        # alone, a process waits for nobody: its thread puts the checkpoint in place, too
+        return report if self.world.size > 1 else self._committed(own, [report]) or report
 
-    def _commit(self, pending: _Pending, reports: Sequence[Report]) -> OSError | None:
+    def _committed(self, own: _Own, reports: Sequence[Report]) -> OSError | None:
         places = [place for report in reports for place in report[0]]
         try:
-            checkpoint.commit(
-                pending.draft, pending.step, places, [file for _, file in reports], pending.facts
-            )
-            checkpoint.prune(self.folder, self.keep_last, self.keep_at)
+            checkpoint.commit(own.draft, own.step, places, [file for _, file in reports], own.facts)
+            checkpoint.prune(self.folder, self.keep)
         except OSError as error:
             return error
         return None

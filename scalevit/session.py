@@ -25,9 +25,6 @@ from scalevit.saving import NotSaved, Saver
 from scalevit.stopping import Stop
 from scalevit.train import Hooks, Micro, Recipe, State, facts, pieces, restore, train
 
-#: Checkpoints that are kept besides those a run names in train.keep_at.
-KEEP_LAST = 2
-
 
 @dataclass
 class Session:
@@ -47,7 +44,8 @@ class Session:
         loss = losses.LOSSES[run.train.loss]
         prepare = scaled(run.start.preprocessing)
         recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
-        saver = Saver(out / rundir.CHECKPOINTS, world, KEEP_LAST, run.train.keep_at)
+        keep = checkpoint.Keep(run.train.keep_last, run.train.keep_every, run.train.keep_at)
+        saver = Saver(out / rundir.CHECKPOINTS, world, keep)
         reporter = Reporter.begin(run, out, world)
         if world.heart is not None:
             world.heart.log = reporter.log
@@ -120,7 +118,7 @@ class Session:
     def newest(self) -> checkpoint.Saved | ValueError | None:
         """The newest whole checkpoint of this run, or the one of the trunk that it branches off."""
         folder = self.out / rundir.CHECKPOINTS
-        checkpoint.prune(folder, 1 << 30, ())
+        checkpoint.sweep(folder)
         try:
             found = checkpoint.latest(folder, self.reporter.say)
             if found is None and self.run.branch.trunk:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scalevit import dcp
-from scalevit.averages import follow
+from scalevit.averages import decay_at, follow
 from scalevit.config import Guard, Train
 from scalevit.guard import fault, remember, shifted
 from scalevit.heartbeat import COMPUTING, KEEPING, READING
@@ -188,7 +188,7 @@ def take_step(state: State, batch: Sequence[Micro], recipe: Recipe) -> str | Non
     if wrong is not None:
         return wrong
     if state.average is not None:
-        follow(state.average, state.model, recipe.train.ema)
+        follow(state.average, state.model, decay_at(recipe.train, state.step + 1))
     state.meters += torch.stack([loss, norm, torch.ones_like(loss)])
     state.step += 1
     return None

@@ -63,15 +63,17 @@ def test_a_draft_is_no_checkpoint_and_is_cleared_away(tmp_path):
     found = checkpoint.latest(tmp_path, lambda text: None)
     assert found is not None
     assert found.step == 1
-    checkpoint.prune(tmp_path, 5, ())
+    checkpoint.prune(tmp_path, checkpoint.Keep(5))
     assert [path.name for path in tmp_path.iterdir()] == ["step_1"]
 
 
 def test_pruning_keeps_the_last_and_the_named(tmp_path):
     for step in (2, 10, 9, 20, 30):
         save(tmp_path, step)
-    checkpoint.prune(tmp_path, 2, (9,))
-    assert [entry.step for entry in checkpoint.saved(tmp_path)] == [9, 20, 30]
+    checkpoint.prune(tmp_path, checkpoint.Keep(2, every=10, at=(9,)))
+    assert [entry.step for entry in checkpoint.saved(tmp_path)] == [9, 10, 20, 30]
+    checkpoint.prune(tmp_path, checkpoint.Keep(1, at=(9,)))
+    assert [entry.step for entry in checkpoint.saved(tmp_path)] == [9, 30]
 
 
 def test_the_command_lists_and_verifies(tmp_path, capsys):

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from test_run import TINY, wait_for, weights
 
-from scalevit import checkpoint, config, mesh, records
+from scalevit import checkpoint, config, dcp, mesh, records
 
 pytestmark = pytest.mark.slow
 
@@ -199,3 +200,15 @@ def test_blocks_are_compiled_once(alone, tmp_path):
     assert "TRACED GRAPH" in done.stderr
     assert "Recompiling function" not in done.stderr
     assert_close(losses(tmp_path / "run"), alone["adafactor"])
+
+
+def test_the_mean_of_sharded_weights_is_the_mean_of_weights(tmp_path):
+    """What a run leaves is its Polyak average, here of the last eleven steps, whoever holds it."""
+    words = ["train.ema=0", "train.polyak=10", "parallel.strategy=fsdp"]
+    for processes, out in ((1, "one"), (2, "two")):  # SGD: the others magnify the rounding of gradients of 0
+        go(tmp_path, processes, *words, run=using("sgd"), out=out)
+    one, two = (load_file(tmp_path / out / "model" / "model.safetensors") for out in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+    last = dcp.Reader(checkpoint.place(tmp_path / "two" / "checkpoints", STEPS))
+    assert any(not (last.whole(f"model.{name}") == value).all() for name, value in two.items())

@@ -8,7 +8,7 @@ from scalevit import dcp
 from scalevit.averages import start_average
 from scalevit.config import Guard, Train
 from scalevit.schedule import Schedule, lr_at
-from scalevit.train import Hooks, Recipe, State, clip, facts, pieces, restore, train
+from scalevit.train import Hooks, Recipe, State, accumulate, clip, facts, pieces, restore, train
 
 STEPS, BATCH = 12, 8
 
@@ -73,6 +73,29 @@ def test_a_step_is_the_textbook_one():
     for name, p in state.model.named_parameters():
         torch.testing.assert_close(p.detach(), weights[name], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(state.average[name], average[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_polyak_average_is_the_mean_of_the_last_weights():
+    state, seen = fresh(), []
+    knobs = recipe(ema=0.0, polyak=5)
+
+    def remember(state, _):
+        seen.append({name: p.detach().clone() for name, p in state.model.named_parameters()})
+        assert state.step >= 5 or all(torch.equal(state.average[n], seen[-1][n]) for n in state.average)
+
+    train(state, batches(), knobs, Hooks(tick=remember))
+    for name, value in state.average.items():
+        mean = torch.stack([weights[name] for weights in seen[4:]]).mean(0)  # those of steps 5 … 12
+        torch.testing.assert_close(value, mean, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_are_added_up_where_they_are():
+    """A second and third micro-batch add to the gradients of the first one, with no copy of them."""
+    state, seen = fresh(), []
+    for parameter in state.model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.data_ptr()))
+    accumulate(state, next(batches(2)(0)), recipe())
+    assert len(seen) == 4 * 4 and len({*seen}) == 4
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])

@@ -16,6 +16,7 @@ import torch
 
 from scalevit import losses, mesh
 from scalevit.building import build
+from scalevit.checkpoint import Keep
 from scalevit.config import Guard, Model, Run, Train
 from scalevit.evals.finetune import scaled
 from scalevit.saving import Saver
@@ -66,7 +67,7 @@ def _started(run: Run) -> tuple[State, list[Micro], Recipe]:
 def _time(model: Model, batch: int, every: int, rounds: int, folder: Path) -> dict[str, Any]:
     """What a save adds: its copy, what the steps beside its writing take more than usual, its commit."""
     state, micro, recipe = _started(_run(model, batch))
-    saver = Saver(folder, state.world, 1, ())
+    saver = Saver(folder, state.world, Keep(1))
 
     def seconds(action: Callable[[], Any]) -> float:
         began = time.perf_counter()
@@ -130,7 +131,7 @@ def _memory(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not Path("/proc/self/clear_refs").exists():
         return {"size": None, "memory": None}, {"memory of a save": "needs Linux's /proc"}
     state, _, _ = _started(_run(TENTH, 1))
-    saver = Saver(folder, state.world, 1, ())
+    saver = Saver(folder, state.world, Keep(1))
     with growth() as grown:
         saver.start(state.step, pieces(state), facts(state))
         saver.finish()
