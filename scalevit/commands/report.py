@@ -31,12 +31,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> Answer:
     from scalevit.study import figures, report, summary
+    from scalevit.study.gallery import gallery
 
     folders = [source for source in args.sources if source.is_dir()]
     studies = [_read(source) for source in args.sources]
     if not folders and args.out is None:
         raise ValueError("say where the page goes: --out FILE.html")
-    page = report.write(studies, args.out or folders[0] / "report.html")
+    page = report.write(studies, args.out or folders[0] / "report.html", gallery(folders))
     others = [study for study in studies if study.origin]
     lines, data = [], {"report": str(page), "studies": []}
     for source, study in zip(args.sources, studies):
