@@ -75,6 +75,15 @@ def test_related_curves_count_and_the_forecast_holds():
     assert np.log(taught.high[0] / taught.low[0]) < np.log(alone.high[0] / alone.low[0])
 
 
+def test_related_curves_may_be_much_longer():
+    x = np.geomspace(1, 300**2, 40)
+    noise = np.random.default_rng(1).normal(size=(5, len(x)))
+    related = [(x, law(x, c=0.08 + 0.01 * i) * np.exp(0.01 * noise[i])) for i in range(5)]
+    found = forecast(X, noisy(3), AHEAD, related=related)
+    assert np.all(np.abs(np.log(found.mean / law(AHEAD))) < 0.03)
+    assert np.all((found.low < law(AHEAD)) & (law(AHEAD) < found.high))
+
+
 @settings(max_examples=2, deadline=None)
 @given(st.floats(1e-5, 1e5), st.floats(1e-3, 1e3), st.integers(0, 10**6))
 def test_units_and_order_do_not_matter(kx, ky, seed):

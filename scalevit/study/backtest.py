@@ -27,6 +27,8 @@ DELAY_SPREAD = 3.0
 #: Added to the spread of related parameters, which are few and alike.
 RELATED_SPREAD = 0.25
 FEWEST, FEWEST_RELATED = 4, 3
+#: A related curve that is so many e-folds longer (20 times) teaches by what it was like before its end.
+MUCH_LONGER = 3.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,19 @@ def curve(x: Array, y: Array) -> Curve:
     """Scale points that are sorted by x."""
     x0, y0 = float(x[-1]), float(np.min(y))
     return Curve(np.log(x / x0), np.log(y / y0), x0, y0)
+
+
+def at_stage(piece: Curve, length: float, horizon: float) -> Curve:
+    """A much longer curve as if it had come `length` e-folds far, and the next `horizon` of them were known
+    too: u and v are 0 there. A floor as a share of the last y would be too high for a shorter curve."""
+    stage = piece.u[0] + length
+    if stage > -MUCH_LONGER or np.sum(piece.u <= stage) < FEWEST:
+        return piece
+    kept = piece.u <= stage + horizon
+    last, lowest = piece.u[piece.u <= stage][-1], np.min(piece.v[piece.u <= stage])
+    return Curve(
+        piece.u[kept] - last, piece.v[kept] - lowest, piece.x0 * np.exp(last), piece.y0 * np.exp(lowest)
+    )
 
 
 @dataclass(frozen=True)
@@ -175,7 +190,7 @@ def solve(member: Member, pieces: Sequence[Curve], starts: Sequence[Array], prio
     longest = max(len(piece.u) for piece in pieces)
     padded = np.zeros((3, len(pieces), longest))
     for row, piece in enumerate(pieces):
-        padded[:, row, : len(piece.u)] = piece.u, piece.v, np.exp(piece.u / member.recency)
+        padded[:, row, : len(piece.u)] = piece.u, piece.v, np.exp(np.minimum(piece.u, 0) / member.recency)
     row = np.repeat(np.arange(len(pieces)), [len(start) for start in starts])
     if prior is not None:
         prior = Prior(prior.mean[row], prior.precision[row])

@@ -18,6 +18,7 @@ from scalevit.study.backtest import (
     FEWEST_RELATED,
     Curve,
     Taught,
+    at_stage,
     curve,
     cuts,
     free,
@@ -38,6 +39,8 @@ OWN = 5
 #: Cuts of a back-test, as powers of the distance that is asked for.
 DEPTHS = (0.5, 1.0, 1.4)
 LONGEST = 16.0
+#: Back-tests look so many times as far as is asked, in e-folds.
+HORIZON = 1.1
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def forecast(
         raise ValueError("x to forecast at must be positive and finite")
     distance = np.log(x_new / own.x0)
     reach = 2.0 ** np.round(np.log2(np.clip(np.exp(np.max(distance, initial=0.0)), 2.0, LONGEST)))
-    group = _group(tuple(_frozen(*curve_) for curve_ in related), float(reach))
+    group = _group(tuple(_frozen(*curve_) for curve_ in related), float(reach), float(-own.u[0]))
     members, theta = solve_all([own], [group.taught] if group.taught else [])
     misses = _misses([own], [group.taught] if group.taught else [], float(reach))
     others = group.taught_misses if group.taught else group.misses
@@ -115,9 +118,12 @@ class Group:
 
 
 @lru_cache(maxsize=16)
-def _group(related: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...], reach: float) -> Group:
+def _group(
+    related: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...], reach: float, length: float
+) -> Group:
     """Remembered, since the same related curves serve many forecasts. No curve teaches its own back-test."""
-    pieces = [_curve(np.array(x), np.array(y)) for x, y in related]
+    horizon = HORIZON * np.log(reach)
+    pieces = [at_stage(_curve(np.array(x), np.array(y)), length, horizon) for x, y in related]
     if len(pieces) < FEWEST_RELATED + 1:
         return Group({}, _misses(pieces, [], reach) if pieces else [], [])
     theta = free(pieces)
@@ -129,7 +135,9 @@ def _group(related: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...], rea
 def _misses(pieces: Sequence[Curve], taught: Sequence[Taught], reach: float) -> list[Miss]:
     """Every back-test of these curves."""
     ratios = [reach**depth for depth in DEPTHS]
-    tests = [(i, *cut) for i, piece in enumerate(pieces) for cut in cuts(piece, ratios, 1.1 * np.log(reach))]
+    tests = [
+        (i, *cut) for i, piece in enumerate(pieces) for cut in cuts(piece, ratios, HORIZON * np.log(reach))
+    ]
     if not tests:
         return []
     members, theta = solve_all(
