@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from scalevit.study.forecast import forecast
+from scalevit.study.joint import forecast_joint
 from scalevit.study.laws import fit
 
 IMAGE, LANGUAGE = ("IC",), ("LM", "NMT")
-PLANTED, PLANTED_NOISE = 200, 0.01
+PLANTED, PLANTED_NOISE, PLANTED_JOINT = 200, 0.01, 40
 
 
 def read(path: Path) -> dict[tuple[str, str, str], tuple[np.ndarray, ...]]:
@@ -96,6 +97,30 @@ def planted(level: float) -> dict:
             "width": float(np.mean(widths)), "laws": PLANTED}  # fmt: skip
 
 
+def planted_joint(level: float) -> dict:
+    """Joint laws of FLOPs and images, 7 x 8 runs with 2 % noise, forecast beyond both: by kind of law."""
+    flops, seen = (a.ravel() for a in np.meshgrid(np.geomspace(1e9, 1e11, 7), np.geomspace(1e7, 1e9, 8)))
+    new = np.array([[2e11, 2e9], [4e11, 4e9], [3e10, 4e9], [4e11, 3e8]])
+    found = {}
+    for kind, share in (("sum", 0.0), ("crossed", 0.2)):
+        inside, widths = [], []
+        for seed in range(PLANTED_JOINT):
+            random = np.random.default_rng(seed)
+            size, images, floor = random.uniform((0.2, 0.2, 0.02), (0.5, 0.5, 0.1))
+
+            def law(x: np.ndarray, size=size, images=images, floor=floor, share=share) -> np.ndarray:
+                a, b = (x[:, 0] / 1e9) ** -size, (x[:, 1] / 1e7) ** -images
+                return 0.25 * a + 0.35 * b + share * a * b + floor
+
+            x = np.stack([flops, seen], axis=1)
+            y, truth = (law(one) * np.exp(0.02 * random.normal(size=len(one))) for one in (x, new))
+            ahead = forecast_joint(x, y, new, level)
+            inside.append((ahead.low <= truth) & (truth <= ahead.high))
+            widths.append(np.log(ahead.high / ahead.low))
+        found[kind] = {"coverage": float(np.mean(inside)), "width": float(np.mean(widths))}
+    return found
+
+
 def speed() -> dict:
     """One fit of the saturating law with 1000 bootstrap replicates, by number of points; best of three."""
     found = {}
@@ -119,9 +144,9 @@ def main() -> None:
     args = parser.parse_args()
     curves = read(args.curves)
     modes = {"related": measure(curves, True, args.level), "single": measure(curves, False, args.level)}
-    law, times = planted(args.level), speed()
+    law, joint, times = planted(args.level), planted_joint(args.level), speed()
     if args.json:
-        print(json.dumps({"modes": modes, "planted": law, "speed": times}, indent=2))
+        print(json.dumps({"modes": modes, "planted": law, "planted_joint": joint, "speed": times}, indent=2))
         return
     head = ("rmsle", 9), ("cover/curve", 13), ("cover/point", 13), ("width", 8), ("slowest", 10)
     print(f"{'mode':<9}{'domain':<10}curves" + "".join(f"{name:>{wide}}" for name, wide in head))
@@ -136,6 +161,11 @@ def main() -> None:
         f"planted laws: {law['coverage']:.3f} of {2 * law['laws']} new measurements inside "
         f"(2x {law['coverage_2x']:.3f}, 4x {law['coverage_4x']:.3f}), width {law['width']:.4f}"
     )
+    for kind, row in joint.items():
+        print(
+            f"planted joint laws, {kind}: {row['coverage']:.3f} of {4 * PLANTED_JOINT} inside, "
+            f"width {row['width']:.4f}"
+        )
     print("one fit with 1000 replicates: " + ", ".join(f"{k} {v:.2f}" for k, v in times.items()))
 
 

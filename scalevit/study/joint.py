@@ -23,9 +23,9 @@ from scalevit.study.powers import REPEATING, crossed, products, sums
 from scalevit.study.quantile import student
 
 NAMES = ("model size", "images seen", "unique images")
-#: Before any group lay outside the others: an e-fold beyond the data adds what a left-out group inside
-#: misses by; worth so many groups.
-COMMON_WEIGHT = 3.0
+#: Before any group lay outside the others: an e-fold beyond the data adds half of what a left-out group
+#: inside misses by; worth so many groups.
+COMMON_SHARE, COMMON_WEIGHT = 0.25, 3.0
 FEWEST_GROUPS = 3
 #: An input with more values than this is cut into so many groups.
 MOST_GROUPS = 8
@@ -243,15 +243,16 @@ def _values(form: Form, theta: Array, scaled: Array) -> Array:
 
 
 def _reach(x: Array, residual: Array, misses: Sequence[LeftOut], weights: Array) -> Reach:
-    """What groups inside the others' range miss by; what those outside miss by beyond it, a group each."""
+    """What groups inside the others' range miss by; what those outside miss by beyond it, a group each. By
+    luck some miss by less: they count as well, else luck the other way would be taken for distance."""
     errors = [(weights @ miss.error, miss.distance) for miss in misses]
     inside = np.concatenate([error[distance <= 1e-9] for error, distance in errors])
     near = max(float(np.mean(residual**2)), float(np.mean(inside**2)) if len(inside) else 0.0)
     far = [
-        max(0.0, float(np.sum(error**2) - near * len(error)) / float(np.sum(distance**2)))
+        float(np.sum(error**2) - near * len(error)) / float(np.sum(distance**2))
         for error, distance in errors if distance.max() > 1e-9
     ]  # fmt: skip
-    slope = (COMMON_WEIGHT * near + sum(far)) / (COMMON_WEIGHT + len(far))
+    slope = max(0.0, COMMON_SHARE * COMMON_WEIGHT * near + sum(far)) / (COMMON_WEIGHT + len(far))
     return Reach(float(np.sqrt(near)), float(np.sqrt(slope)), len(misses), x.min(axis=0), x.max(axis=0))
 
 
