@@ -72,12 +72,13 @@ class Preprocessing:
 class Data:
     """Where images come from and what happens to them on the way.
 
-    source: a procedural family ("strokes", "atoms", "fractals") or a path or URL of images.
+    source: a procedural family ("strokes", "atoms", "fractals") or a path or URL of images. more: further
+    ones, mixed with it. weights: parts that each has in the mixture, `source` first.
     images: how many unique images; 0 means all of a store, and endlessly new ones of a procedural family.
     transform: none squeezes a store's images into the square, inception crops at random, central for
     evaluation. block: neighbours kept together when shuffling, for object stores; 0 shuffles freely.
     tolerate: the share of broken samples, each replaced by its neighbour, above which a run stops.
-    exclude: a list of samples to leave out, as `scalevit data dedup` writes it.
+    exclude: a list of samples of `source` to leave out, as `scalevit data dedup` writes it.
     part: all of a store, or of a labelled set as `scalevit probe` reads them its train half, or most of that:
     all but the 2 % that are held out to choose a learning rate.
     randaugment: magnitude of two random operations on each view, 10 for full strength, 0 for none. mixup: the
@@ -95,6 +96,8 @@ class Data:
     part: Literal["all", "train", "most"] = "all"
     randaugment: int = 0
     mixup: float = 0.0
+    more: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -277,7 +280,10 @@ def resolved(run: Run) -> Run:
 
 
 #: Keys that came later, and the value that means what runs did before.
-NEWER = (("data", "part", "all"), ("data", "randaugment", 0), ("data", "mixup", 0.0), ("train", "polyak", 0))
+NEWER = (
+    ("data", "part", "all"), ("data", "randaugment", 0), ("data", "mixup", 0.0), ("train", "polyak", 0),
+    ("data", "more", []), ("data", "weights", []),
+)  # fmt: skip
 
 
 def run_id(run: Run) -> str:
@@ -408,6 +414,7 @@ def _train_mistakes(run: Run) -> Iterator[str]:
         yield "start: weights and their content belong together; scalevit finetune MODEL DATA fills them in"
     if run.start.weights and run.branch.trunk:
         yield "start and branch: a run begins with weights or goes on from a trunk, not both"
+    yield from _mixture_mistakes(run.data)
     if run.data.images < 0:
         yield f"data.images: must not be negative, found {run.data.images}"
     if not 0 <= run.data.randaugment <= 20 or run.data.mixup < 0:
@@ -418,6 +425,19 @@ def _train_mistakes(run: Run) -> Iterator[str]:
         yield f"branch.step={run.branch.step} lies inside the cooldown, which the trunk does not share"
     if any(shots < 1 for shots in run.probe.shots) or run.probe.draws < 1:
         yield "probe.shots and probe.draws must be at least 1"
+
+
+def _mixture_mistakes(data: Data) -> Iterator[str]:
+    wanted = 1 + len(data.more) if data.more else 0
+    if len(data.weights) != wanted:
+        yield (
+            f"data.weights: expected {wanted} numbers, one for data.source and each of data.more, "
+            f"found {len(data.weights)}"
+        )
+    if any(weight <= 0 for weight in data.weights):
+        yield f"data.weights: must be positive, found {list(data.weights)}"
+    if data.more and (data.images or data.part != "all"):
+        yield "data.more: of a mixture all images are used; leave data.images=0 and data.part=all"
 
 
 def sharing_mistakes(parallel: Parallel, batch: int, size: int) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from scalevit.config import Data, nearest
 from scalevit.data.loader import Batches, Samples, Source
-from scalevit.data.order import Order, Positions
+from scalevit.data.order import Mixture, Order, Positions
 
 FAMILIES = ("strokes", "atoms", "fractals")
 
@@ -46,13 +47,29 @@ def batches_of(
     data: Data, *, image: int, classes: int, batch: int, rank: int = 0, world: int = 1, pin: bool = False
 ) -> Batches:
     """Source, order and loader in one call: what a training run needs."""
-    source = open_source(data, image=image, classes=classes)
-    order = order_of(data, source)
+    source, order = _mixed(data, image, classes) if data.more else _one(data, image, classes)
     source = augmented(source, order, data, classes)
     return Batches(
         source, order, batch=batch, rank=rank, world=world, workers=data.workers,
-        tolerate=data.tolerate, where=data.source, pin=pin,
+        tolerate=data.tolerate, where=" or ".join([data.source, *data.more]), pin=pin,
     )  # fmt: skip
+
+
+def _one(data: Data, image: int, classes: int) -> tuple[Source, Positions]:
+    source = open_source(data, image=image, classes=classes)
+    return source, order_of(data, source)
+
+
+def _mixed(data: Data, image: int, classes: int) -> tuple[Source, Positions]:
+    """All sources of a mixture; procedural ones have no use for a transform, nor any but the first for the
+    list of what to leave out."""
+    from scalevit.data.mixing import Mixed, MixedOrder
+
+    words = [data, *(replace(data, source=source, exclude="") for source in data.more)]
+    words = [replace(one, transform="none") if one.source in FAMILIES else one for one in words]
+    pairs = [_one(one, image, classes) for one in words]
+    order = MixedOrder(Mixture(data.weights, data.seed), [order for _, order in pairs])
+    return Mixed([source for source, _ in pairs], classes), order
 
 
 def augmented(source: Source, order: Positions, data: Data, classes: int) -> Source:
