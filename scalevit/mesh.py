@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import sys
 import uuid
@@ -186,7 +187,10 @@ def join(parallel: Parallel) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # who hangs is named by then; this is for a hang that nobody can tell from work
     limit = timedelta(seconds=parallel.timeout + GRACE)
-    torch.distributed.init_process_group(backend, timeout=limit)
+    rank = int(os.environ["RANK"])
+    torch.distributed.init_process_group(
+        backend, store=_meeting(rank, limit), rank=rank, world_size=processes(), timeout=limit
+    )
     heart = _heart(parallel)
     try:
         mesh = arranged(parallel, processes(), device)
@@ -203,6 +207,21 @@ def join(parallel: Parallel) -> Iterator[World]:
     finally:
         heart.stop()
         torch.distributed.destroy_process_group()
+
+
+@functools.cache
+def _store() -> Any:
+    """What torchrun's environment leads to; kept, since whoever holds it for the others does so once."""
+    return next(torch.distributed.rendezvous("env://"))[0]
+
+
+def _meeting(rank: int, limit: timedelta) -> Any:
+    """A part of the store for this time that the processes meet: what an earlier run of the same processes
+    left there, as the first of fine-tuning's, leads nowhere."""
+    times = _store().add(f"scalevit/{rank}", 1)
+    part = torch.distributed.PrefixStore(f"scalevit/{times}", _store())
+    part.set_timeout(limit)
+    return part
 
 
 def _heart(parallel: Parallel) -> Heartbeat:

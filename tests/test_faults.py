@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pictures import make_folder
-from test_parallel import ALONE, assert_close, command, losses
+from test_parallel import ALONE, RUN, assert_close, command, losses
 from test_run import TINY, WATCHED, wait_for, weights, without_step_that_fails
 
 from scalevit import checkpoint, config, records
@@ -151,6 +151,24 @@ def test_a_launcher_that_dies_leaves_nobody_behind(tmp_path, job):
     again = job("schedule.steps=100000", minutes=0)
     again.communicate(timeout=60)
     assert "stopped by the time limit" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_a_full_disk_ends_all_processes(small_disk, tmp_path, job):
+    process = job("schedule.steps=60", out=small_disk / "run")
+    wait_for(small_disk / "run/checkpoints/step_2")
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
+        while True:
+            filler.write(bytes(10_000))
+            filler.flush()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "No space left on device" in said
+    assert workers(tmp_path) == []
+    (small_disk / "filler").unlink()
+    again = job("schedule.steps=60", out=small_disk / "run")
+    assert (again.communicate(timeout=60), again.returncode)[1] == 0
+    pretrain(config.changed(RUN, ["schedule.steps=60"]), tmp_path / "roomy")
+    assert_close(losses(small_disk / "run"), losses(tmp_path / "roomy"))
 
 
 # --------------------------------------------------------------------------- asked to stop

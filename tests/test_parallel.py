@@ -123,6 +123,27 @@ def test_a_branch_over_processes_is_the_run_from_scratch(tmp_path):
     assert weights(tmp_path / "branch") == weights(tmp_path / "scratch")
 
 
+def test_several_runs_one_after_the_other(tmp_path):
+    """Fine-tuning chooses a rate by runs of the same processes, and says what one process says."""
+    go(tmp_path, 1, out="model")
+    words = ["finetune", tmp_path / "model", "digits", "--lr", "0.03", "--lr", "0.01", "train.precision=fp32"]
+    words += ["schedule.steps=4", "train.batch=16", "parallel.strategy=fsdp"]
+    for processes, out in ((1, "alone"), (2, "both")):
+        start = command(tmp_path, processes)
+        start = start[: start.index("pretrain")] + [*words, "--out", tmp_path / out]
+        subprocess.run(start, check=True, capture_output=True, timeout=120)
+    alone, both = (
+        {
+            row["metric"]: row["value"]
+            for row in records.read(tmp_path / out)
+            if row["kind"] in ("rate", "finetune")
+        }
+        for out in ("alone", "both")
+    )
+    assert both == pytest.approx(alone, rel=1e-4)
+    assert set(alone) >= {"accuracy", "held_out_accuracy at 0.03", "held_out_accuracy at 0.01"}
+
+
 def free_port():
     with socket.socket() as own:
         own.bind(("127.0.0.1", 0))
