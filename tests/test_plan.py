@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -138,6 +140,28 @@ def test_sovit_scales_from_its_anchor():
     larger = sovit(anchor, 10.0, 14)
     assert larger.depth / anchor.depth == pytest.approx(10**0.45, rel=0.03)
     assert names_of(anchor) == "So400m/14"
+
+
+def test_a_budget_is_answered_at_once_without_torch_and_pretrain_takes_the_answer(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    words = ["plan", "--gpus", "64", "--gpu", "h200", "--days", "7", "--unique-images", "3e8", "--json"]
+    program = (
+        "import sys, time; from scalevit.cli import main; "
+        f"assert main({[*words, '--out', str(path)]}) == 0; assert 'torch' not in sys.modules; "
+        "print(time.process_time(), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stderr) < 2  # processor time; 0.6 s on an idle machine
+    assert json.loads(done.stdout)["best"]["run"]["schedule"]["steps"] == load(str(path)).schedule.steps
+    assert cli.main(["pretrain", str(path), "--dry-run"]) == 0
+    assert "all checks pass, nothing created" in capsys.readouterr().out
+
+
+def test_the_choice_is_drawn(tmp_path):
+    path = tmp_path / "choice.svg"
+    assert cli.main(["plan", "--gpus", "8", "--days", "7", "--picture", str(path)]) == 0
+    text = path.read_text()
+    assert text.count("<path") > 50 and "</svg>" in text
 
 
 def test_no_shape_is_offered_twice_and_some_lie_between_the_named_ones():

@@ -119,10 +119,14 @@ def _enough(budget: Budget, basis: Basis, error: float) -> float:
 
 def rank(budget: Budget, basis: Basis, most: int | None = None) -> list[Choice]:
     """Candidates that fit, best first, one for each shape; the first `most` of them."""
-    hardware = basis.hardware(budget)
-    choices = (_choice(budget, basis, name, candidate) for name, candidate in candidates())
-    ordered = sorted((choice for choice in choices if choice), key=lambda choice: choice.error)
-    fitting = (_fitted(choice, hardware, budget.devices) for choice in ordered)
+    task, hardware = basis.laws.named(budget.task), basis.hardware(budget)
+    drafts = (_draft(budget, basis, name, candidate) for name, candidate in candidates())
+    drafts = [draft for draft in drafts if draft]
+    flops = np.array([basis.laws.flops(draft.shape, draft.run.model) for draft in drafts])
+    seen = np.array([draft.seen for draft in drafts])
+    errors = basis.laws.errors(task, flops, seen, budget.unique_images)
+    ordered = (drafts[index] for index in np.argsort(errors, kind="stable"))
+    fitting = (_fitted(draft, budget, basis, task, hardware) for draft in ordered)
     return list(islice((choice for choice in fitting if choice), most))
 
 
@@ -160,25 +164,35 @@ def sovit(anchor: Shape, compute: float, patch: int) -> Shape:
     return Shape(width, depth, mlp, heads=width // 64, patch=patch)
 
 
-def _choice(budget: Budget, basis: Basis, name: str, candidate: Shape) -> Choice | None:
+@dataclass(frozen=True)
+class _Draft:
+    """A shape and the run that spends the whole budget on it, before its error and memory are known."""
+
+    name: str
+    shape: Shape
+    run: Run
+    seen: float
+
+
+def _draft(budget: Budget, basis: Basis, name: str, candidate: Shape) -> _Draft | None:
     """What the whole budget buys with this shape; None when it breaks a limit of the budget."""
     hardware, flops = basis.hardware(budget), candidate.flops(budget.image, "map", budget.classes)
-    draft = Run(model=Model(image=budget.image, classes=budget.classes))
-    speed = speed_of(draft, candidate, flops, hardware, budget.mfu, basis.bench)
+    if flops > min(budget.inference_gflops * 1e9, basis.laws.largest):
+        return None
+    plain = Run(model=Model(image=budget.image, classes=budget.classes))
+    speed = speed_of(plain, candidate, flops, hardware, budget.mfu, basis.bench)
     images = speed.images_per_second * budget.devices * budget.days * 86_400
     run = recipe(budget, name, candidate, images)
-    if run is None or flops > min(budget.inference_gflops * 1e9, basis.laws.largest):
+    return None if run is None else _Draft(name, candidate, run, float(run.schedule.steps) * run.train.batch)
+
+
+def _fitted(draft: _Draft, budget: Budget, basis: Basis, task: str, hardware: Device) -> Choice | None:
+    """With the micro-batches, recomputing and sharding that a device has the memory for, and its error."""
+    run = made_to_fit(draft.run, draft.shape, hardware, budget.devices)
+    if run is None:
         return None
-    seen = float(run.schedule.steps) * run.train.batch
-    task = basis.laws.named(budget.task)
-    expected = basis.laws.expect(task, candidate, run.model, seen, budget.unique_images)
-    return Choice(name, run, seen, expected.error, expected.low, expected.high)
-
-
-def _fitted(choice: Choice, hardware: Device, devices: int) -> Choice | None:
-    """The choice with micro-batches, recomputing and sharding that a device has the memory for."""
-    run = made_to_fit(choice.run, choice.run.model.resolve(), hardware, devices)
-    return None if run is None else replace(choice, run=run)
+    expected = basis.laws.expect(task, draft.shape, run.model, draft.seen, budget.unique_images)
+    return Choice(draft.name, run, draft.seen, expected.error, expected.low, expected.high)
 
 
 def recipe(budget: Budget, name: str, candidate: Shape, images: float) -> Run | None:
