@@ -22,7 +22,7 @@ def mistakes(run: config.Run) -> list[str]:
     odd = _differing_past(replace(past, schedule=replace(common, steps=run.schedule.steps)), run)
     if odd:
         return [f"branch.trunk={trunk}: its past is another; different: {', '.join(odd[:5])}"]
-    there = [entry.step for entry in checkpoint.saved(trunk / rundir.CHECKPOINTS)]
+    there = [entry.step for entry in checkpoint.saved(rundir.checkpoints(past, trunk))]
     if run.branch.step not in there:
         listed = ", ".join(map(str, there)) or "none"
         return [f"branch.trunk={trunk}: no checkpoint of step {run.branch.step}; there: {listed}"]
@@ -39,7 +39,7 @@ def _differing_past(trunk: config.Run, run: config.Run) -> list[str]:
 
 def origin(branch: config.Branch) -> checkpoint.Saved:
     """The trunk's checkpoint that the branch starts from. Raises ValueError when it is damaged."""
-    folder = checkpoint.place(Path(branch.trunk) / rundir.CHECKPOINTS, branch.step)
+    folder = checkpoint.place(rundir.checkpoints_in(Path(branch.trunk)), branch.step)
     wrong = checkpoint.damage(folder)
     if wrong:
         raise ValueError(f"the trunk's checkpoint is damaged: {'; '.join(wrong)}")

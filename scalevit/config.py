@@ -119,7 +119,8 @@ class Train:
     the device's whole share. ema: decay of the weights' running average, 0 for none; polyak: the step from
     which on their plain mean is kept instead (Polyak & Juditsky 1992), 0 for none. Steps between saves, log
     lines and evaluations; 0 means only at the end. Of the checkpoints the last keep_last stay, those of
-    multiples of keep_every (0: of none), and those of the steps keep_at."""
+    multiples of keep_every (0: of none), and those of the steps keep_at. checkpoints: a folder or an address
+    such as s3://bucket/runs, below which they are put under the run's id; empty: the run's own folder."""
 
     batch: int = 4096
     micro_batch: int = 0
@@ -135,6 +136,7 @@ class Train:
     keep_last: int = 2
     keep_every: int = 0
     keep_at: tuple[int, ...] = ()
+    checkpoints: str = ""
 
     @property
     def averages(self) -> bool:
@@ -291,7 +293,7 @@ def run_id(run: Run) -> str:
     facts = to_dict(resolved(run))
     for section, key in (("data", "workers"), ("data", "tolerate"), ("branch", "trunk"), ("model", "shape")):
         facts[section].pop(key)
-    for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at"):
+    for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at", "checkpoints"):
         facts["train"].pop(key)
     for key in ("name", "probe", "parallel", "guard"):
         facts.pop(key)

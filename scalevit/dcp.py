@@ -11,17 +11,20 @@ of ranks that read need not be the number that wrote.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import PurePosixPath
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from scalevit.address import Folder
 
 INDEX = ".metadata"
 METADATA, FILESYSTEM = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
@@ -62,7 +65,7 @@ def whole(tensors: Mapping[str, Tensor]) -> list[Piece]:
 class _Digesting:
     """A file that knows the SHA-256 of what went through it."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Any) -> None:
         self.file, self.sha256, self.bytes = file, hashlib.sha256(), 0
         self.error: OSError | None = None
 
@@ -88,7 +91,7 @@ class Written:
     sha256: str
 
 
-def write_pieces(folder: Path, rank: int, pieces: Iterable[Piece]) -> tuple[list[Place], Written]:
+def write_pieces(folder: Folder, rank: int, pieces: Iterable[Piece]) -> tuple[list[Place], Written]:
     """Write this rank's pieces; they are on disk when this returns."""
     name, places = f"__{rank}_0.distcp", []
     with (folder / name).open("wb") as raw:
@@ -112,7 +115,7 @@ def _compact(tensor: Tensor) -> Tensor:
     return data.clone() if data.untyped_storage().nbytes() != data.nbytes else data
 
 
-def write_index(folder: Path, places: Sequence[Place]) -> Written:
+def write_index(folder: Folder, places: Sequence[Place]) -> Written:
     """Write `.metadata` for the pieces of all ranks."""
     with (folder / INDEX).open("wb") as raw:
         file = _Digesting(raw)
@@ -121,9 +124,11 @@ def write_index(folder: Path, places: Sequence[Place]) -> Written:
     return Written(INDEX, file.bytes, file.sha256.hexdigest())
 
 
-def _sync(file: IO[bytes]) -> None:
+def _sync(file: Any) -> None:
+    """On the disk, where there is one: a store has what it was given when the file is closed."""
     file.flush()
-    os.fsync(file.fileno())
+    with contextlib.suppress(io.UnsupportedOperation):
+        os.fsync(file.fileno())
 
 
 # --------------------------------------------------------------------------- reading
@@ -132,7 +137,7 @@ def _sync(file: IO[bytes]) -> None:
 class Reader:
     """A checkpoint's tensors by name, whole or in part, read when asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.places: dict[str, list[Place]] = {}
         for place in _read_index(folder / INDEX):
@@ -172,7 +177,7 @@ class Reader:
 class _Part(io.RawIOBase):
     """Some bytes of a file as a file of its own: torch reads from it straight into a tensor's memory."""
 
-    def __init__(self, file: IO[bytes], start: int, length: int) -> None:
+    def __init__(self, file: Any, start: int, length: int) -> None:
         self.file, self.start, self.length, self.at = file, start, length, 0
 
     def seekable(self) -> bool:
@@ -324,7 +329,7 @@ def _metadata(places: Sequence[Place]) -> _Metadata:
     return _Metadata(tensors, names, storage, _Storage())
 
 
-def _read_index(path: Path) -> list[Place]:
+def _read_index(path: Folder) -> list[Place]:
     with path.open("rb") as file:
         metadata = _Unpickler(file).load()
     places = []

@@ -23,7 +23,7 @@ def write(entry: checkpoint.Saved, home: Path, target: Path) -> None:
     native.write_folder(model, target, read)
 
 
-def leave(out: Path, step: int) -> None:
+def leave(run: config.Run, out: Path, step: int) -> None:
     """model/ in the run's folder: the weights of the checkpoint of `step`."""
-    last = checkpoint.Saved(step, checkpoint.place(out / rundir.CHECKPOINTS, step))
+    last = checkpoint.Saved(step, checkpoint.place(rundir.checkpoints(run, out), step))
     write(last, out, out / rundir.MODEL)

@@ -13,12 +13,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scalevit import checkpoint, config, records
+from scalevit.address import Address, Folder, folder_of
 
 CONFIG, LOG, LOCK, CHECKPOINTS, MODEL = "run.yaml", "log.txt", ".lock", "checkpoints", "model"
 
 
+def checkpoints(run: config.Run, out: Path) -> Folder:
+    """Where the checkpoints of a run in `out` lie."""
+    where = run.train.checkpoints
+    return folder_of(where) / config.run_id(run) if where else out / CHECKPOINTS
+
+
+def checkpoints_in(out: Path) -> Folder:
+    """The same, of whatever run the folder holds."""
+    return checkpoints(config.load(str(out / CONFIG)), out) if (out / CONFIG).exists() else out / CHECKPOINTS
+
+
 def mistakes(run: config.Run, out: Path) -> list[str]:
     """Why `out` cannot be this run's folder, one line each; creates nothing."""
+    with_address = checkpoints(run, out)
+    if isinstance(with_address, Address):
+        try:
+            with_address.size()
+        except (OSError, ValueError) as error:
+            return [f"train.checkpoints={run.train.checkpoints}: {error}"]
     parent = next(path for path in [out, *out.absolute().parents] if path.exists())
     if not parent.is_dir():
         return [f"--out {out}: {parent} is a file, not a folder"]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from scalevit import checkpoint, dcp
+from scalevit.address import Folder
 from scalevit.mesh import World
 
 
@@ -28,7 +28,7 @@ class _Own:
     """What is known of a save before it is written."""
 
     step: int
-    draft: Path
+    draft: Folder
     facts: Mapping[str, Any]
 
 
@@ -44,7 +44,7 @@ class Saver:
     `start`, `poll` and `finish` are called by all processes at the same steps. They give the step of the
     checkpoint that they put in place, if any; what a process met is NotSaved on all of them."""
 
-    def __init__(self, folder: Path, world: World, keep: checkpoint.Keep) -> None:
+    def __init__(self, folder: Folder, world: World, keep: checkpoint.Keep) -> None:
         self.folder, self.world, self.keep = folder, world, keep
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="scalevit-save")
         self.pending: _Pending | None = None
@@ -83,7 +83,7 @@ class Saver:
             raise NotSaved(*error.args)
         return pending.own.step
 
-    def _draft(self, step: int) -> Path | OSError:
+    def _draft(self, step: int) -> Folder | OSError:
         try:
             return checkpoint.draft(self.folder, step)
         except OSError as error:

@@ -45,7 +45,7 @@ class Session:
         prepare = scaled(run.start.preprocessing)
         recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
         keep = checkpoint.Keep(run.train.keep_last, run.train.keep_every, run.train.keep_at)
-        saver = Saver(out / rundir.CHECKPOINTS, world, keep)
+        saver = Saver(rundir.checkpoints(run, out), world, keep)
         reporter = Reporter.begin(run, out, world)
         if world.heart is not None:
             world.heart.log = reporter.log
@@ -117,7 +117,7 @@ class Session:
 
     def newest(self) -> checkpoint.Saved | ValueError | None:
         """The newest whole checkpoint of this run, or the one of the trunk that it branches off."""
-        folder = self.out / rundir.CHECKPOINTS
+        folder = self.saver.folder
         checkpoint.sweep(folder)
         try:
             found = checkpoint.latest(folder, self.reporter.say)
@@ -125,6 +125,8 @@ class Session:
                 found = branching.origin(self.run.branch)
         except ValueError as error:
             return error
+        except OSError as error:
+            return ValueError(f"{folder}: {error}")
         return found
 
     def rewind(self, state: State, why: str) -> None:
@@ -169,7 +171,7 @@ class Session:
         state.world.at(state.step, FINISHING)
         rows = self.evaluate(floors=not run.branch.trunk)  # a branch's floors are its trunk's
         if state.world.first:
-            export.leave(self.out, state.step)
+            export.leave(run, self.out, state.step)
         self.reporter.ended(state.step, state.seconds, rows)
         where = self.out / rundir.MODEL
         text = f"{run.name}: done, {state.step} steps in {state.seconds:.0f} s; weights in {where}"

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scalevit import checkpoint, dcp
+from scalevit.address import Address
 from scalevit.cli import main
 
 
@@ -86,3 +87,33 @@ def test_the_command_lists_and_verifies(tmp_path, capsys):
     assert "step         8" in capsys.readouterr().out
     assert main(["checkpoint", "verify", str(path.parent / "step_4")]) == 0
     assert main(["checkpoint", "list", str(tmp_path / "nothing")]) == 2
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store that renames nothing."""
+    yield Address(f"memory://{tmp_path.name}")
+    Address(f"memory://{tmp_path.name}").remove()
+
+
+def test_at_a_store_what_has_no_manifest_is_no_checkpoint(store):
+    for step in (1, 2, 3, 4):
+        save(store, step)
+    draft = checkpoint.draft(store, 5)
+    dcp.write_pieces(draft, 0, dcp.whole({"x": torch.zeros(3)}))
+    assert [entry.step for entry in checkpoint.saved(store)] == [1, 2, 3, 4]
+    found = checkpoint.latest(store, lambda text: None)
+    assert found is not None and found.step == 4
+    assert dcp.Reader(found.folder).whole("x").tolist() == [4.0] * 64
+    checkpoint.prune(store, checkpoint.Keep(1, every=2))
+    assert sorted(path.name for path in store.iterdir()) == ["step_2", "step_4"]
+    save(store, 4)
+    assert checkpoint.damage(store / "step_4") == []
+    (store / "step_4" / "__0_0.distcp").write_text("torn")
+    assert "4 bytes instead of" in checkpoint.damage(store / "step_4")[0]
+
+
+def test_an_address_that_nobody_knows_is_a_mistake(tmp_path, capsys):
+    words = ["pretrain", "demo", "train.checkpoints=nowhere://there", "--out", str(tmp_path / "run")]
+    assert main([*words, "--dry-run"]) == 2
+    assert "train.checkpoints=nowhere://there: nowhere:// cannot be used" in capsys.readouterr().err

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "scalevit"
 
 #: Lower rooms first; a module may import from its own rank only where `PEERS` says so, and from below.
 RANKS = [
-    ["shapes", "schedule", "answer", "typed"],
+    ["shapes", "schedule", "answer", "typed", "address"],
     ["config", "records"],
     ["presets", "layout", "devices", "heartbeat", "pretend", "memory"],
     [

@@ -1,15 +1,20 @@
 """Sources in an object store: a real S3-compatible server on loopback, read through s3fs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import s3fs
 from pictures import make_folder, make_shards
+from test_run import TINY, weights
 from test_same_losses import losses
 
+from scalevit import address as addresses
+from scalevit import config
 from scalevit.cli import main
 from scalevit.data import storage
 from scalevit.data.stores import open_store
+from scalevit.run import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def forget(monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0, 0.0))
 
     def clear():
-        storage._of_protocol.cache_clear()
+        addresses.filesystem.cache_clear()
         s3fs.S3FileSystem.clear_instance_cache()
 
     clear()
@@ -94,7 +99,7 @@ def test_what_is_not_there(bucket, capsys, name):
 def test_without_credentials_one_line_says_so(bucket, monkeypatch, capsys):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    storage._of_protocol.cache_clear()
+    addresses.filesystem.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
     assert main(["data", "index", f"{bucket[0]}/shard-000000.tar"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -104,8 +109,30 @@ def test_without_credentials_one_line_says_so(bucket, monkeypatch, capsys):
 def test_a_server_that_is_away(bucket, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage._of_protocol.cache_clear()
+    addresses.filesystem.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
     assert main(["data", "index", f"{bucket[0]}/shard-000000.tar"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "127.0.0.1:9" in line and line.endswith("after 4 tries")
+
+
+def test_checkpoints_go_to_a_bucket_and_come_back(bucket, capsys):
+    """Stopped, and gone on with in another folder, as on another machine: an undisturbed run's weights."""
+    address, here = bucket
+    run = replace(TINY, train=replace(TINY.train, checkpoints=address, keep_last=1, keep_at=()))
+    assert pretrain(run, here / "lost", max_minutes=0).step == 1
+    store = f"{address}/{config.run_id(run)}"
+    assert main(["checkpoint", "list", store, "--json"]) == 0
+    assert [row["step"] for row in json.loads(capsys.readouterr().out)["checkpoints"]] == [1]
+    assert pretrain(run, here / "found").stopped is None
+    assert f"from {store}/step_1" in (here / "found/log.txt").read_text()
+    pretrain(TINY, here / "plain")
+    assert weights(here / "found") == weights(here / "plain")
+    assert not (here / "found/checkpoints").exists()
+    assert main(["checkpoint", "verify", str(here / "found"), "--json"]) == 0
+    assert main(["checkpoint", "consolidate", str(here / "found"), "--out", str(here / "again/model")]) == 0
+    assert weights(here / "again") == weights(here / "plain")
+    capsys.readouterr()
+    s3fs.S3FileSystem().pipe(f"{store}/step_{run.schedule.steps}/__0_0.distcp", b"torn")
+    assert main(["checkpoint", "verify", store]) == 1
+    assert "4 bytes instead of" in capsys.readouterr().out

@@ -119,7 +119,7 @@ def test_fsspec_addresses(tmp_path):
     assert open_store("memory://bucket/*.tar").encoded(7) == open_store(str(packed)).encoded(7)
     with pytest.raises(ValueError, match="no such file"):
         open_store("memory://bucket/other.tar")
-    with pytest.raises(ValueError, match=r'abfs:// cannot be read here .*pip install "adlfs"'):
+    with pytest.raises(ValueError, match=r'abfs:// cannot be used here .*pip install "adlfs"'):
         open_store("abfs://bucket/a.tar")
-    with pytest.raises(ValueError, match="nonsense:// cannot be read here"):
+    with pytest.raises(ValueError, match="nonsense:// cannot be used here"):
         open_store("nonsense://bucket/a.tar")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scalevit import checkpoint
+from scalevit import checkpoint, rundir
+from scalevit.address import Folder, folder_of
 from scalevit.answer import FAILED, Answer
 
 SUMMARY = "list, verify and consolidate checkpoints"
@@ -19,7 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("consolidate", "write the weights of a checkpoint as model.safetensors + config.json"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("folder", type=Path, help="a run's folder, or one checkpoint's")
+        verb.add_argument(
+            "folder", help="a run's folder, a folder of checkpoints or one of them, or an address"
+        )
         if name == "consolidate":
             verb.add_argument("--step", type=int, help="which checkpoint; default: the newest whole one")
             verb.add_argument("--out", type=Path, help="default: model/ in the run's folder")
@@ -32,17 +35,25 @@ def main(args: argparse.Namespace) -> Answer:
     return {"list": listing, "verify": verify}[args.what](found)
 
 
-def entries(folder: Path) -> list[checkpoint.Saved]:
-    """The checkpoints of a run's folder, of a folder of checkpoints, or the one that `folder` is."""
-    if not folder.is_dir():
+def entries(where: str) -> list[checkpoint.Saved]:
+    """The checkpoints of a run's folder, of a folder or address of checkpoints, or the one that is there."""
+    folder = folder_of(where)
+    if isinstance(folder, Path) and not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    if (folder / checkpoint.MANIFEST).exists() or folder.name.startswith("step_"):
-        return [
-            entry for entry in checkpoint.saved(folder.absolute().parent) if entry.folder.name == folder.name
-        ]
-    found = checkpoint.saved(folder / "checkpoints") or checkpoint.saved(folder)
+    try:
+        return _entries(folder)
+    except OSError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _entries(folder: Folder) -> list[checkpoint.Saved]:
+    if folder.name.startswith("step_"):
+        around = folder.absolute().parent if isinstance(folder, Path) else folder.parent
+        return [entry for entry in checkpoint.saved(around) if entry.folder.name == folder.name]
+    home = isinstance(folder, Path) and checkpoint.saved(rundir.checkpoints_in(folder))
+    found = home or checkpoint.saved(folder)
     if not found:
-        raise ValueError(f"{folder}: holds no checkpoint (no checkpoints/step_N)")
+        raise ValueError(f"{folder}: holds no checkpoint (no step_N with a manifest, and no run's run.yaml)")
     return found
 
 
@@ -63,7 +74,7 @@ def verify(found: list[checkpoint.Saved]) -> Answer:
     return Answer("\n".join(lines), {"checkpoints": rows, "whole": not damaged}, FAILED if damaged else 0)
 
 
-def consolidate(folder: Path, step: int | None, out: Path | None) -> Answer:
+def consolidate(folder: str, step: int | None, out: Path | None) -> Answer:
     """Weights of one checkpoint, whole, where `scalevit.load` and timm find them."""
     found = [entry for entry in entries(folder) if step is None or entry.step == step]
     if not found:
@@ -75,7 +86,9 @@ def consolidate(folder: Path, step: int | None, out: Path | None) -> Answer:
         raise ValueError("; ".join(checkpoint.damage(found[-1].folder)))
     from scalevit import export
 
-    home = whole[-1].folder.parent.parent
+    home = Path(folder) if (Path(folder) / rundir.CONFIG).exists() else whole[-1].folder.parent.parent
+    if not isinstance(home, Path):
+        raise ValueError(f"{folder}: give the run's folder, whose {rundir.CONFIG} says what model this is")
     target = out or home / "model"
     export.write(whole[-1], home, target)
     text = f"{target}: the weights of step {whole[-1].step}"

@@ -58,7 +58,7 @@ def status(folder: Path) -> dict[str, Any]:
     rows = records.read(folder)
     last = {row["metric"]: row for row in rows if row["kind"] == "train"}
     about = next((row for row in rows if row["kind"] == "run"), {})
-    steps_saved = [entry.step for entry in checkpoint.saved(folder / rundir.CHECKPOINTS)]
+    steps_saved = [entry.step for entry in checkpoint.saved(rundir.checkpoints_in(folder))]
     step = max([row["step"] for row in last.values()] + steps_saved, default=0)
     speed = last["images_per_second"]["value"] if "images_per_second" in last else None
     left = (run.schedule.steps - step) * run.train.batch / speed / 60 if speed else None

@@ -11,25 +11,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from scalevit.address import filesystem, short
 from scalevit.data.broken import Away
 
 #: Pauses in seconds between the tries of a remote read.
 PAUSES = (0.25, 1.0, 4.0)
 TIMEOUT = 30
-#: fsspec's protocols that need a package of their own, and which.
-PACKAGES = {
-    "s3": "scalevit[remote]",
-    "s3a": "scalevit[remote]",
-    "gs": "scalevit[remote]",
-    "gcs": "scalevit[remote]",
-    "hf": "huggingface-hub",
-    "abfs": "adlfs",
-}
-
 T = TypeVar("T")
 
 
@@ -98,7 +88,7 @@ def _insist(path: str, attempt: Callable[[], T]) -> T:
             if hopeless or pause is None:
                 if hopeless:
                     raise ValueError(f"{path}: {hopeless}") from None
-                raise Away(f"{path}: {_short(error)} after {len(PAUSES) + 1} tries") from None
+                raise Away(f"{path}: {short(error)} after {len(PAUSES) + 1} tries") from None
             time.sleep(pause)
     raise AssertionError
 
@@ -111,11 +101,6 @@ def _hopeless(error: Exception) -> str:
     if code == 404 or isinstance(error, FileNotFoundError):
         return "there is no such file"
     return str(error) if isinstance(error, ValueError | ImportError) else ""
-
-
-def _short(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return (" ".join(str(reason).split()) or type(error).__name__)[:160]
 
 
 def _remote_stamp(path: str) -> Stamp:
@@ -158,17 +143,5 @@ def _glob(pattern: str) -> list[str]:
     return [str(filesystem.unstrip_protocol(path)) for path in filesystem.glob(pattern)]
 
 
-@lru_cache(maxsize=16)
-def _of_protocol(protocol: str):
-    import fsspec
-
-    try:
-        return fsspec.filesystem(protocol)
-    except (ImportError, ValueError) as error:
-        package = PACKAGES.get(protocol)
-        hint = f'pip install "{package}"' if package else "see fsspec's list of protocols"
-        raise ValueError(f"{protocol}:// cannot be read here ({_short(error)}); {hint}") from None
-
-
 def _filesystem(path: str):
-    return _of_protocol(path.split("://")[0])
+    return filesystem(path.split("://")[0])
