@@ -141,7 +141,7 @@ def test_fuzzing_the_tar_reader_and_the_decoders(tmp_path):
     members = [("a/" * 60 + "1.jpg", IMAGE), ("a/" * 60 + "1.cls", b"3")]
     forms = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
     tars = [Path(make_tar(tmp_path / f"{form}.tar", members, form)).read_bytes() for form in forms]
-    draw = np.random.default_rng(int(time.time()))
+    draw = np.random.default_rng(4)
     end, runs, longest = time.perf_counter() + float(os.environ.get("SCALEVIT_FUZZ_SECONDS", "20")), 0, 0.0
     while time.perf_counter() < end:
         began = time.perf_counter()
