@@ -116,5 +116,6 @@ Folder = Path | Address
 
 
 def folder_of(text: str) -> Folder:
-    """A path, or an address where there is a protocol."""
+    """A path, or an address where there is a protocol; file:// is a path, whose folders can be renamed."""
+    text = text.removeprefix("file://")
     return Address(text.rstrip("/")) if "://" in text else Path(text)

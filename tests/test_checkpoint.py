@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scalevit import checkpoint, dcp
-from scalevit.address import Address
+from scalevit.address import Address, folder_of
 from scalevit.cli import main
 
 
@@ -117,3 +117,8 @@ def test_an_address_that_nobody_knows_is_a_mistake(tmp_path, capsys):
     words = ["pretrain", "demo", "train.checkpoints=nowhere://there", "--out", str(tmp_path / "run")]
     assert main([*words, "--dry-run"]) == 2
     assert "train.checkpoints=nowhere://there: nowhere:// cannot be used" in capsys.readouterr().err
+
+
+def test_a_file_address_is_a_path(tmp_path):
+    assert folder_of(f"file://{tmp_path}/runs") == tmp_path / "runs"
+    assert folder_of("s3://bucket/runs/") == Address("s3://bucket/runs")
