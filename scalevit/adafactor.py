@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -26,7 +26,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scalevit.layout import View, plain
-from scalevit.momentum import Decoupled, Due, descend, flat, follow, piece_size, scratches
+from scalevit.momentum import (
+    Decoupled,
+    Due,
+    batches,
+    descend,
+    descend_all,
+    flat,
+    follow,
+    follow_all,
+    piece_size,
+    scratch,
+)  # fmt: skip
 from scalevit.pieces import Span, boxes, span
 
 
@@ -42,11 +53,11 @@ class Fold:
     largest: int = 0
     second: int = 0
 
-    @property
+    @cached_property
     def rows(self) -> tuple[int, ...]:
         return tuple(1 if axis == self.largest else size for axis, size in enumerate(self.shape))
 
-    @property
+    @cached_property
     def columns(self) -> tuple[int, ...]:
         return tuple(1 if axis == self.second else size for axis, size in enumerate(self.shape))
 
@@ -103,8 +114,8 @@ def _pieces(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[Pi
 
 @dataclass
 class _Work:
-    """One parameter in one step. sums: Σ G² along rows and columns of a factored one, one after the other;
-    scratch: memory for one piece, None where allocating is cheap."""
+    """One parameter in one step. kept: β₂ of this step; sums: Σ G² along rows and columns of a factored one,
+    one after the other; scratch: memory for one piece, None where allocating is cheap."""
 
     group: dict[str, Any]
     state: dict[str, Any]
@@ -112,6 +123,7 @@ class _Work:
     span: Span
     parameter: Tensor
     gradient: Tensor
+    kept: float
     sums: Tensor
     scratch: Tensor | None
 
@@ -157,8 +169,15 @@ class Adafactor(Decoupled):
         super().__init__(params, defaults)
 
     def _apply(self, due: list[Due]) -> None:
-        scratch = scratches(1, due[0][2].device)[0] if due else None
-        works = [self._work(*one, scratch) for one in due]
+        room = scratch(due[0][2].device) if due else None
+        works, alike = list[_Work](), dict[tuple[int, float], list[_Work]]()
+        for work in (self._work(*one, room) for one in due):
+            if work.fold.factored or work.group["clip_threshold"] is not None:
+                works.append(work)
+            else:
+                alike.setdefault((id(work.group), work.kept), []).append(work)
+        for batch in alike.values():
+            _step_elements(batch)
         sharded = [work for work in works if work.span.group is not None]
         whole = [[work] for work in works if work.span.group is None]
         for batch in [sharded, *whole] if sharded else whole:
@@ -171,10 +190,17 @@ class Adafactor(Decoupled):
         if len(state) == 2:
             state.update(_second_moments(parameter, folded))
         state["step"] += 1
+        kept = beta2(state["step"].item(), group["decay_rate"], group["beta2_cap"])
         size = math.prod(folded.rows) + math.prod(folded.columns) if folded.factored else 0
         sums = torch.zeros(size, device=parameter.device)
         weights, gradient = flat(parameter), flat(parameter.grad)  # pyright: ignore[reportArgumentType]
-        return _Work(group, state, folded, span(parameter), weights, gradient, sums, scratch)
+        return _Work(group, state, folded, span(parameter), weights, gradient, kept, sums, scratch)
+
+
+@lru_cache
+def beta2(step: float, decay_rate: float, cap: float) -> float:
+    """β₂ of step 1, 2, …, in fp32 as the authors'."""
+    return float((1 - torch.tensor(step) ** -decay_rate).clamp(max=cap))
 
 
 def _second_moments(parameter: Tensor, folded: Fold) -> dict[str, Tensor]:
@@ -197,6 +223,27 @@ def _step_together(batch: list[_Work]) -> None:
         _update(work, norm)
 
 
+def _step_elements(works: list[_Work]) -> None:
+    """Parameters of one group that are not factored, and whose updates are not clipped: each element for
+    itself, so that many small ones are one batch."""
+    group, kept = works[0].group, works[0].kept
+    rows = [
+        [w.parameter, w.gradient, flat(w.state["momentum"]), flat(w.state["second_moment"])] for w in works
+    ]
+    for batch in batches(rows):
+        weights, gradients, momenta, second = batch.columns
+        torch._foreach_copy_(batch.rooms, gradients)
+        batch.room.square_().add_(group["eps"])
+        torch._foreach_mul_(second, kept)
+        torch._foreach_add_(second, batch.rooms, alpha=1 - kept)
+        torch._foreach_copy_(batch.rooms, second)
+        batch.room.rsqrt_()
+        torch._foreach_mul_(batch.rooms, gradients)
+        batch.room.mul_(1 - group["beta1"])
+        follow_all(momenta, batch.rooms, group)
+        descend_all(weights, batch.rooms, group)
+
+
 def _reduce(sums: list[Tensor], over: Span) -> None:
     if over.group is None:
         return
@@ -217,8 +264,7 @@ def _sum_squares(work: _Work) -> None:
 
 def _renew(work: _Work) -> None:
     """The second moments of this step."""
-    group, state = work.group, work.state
-    kept = float((1 - state["step"] ** -group["decay_rate"]).clamp(max=group["beta2_cap"]))
+    group, state, kept = work.group, work.state, work.kept
     if not work.fold.factored:
         squares = work.gradient.square().add_(group["eps"])
         flat(state["second_moment"]).mul_(kept).add_(squares, alpha=1 - kept)
@@ -229,15 +275,16 @@ def _renew(work: _Work) -> None:
     state["columns"].mul_(kept).add_(columns.div_(shape[second]).add_(group["eps"]), alpha=1 - kept)
 
 
-def _directions(work: _Work) -> Iterator[tuple[Piece, Tensor]]:
-    """Piece by piece, the gradient over the root of its second moment."""
+def _directions(work: _Work, scale: float = 1.0) -> Iterator[tuple[Piece, Tensor]]:
+    """Piece by piece, `scale` times the gradient over the root of its second moment."""
     if not work.fold.factored:
         second = flat(work.state["second_moment"])
         for piece in work.pieces():
             gradient, v = piece.of(work.gradient).view(piece.shape), piece.of(second).view(piece.shape)
-            yield piece, torch.rsqrt(v, out=work.room(piece)).mul_(gradient)
+            yield piece, torch.rsqrt(v, out=work.room(piece)).mul_(gradient).mul_(scale)
         return
     rows, columns = work.factors()
+    rows = rows * scale  # small, unlike the gradient
     for piece in work.pieces():
         gradient = piece.of(work.gradient).view(piece.shape)
         update = torch.mul(gradient, piece.within(rows), out=work.room(piece))
@@ -261,10 +308,10 @@ def _squared_norms(batch: list[_Work]) -> list[Tensor | None]:
 def _update(work: _Work, squared_norm: Tensor | None) -> None:
     group, momentum = work.group, flat(work.state["momentum"])
     limits = None if squared_norm is None else _limits(work, squared_norm)
-    for piece, update in _directions(work):
+    for piece, update in _directions(work, 1 - group["beta1"]):
         if limits is not None:
             update.mul_(piece.within(limits))
-        update = update.mul_(1 - group["beta1"]).view(-1)
+        update = update.view(-1)
         follow(piece.of(momentum), update, group)
         descend(piece.of(work.parameter), update, group)
 

@@ -7,7 +7,8 @@ to be stored. With 0.9 instead, updates differ by 1 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,9 @@ from scalevit.pieces import local
 from scalevit.pretend import is_cpu
 
 #: Elements of a CPU's working piece: what is read a second time is then still in the cache.
-CACHED = 1 << 18
+CACHED = 1 << 19
+#: Elements of small tensors that an accelerator works on at once.
+GATHERED = 1 << 26
 
 #: A parameter with a gradient: its group, its place in it, itself.
 Due = tuple[dict[str, Any], int, Tensor]
@@ -102,22 +105,64 @@ def flat(tensor: Tensor) -> Tensor:
 
 
 def piece_size(device: torch.device) -> int:
-    """Elements to work on at once: caches matter on CPUs, launches elsewhere."""
+    """Elements of one tensor to work on at once: caches matter on CPUs, launches elsewhere."""
     return CACHED if is_cpu(device) else 1 << 62
 
 
-def scratches(count: int, device: torch.device) -> list[Tensor] | list[None]:
-    """Memory for `count` pieces, so that a CPU's allocator is not asked for it again and again; None where
-    memory is cached anyway."""
-    return list(torch.empty(count, CACHED)) if is_cpu(device) else [None] * count
+def scratch(device: torch.device) -> Tensor | None:
+    """Memory for a piece, so that a CPU's allocator is not asked for it again and again; None where memory is
+    cached anyway."""
+    return torch.empty(CACHED) if is_cpu(device) else None
 
 
-def in_pieces(tensors: tuple[Tensor, ...], rooms: int) -> Iterator[tuple[list[Tensor], list[Any]]]:
-    """One part after another of several flat tensors, with `rooms` pieces of scratch memory."""
-    most, scratch = piece_size(tensors[0].device), scratches(rooms, tensors[0].device)
-    for start in range(0, len(tensors[0]), most):
-        parts = [tensor[start : start + most] for tensor in tensors]
-        yield parts, [None if room is None else room[: len(parts[0])] for room in scratch]
+@dataclass(frozen=True)
+class Batch:
+    """Corresponding parts of flat tensors of many parameters: columns[k] lists the k-th tensor's. rooms: fp32
+    memory of the same sizes, one after the other in `room`."""
+
+    columns: list[list[Tensor]]
+    room: Tensor
+    rooms: list[Tensor]
+
+
+def batches(rows: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
+    """Rows of equally long flat tensors, cut and gathered into batches that a cache holds on a CPU, and that
+    keep the number of launches small elsewhere."""
+    device = rows[0][0].device
+    most = CACHED if is_cpu(device) else GATHERED
+    room = torch.empty(min(most, sum(len(row[0]) for row in rows)), device=device)
+    taken, free = list[list[Tensor]](), len(room)
+    for row in rows:
+        start, length = 0, len(row[0])
+        while start < length:
+            count = min(free, length - start)
+            taken.append([tensor[start : start + count] for tensor in row])
+            start, free = start + count, free - count
+            if not free:
+                yield _batch(taken, room)
+                taken, free = [], len(room)
+    if taken:
+        yield _batch(taken, room)
+
+
+def _batch(taken: list[list[Tensor]], room: Tensor) -> Batch:
+    sizes = [len(parts[0]) for parts in taken]
+    room = room[: sum(sizes)]
+    return Batch([list(column) for column in zip(*taken, strict=True)], room, list(room.split(sizes)))
+
+
+def follow_all(momenta: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
+    """`follow` for a batch."""
+    torch._foreach_add_(updates, momenta, alpha=rounded(group["beta1"], group["momentum_dtype"]))
+    torch._foreach_copy_(momenta, updates)
+
+
+def descend_all(parameters: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
+    """`descend` for a batch."""
+    lr = group["lr"].item()
+    if group["weight_decay"]:
+        torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+    torch._foreach_add_(parameters, updates, alpha=-lr)
 
 
 def follow(momentum: Tensor, update: Tensor, group: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scalevit import config
 from scalevit.adafactor import Adafactor
 from scalevit.layout import plain
-from scalevit.momentum import Decoupled, Due, descend, flat, follow, in_pieces, rounded
+from scalevit.momentum import Decoupled, Due, batches, descend_all, flat, follow_all, rounded
 
 __all__ = ["SGD", "Adafactor", "Adam", "Rule", "assign", "build", "group_table", "parameter_groups"]
 
@@ -42,31 +42,45 @@ class Adam(Decoupled):
         super().__init__(params, defaults)
 
     def _apply(self, due: list[Due]) -> None:
+        alike: dict[tuple[int, float], tuple[dict[str, Any], list[list[Tensor]]]] = {}
         for group, _, parameter in due:
-            self._update(group, parameter, flat(parameter.grad))  # pyright: ignore
+            state = self._start(parameter, group)
+            if "second_moment" not in state:
+                state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32)
+            state["step"] += 1
+            row = [parameter, parameter.grad, state["momentum"], state["second_moment"]]
+            _, rows = alike.setdefault((id(group), state["step"].item()), (group, []))
+            rows.append([flat(tensor) for tensor in row])  # pyright: ignore[reportArgumentType]
+        for (_, step), (group, rows) in alike.items():
+            self._update(group, torch.tensor(step), rows)
 
-    def _update(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
-        state = self._start(parameter, group)
-        if "second_moment" not in state:
-            state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32)
-        state["step"] += 1
-        decay, lr = rounded(group["beta1"], group["momentum_dtype"]), group["lr"].item()
-        ours, theirs = 1 - group["beta1"], 1 - decay
-        # torch's fused step weights the gradient with 1 - decay, so it gets the momentum times theirs / ours,
-        # and a rate that undoes this and its own debiasing, which knows only the rounded decay
-        debiased = (1 - decay ** state["step"].item()) / debias(group["beta1"], state["step"])
-        exact = 1 - group["beta2"] ** state["step"].item()  # theirs is in double precision
-        root = (debias(group["beta2"], state["step"]) / exact) ** 0.5
-        rate = lr * ours / theirs * debiased * root
-        settings = {"lr": rate, "beta1": decay, "beta2": group["beta2"], "eps": group["eps"] * root}
+    def _update(self, group: dict[str, Any], step: Tensor, rows: list[list[Tensor]]) -> None:
+        decay, lr, ours = (
+            rounded(group["beta1"], group["momentum_dtype"]),
+            group["lr"].item(),
+            1 - group["beta1"],
+        )
+        # torch's fused step weights momentum and gradient with b and 1 - b. With this b their ratio is ours,
+        # and what comes out is too large by a factor that the rate and the stored momentum undo, as the rate
+        # undoes torch's own debiasing, which knows only b
+        large = 1 / (decay + ours)
+        b = decay * large
+        debiased = (1 - b ** step.item()) / debias(group["beta1"], step)
+        exact = 1 - group["beta2"] ** step.item()  # theirs is in double precision
+        root = (debias(group["beta2"], step) / exact) ** 0.5
+        rate = lr / large * debiased * root
+        settings = {"lr": rate, "beta1": b, "beta2": group["beta2"], "eps": group["eps"] * root}
         settings["weight_decay"] = group["weight_decay"] * lr / rate if rate else 0.0
-        everything = flat(parameter), gradient, flat(state["momentum"]), flat(state["second_moment"])
-        for (weights, g, m, v), (room,) in in_pieces(everything, 1):
-            m32 = (m.float() if room is None else room.copy_(m)).mul_(theirs / ours)
+        step = step.to(rows[0][0].device)
+        for batch in batches(rows):
+            weights, gradients, momenta, second = batch.columns
+            torch._foreach_copy_(batch.rooms, momenta)
             torch._fused_adamw_(
-                [weights], [g], [m32], [v], [], [state["step"]], amsgrad=False, maximize=False, **settings
-            )
-            m.copy_(m32.mul_(ours / theirs))
+                weights, gradients, batch.rooms, second, [], [step] * len(weights),
+                amsgrad=False, maximize=False, **settings,
+            )  # fmt: skip
+            batch.room.div_(large)
+            torch._foreach_copy_(momenta, batch.rooms)
 
 
 def debias(beta: float, step: Tensor) -> float:
@@ -91,16 +105,18 @@ class SGD(Decoupled):
         super().__init__(params, defaults)
 
     def _apply(self, due: list[Due]) -> None:
+        alike: dict[int, tuple[dict[str, Any], list[list[Tensor]]]] = {}
         for group, _, parameter in due:
-            self._update(group, parameter, flat(parameter.grad))  # pyright: ignore
-
-    def _update(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
-        state = self._start(parameter, group)
-        state["step"] += 1
-        for (weights, g, m), (room,) in in_pieces((flat(parameter), gradient, flat(state["momentum"])), 1):
-            update = torch.mul(g, 1.0, out=room)
-            follow(m, update, group)
-            descend(weights, update, group)
+            state = self._start(parameter, group)
+            state["step"] += 1
+            row = [flat(parameter), flat(parameter.grad), flat(state["momentum"])]  # pyright: ignore
+            alike.setdefault(id(group), (group, []))[1].append(row)
+        for group, rows in alike.values():
+            for batch in batches(rows):
+                weights, gradients, momenta = batch.columns
+                torch._foreach_copy_(batch.rooms, gradients)
+                follow_all(momenta, batch.rooms, group)
+                descend_all(weights, batch.rooms, group)
 
 
 # --------------------------------------------------------------------------- groups
