@@ -91,6 +91,28 @@ def test_planted_copies_are_removed_and_nothing_else(tmp_path):
     assert len(gone) == 30 and all(name.startswith("copy") for name in gone)
 
 
+def test_a_model_is_asked_for_a_second_opinion(tmp_path, monkeypatch, capsys):
+    """Mean colours as features: a copy in another light lies further away; a bound of 2 keeps all."""
+    from scalevit.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "opinion.py").write_text("def colours(images):\n    return images.mean((2, 3)) + 1\n")
+    base = picture(1, 200, 150)
+    green = (base * np.array([1, 0.9, 0.95])).round().astype(np.uint8)
+    for place, pixels in (("eval/x/1", base), ("train/x/same", base), ("train/x/green", green)):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{place}.png").write_bytes(encoded(pixels, "PNG"))
+    build("train")
+    words = ["data", "dedup", "train", "eval", "--out", "ex.txt"]
+    removed = []
+    for more in ([], ["--distance", "2"], ["--distance", "1e-6"]):
+        assert main([*words, *(["--confirm", "opinion:colours", *more] if more else [])]) == 0
+        removed.append(capsys.readouterr().out.split()[0])
+    assert removed == ["2", "2", "1"]
+    assert main([*words, "--distance", "1"]) == 2
+    assert "--distance goes with --confirm MODEL" in capsys.readouterr().err
+
+
 def test_confirming_keeps_what_only_hashes_alike(tmp_path):
     for name, seed in (("eval", 1), ("train", 2)):
         (tmp_path / name / "x").mkdir(parents=True)

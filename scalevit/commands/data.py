@@ -8,8 +8,15 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from scalevit.answer import DONE, FAILED, RESUMABLE, Answer
+
+if TYPE_CHECKING:
+    from scalevit.data.dedup import Match
+    from scalevit.data.stores import Store
 
 SUMMARY = "Index, check, pack, preview and de-duplicate images: a folder of classes, tars, or parquet tables."
 
@@ -162,6 +169,14 @@ def _declare_dedup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("exclude.txt"), help="the list (exclude.txt)")
     parser.add_argument("--radius", type=int, default=7, help="bits of 64 that may differ, at most 7 (7)")
     parser.add_argument("--hashes-only", action="store_true", help="do not compare candidates' pixels")
+    parser.add_argument(
+        "--confirm",
+        metavar="MODEL",
+        help="keep only pairs that this model finds alike, as scalevit probe reads models",
+    )
+    parser.add_argument(
+        "--distance", type=float, help="with --confirm: 1 - cosine of features, at most (0.1)"
+    )
 
 
 def _dedup(args: argparse.Namespace) -> Answer:
@@ -170,13 +185,16 @@ def _dedup(args: argparse.Namespace) -> Answer:
 
     if not 0 <= args.radius <= 7:
         raise ValueError(f"--radius must lie between 0 and 7, found {args.radius}")
+    if args.distance is not None and not (args.confirm and args.distance >= 0):
+        raise ValueError("--distance goes with --confirm MODEL, and must not be negative")
     train = open_store(args.path)
     if not all(shard.header.measured for shard in train.shards):
         raise ValueError(f"{args.path} has no perceptual hashes yet; run scalevit data index {args.path}")
-    found: dict[int, tuple[dedup.Match, str]] = {}
+    found: dict[int, tuple[Match, str]] = {}
     for path in args.evaluation:
         evaluation = open_store(path)
         table, owners = dedup.evaluation_table(evaluation)
+        here: dict[int, tuple[Match, str]] = {}
         seconds, seen = dedup.seconds_for(train, table, owners), dedup.thumbnails(evaluation)
         with _bar(f"{path}: about {seconds:.0f} s") as progress:
             for shard, first in zip(train.shards, train.starts.tolist()):
@@ -184,14 +202,31 @@ def _dedup(args: argparse.Namespace) -> Answer:
                 for matches in dedup.candidates(hashes, table, owners, args.radius, first):
                     match = matches[0] if args.hashes_only else dedup.confirmed(matches, train, seen)
                     if match:
-                        found[match.train] = (match, evaluation.name(match.evaluation))
+                        here[match.train] = (match, evaluation.name(match.evaluation))
                     progress(matches[0].train + 1, train.samples)
+        found |= _alike(here, train, evaluation, args.confirm, args.distance) if args.confirm else here
     dedup.write_exclusions(args.out, train, list(found.values()))
     text = (
         f"{len(found)} of {train.samples} training samples are near-duplicates; "
         f"leave them out with data.exclude={args.out}"
     )
     return Answer(text, {"removed": len(found), "samples": train.samples, "out": str(args.out)})
+
+
+def _alike(
+    found: dict[int, tuple[Match, str]], train: Store, evaluation: Store, model: str, furthest: float | None
+) -> dict[int, tuple[Match, str]]:
+    """Those pairs whose features lie close to each other."""
+    from scalevit.evals.backbones import open_model
+    from scalevit.evals.copies import FURTHEST, distances
+    from scalevit.evals.probeset import Stored
+
+    pairs = [match for match, _ in found.values()]
+    ours = Stored(train, np.array([match.train for match in pairs], int))
+    theirs = Stored(evaluation, np.array([match.evaluation for match in pairs], int))
+    apart = distances(open_model(model), ours, theirs)
+    limit = FURTHEST if furthest is None else furthest
+    return {match.train: found[match.train] for match, d in zip(pairs, apart.tolist()) if d <= limit}
 
 
 @contextmanager
