@@ -79,8 +79,17 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def tanh_gelu(x: Tensor) -> Tensor:
+    """x/2 · (1 + tanh u) = x · sigmoid(2u), u = √(2/π) (x + 0.044715 x³). A CPU's compiled code is faster
+    with the second form (benchmarks/models_zen4cpu_202611.md)."""
+    if x.device.type == "cpu" and torch.compiler.is_compiling():
+        wide = x.float()
+        return (wide * torch.sigmoid(math.sqrt(8 / math.pi) * (wide + 0.044715 * wide**3))).to(x.dtype)
+    return F.gelu(x, approximate="tanh")
+
+
 GELUS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": partial(F.gelu, approximate="tanh"),
+    "tanh": tanh_gelu,
     "erf": F.gelu,
     "quick": quick_gelu,
 }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scalevit.config import Model
 from scalevit.formats import bigvision
 from scalevit.losses import sigmoid_xent
-from scalevit.model import ViT
+from scalevit.model import ViT, tanh_gelu
 from scalevit.shapes import Shape
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("vit_*.npz"))
@@ -210,3 +210,16 @@ def test_an_impossible_shape_is_refused(change, message):
 def test_resolved_shape_is_what_is_built():
     assert TINY.resolve() == Shape(32, 2, 48, 4, 4)
     assert len(ViT(TINY, device="meta").blocks) == 2
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_both_forms_of_the_tanh_gelu_agree_and_so_do_their_gradients(monkeypatch, dtype, tolerance):
+    x = torch.linspace(-12, 12, 2001).to(dtype)
+    found = {}
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda answer=compiling: answer)
+        at = x.clone().requires_grad_()
+        y = tanh_gelu(at)
+        (gradient,) = torch.autograd.grad(y.float().sum(), at)
+        found[compiling] = torch.stack([y.float(), gradient.float()])
+    torch.testing.assert_close(found[True], found[False], rtol=tolerance, atol=tolerance)

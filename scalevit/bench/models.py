@@ -207,19 +207,20 @@ def _ours(job: Job, among: Sequence[str]) -> Iterator[Candidate]:
             if suffix:
                 for block in model.blocks:
                     block.compile()
-            run = (_our_step if job.work == "train" else _inference)(model, job)
+            inputs = partial(tuple, job.inputs())  # the same each time
+            run = our_step(model, job, inputs) if job.work == "train" else _inference(model, job)
             yield Candidate(OURS + suffix, run, job.flops() * job.batch)
 
 
-def _our_step(model: ViT, job: Job) -> Callable[[], object]:
-    """What `scalevit pretrain` does in a step, with Adam and the loss that the peers get."""
+def our_step(model: ViT, job: Job, inputs: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], object]:
+    """What `scalevit pretrain` does in a step, with Adam and the loss that the peers get, on the images and
+    labels that `inputs` gives each time."""
     state = State(model, optim.build(config.Optimizer(name="adam"), model), None)
     state.world, state.meters = replace(state.world, device=job.device), state.meters.to(job.device)
     settings = config.Train(batch=job.batch, precision=job.precision, loss="softmax")  # pyright: ignore
     constant = Schedule("constant", lr=RATE, steps=1 << 60, warmup=0, cooldown=0)
     recipe = Recipe(constant, settings, 0.0, config.Guard(on=False), LOSSES["softmax"])
-    batch = [job.inputs()]
-    return lambda: take_step(state, batch, recipe)
+    return lambda: take_step(state, [inputs()], recipe)
 
 
 def _peers(job: Job, among: Sequence[str], missing: dict[str, str]) -> Iterator[Candidate]:
