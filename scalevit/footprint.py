@@ -53,11 +53,6 @@ class Footprint(TorchDispatchMode):
             self._add(local(tensor).untyped_storage(), kind)
         self._look()
 
-    def reserve(self, kind: str, size: int) -> None:
-        """Count `size` bytes that stay."""
-        self.live[kind] += size
-        self._look()
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         distributed = sys.modules.get("torch.distributed.tensor")
         if distributed is not None and any(issubclass(kind, distributed.DTensor) for kind in types):

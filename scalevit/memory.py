@@ -19,6 +19,8 @@ from scalevit.shapes import Shape
 
 GIB = 2**30
 FP32 = 4
+#: Elements whose updates an accelerator works out at once, where an optimizer treats parameters alike.
+AT_ONCE = 1 << 26
 KINDS = (
     "weights", "gradients", "optimizer", "averages", "copies", "gathered", "inputs", "activations", "loss",
     "workspace",
@@ -114,10 +116,14 @@ class _Counted:
         return self.shape.parameters(*self.size) - self.shape.parameters(self.run.model.image)
 
     @cached_property
-    def largest(self) -> int:
-        """Numbers of the largest parameter."""
-        one_block = replace(self.shape, depth=1)
-        return max(math.prod(shape) for _, shape in one_block.tensors(*self.size))
+    def updated(self) -> float:
+        """Numbers on this device whose updates are worked out together: Adafactor's of one parameter, the
+        others' of one group, which is either the head's matrix or as good as all the rest."""
+        if self.run.optimizer.name == "adafactor":
+            one_block = replace(self.shape, depth=1)
+            return max(math.prod(shape) for _, shape in one_block.tensors(*self.size)) / self.shards
+        head = self.shape.width * self.run.model.classes
+        return min(AT_ONCE, max(head, self.numbers - head) / self.shards)
 
     # ------------------------------------------------------------------ bytes
 
@@ -288,9 +294,8 @@ def _first_block_returns(of: _Counted) -> Memory:
 
 
 def _weights_move(of: _Counted) -> Memory:
-    """The update of the largest parameter, of which every optimizer makes one tensor of its size."""
-    room = FP32 * of.largest / of.shards
-    gradients = of.gradients(of.numbers)
+    """The most that is updated at once, for which every optimizer takes fp32 memory."""
+    gradients, room = of.gradients(of.numbers), FP32 * of.updated
     return replace(of.always, moment="the weights are updated", gradients=gradients, workspace=room)
 
 

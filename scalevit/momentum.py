@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scalevit.memory import AT_ONCE
 from scalevit.pieces import local
 from scalevit.pretend import is_cpu
 
 #: Elements of a CPU's working piece: what is read a second time is then still in the cache.
 CACHED = 1 << 19
-#: Elements of small tensors that an accelerator works on at once.
-GATHERED = 1 << 26
 
 #: A parameter with a gradient: its group, its place in it, itself.
 Due = tuple[dict[str, Any], int, Tensor]
@@ -129,7 +128,7 @@ def batches(rows: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
     """Rows of equally long flat tensors, cut and gathered into batches that a cache holds on a CPU, and that
     keep the number of launches small elsewhere."""
     device = rows[0][0].device
-    most = CACHED if is_cpu(device) else GATHERED
+    most = CACHED if is_cpu(device) else AT_ONCE
     room = torch.empty(min(most, sum(len(row[0]) for row in rows)), device=device)
     taken, free = list[list[Tensor]](), len(room)
     for row in rows:

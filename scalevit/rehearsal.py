@@ -2,8 +2,7 @@
 tensors that have shapes but no memory, among processes that do not exist.
 
 Everything that a step does with memory is torch's own and ours: gathering, casting, recomputing,
-accumulating, updating. Only two things are left out because blocks are alike: the update walks through one
-block and all that is outside of blocks, and DDP's reducer, whose buckets are the gradients themselves.
+accumulating, updating. Only DDP's reducer is left out: its buckets are the gradients themselves.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def _walk(state: State, run: Run, share: int, micro_batch: int) -> Footprint:
     footprint = Footprint(sharded=_is_sharded(run, state.world.size))
     footprint.hold("weights", [*state.model.parameters(), *state.model.buffers()])
     footprint.hold("averages", (state.average or {}).values())
-    footprint.reserve("optimizer", _optimizer_bytes(state))
+    _make_moments(state, footprint)
     if state.world.size > 1 and run.parallel.strategy == "ddp":
         _make_buckets(state, footprint)
     inputs = torch.empty(share, run.model.image, run.model.image, 3, dtype=torch.uint8)
@@ -152,38 +151,17 @@ def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
     )
     accumulate(state, batch, recipe)
     clip([local(p.grad) for p in state.model.parameters() if p.grad is not None], recipe.clip, state.world)
-    with _one_block(state.model):
-        state.optimizer.step()
+    state.optimizer.step()
 
 
-@contextlib.contextmanager
-def _one_block(model: nn.Module) -> Iterator[None]:
-    """Of the blocks, only the first one has gradients; the others' exist, but aside."""
-    aside = {name: p.grad for name, p in model.named_parameters() if _is_repeated(name)}
-    for name in aside:
-        model.get_parameter(name).grad = None
-    yield
-    for name, gradient in aside.items():
-        model.get_parameter(name).grad = gradient
-
-
-def _is_repeated(name: str) -> bool:
-    return name.startswith("blocks.") and not name.startswith("blocks.0.")
-
-
-def _optimizer_bytes(state: State) -> int:
-    """What the optimizer keeps: makes it for one block, and for what is outside of blocks."""
-    parameters = {name: p for name, p in state.model.named_parameters() if not _is_repeated(name)}
-    for parameter in parameters.values():
+def _make_moments(state: State, footprint: Footprint) -> None:
+    """What the optimizer keeps, which it makes in its first step."""
+    for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()
-    total = 0
-    for name, parameter in parameters.items():
-        held = (v for v in state.optimizer.state[parameter].values() if isinstance(v, Tensor))
-        times = len(state.model.blocks) if name.startswith("blocks.") else 1  # pyright: ignore
-        total += times * sum(local(value).nbytes for value in held)
-        parameter.grad = None
-    return total
+    state.optimizer.zero_grad()
+    kept = (value for one in state.optimizer.state.values() for value in one.values())
+    footprint.hold("optimizer", (value for value in kept if isinstance(value, Tensor)))
 
 
 def _make_buckets(state: State, footprint: Footprint) -> None:

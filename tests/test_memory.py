@@ -60,6 +60,7 @@ SMALL = ["model.depth=4", "model.classes=1000", "train.batch=64"]
         ([], 8),
         (["parallel.strategy=fsdp"], 4),
         (["parallel.strategy=hybrid", "parallel.shard=4", "train.precision=fp32", "train.ema=0.99"], 8),
+        (["parallel.recompute=full", "optimizer.name=adam", "train.batch=8"], 1),
     ],
 )
 def test_a_rehearsal_agrees_with_the_plan(words, micro_batch):
