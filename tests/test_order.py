@@ -49,7 +49,9 @@ def test_neighbours_land_apart():
     assert abs(np.corrcoef(np.arange(100_000), image)[0, 1]) < 0.02
 
 
-@pytest.mark.parametrize(("samples", "images", "block"), [(1000, 0, 0), (1000, 300, 0), (70_001, 0, 100)])
+@pytest.mark.parametrize(
+    ("samples", "images", "block"), [(1000, 0, 0), (1000, 300, 0), (70_001, 0, 100), (70_001, 20_001, 100)]
+)
 def test_each_epoch_shows_every_image_once_and_in_another_order(samples, images, block):
     order = Order(samples, images, seed=7, block=block)
     size = order.unique
@@ -75,6 +77,14 @@ def test_subsets_are_nested_and_of_one_seed():
     assert chosen(300, 0) < chosen(1000, 0) < chosen(9_999, 0)
     assert not chosen(300, 1) <= chosen(1000, 0)
     assert Order(0, 300).at(np.arange(300))[1].max() == 299
+
+
+def test_subsets_in_blocks_are_nested_and_stay_blocks():
+    def chosen(images):
+        return Order(10_050, images, block=100).at(np.arange(images))[1]
+
+    assert {*chosen(300).tolist()} < {*chosen(1_050).tolist()} < {*chosen(9_999).tolist()}
+    assert len(np.unique(chosen(1_000) // 100)) <= 12  # ten whole blocks, or the short one and what it lacks
 
 
 def test_blocks_keep_neighbours_together():

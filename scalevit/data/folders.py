@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scalevit.data.decode import ENDINGS, BrokenImage
 from scalevit.data.index import Builder, Header, ShardIndex, stamp_of
+from scalevit.data.kept import PLAIN, Reader
 
 
 def scan(path: str) -> ShardIndex:
@@ -48,8 +49,8 @@ def name(index: ShardIndex, number: int) -> str:
     return f"{index.header.path}/{index.header.names[label]}/{index.text_of(number)}"
 
 
-def encoded(index: ShardIndex, number: int) -> bytes:
-    """The bytes of one image."""
+def encoded(index: ShardIndex, number: int, reader: Reader = PLAIN) -> bytes:
+    """The bytes of one image; each is a file of its own, whatever the reader."""
     path = Path(name(index, number))
     try:
         data = path.read_bytes()

@@ -21,6 +21,8 @@ LIMIT = 2**40
 WINDOW = 2**16
 
 _ROUNDS = 10
+#: Blocks whose samples are shuffled together.
+GROUP = 16
 #: Sizes up to this are ranked.
 FEW = 64
 #: A network over fewer bits does not reach all permutations equally often.
@@ -119,11 +121,11 @@ class Order:
         keys = key(self.seed, _EPOCH, epochs)
         if not self.unique:
             return np.zeros_like(epochs), epochs * WINDOW + permute(inside, WINDOW, keys)
-        if self.block and self.unique == self.samples:
-            return epochs, _permute_blocks(inside, size, self.block, keys)
-        chosen = permute(inside, size, keys)
+        chosen = (
+            _permute_blocks(inside, size, self.block, keys) if self.block else permute(inside, size, keys)
+        )
         if 0 < self.images < self.samples:
-            chosen = permute(chosen, self.samples, key(self.seed, _SUBSET))
+            chosen = _subset(chosen, self.samples, self.block, key(self.seed, _SUBSET))
         return epochs, chosen
 
     def _stratified(self, positions: Indices) -> tuple[Indices, Indices]:
@@ -136,12 +138,27 @@ class Order:
         return epochs, rows * self.strata + classes
 
 
+def _subset(numbers: Indices, samples: int, block: int, keys: np.ndarray) -> Indices:
+    """Which samples the first so many of a seed are: any, or whole blocks of neighbours."""
+    if not block:
+        return permute(numbers, samples, keys)
+    blocks = -(-samples // block)
+    result = numbers
+    outside = np.arange(len(numbers))
+    while len(outside):  # the last block may not be whole
+        inside = result[outside]
+        result = result.copy()
+        result[outside] = permute(inside // block, blocks, keys) * block + inside % block
+        outside = outside[result[outside] >= samples]
+    return result
+
+
 def _permute_blocks(positions: Indices, size: int, block: int, keys: np.ndarray) -> Indices:
     """A bijection of [0, size) that keeps positions of one group of blocks inside few blocks of the store.
 
     Made on a whole number of groups; what falls past the end is sent on until it lands inside, which costs
     only those few samples their neighbourhood."""
-    group = 16 if size >= 64 * block else 1
+    group = GROUP if size >= 4 * GROUP * block else 1
     blocks = -(-size // (block * group)) * group
     keys = np.broadcast_to(keys, positions.shape)
     result = _one_block_walk(positions, block, blocks, group, keys)

@@ -23,6 +23,8 @@ from scalevit.data.order import Order
 from scalevit.data.stores import Store
 
 RECIPE = "pack.json"
+#: Rows of a table's group, through which each of them is read.
+ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,9 @@ def _write_parquet(store: Store, samples: np.ndarray, part: Path, left_out: list
     image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
     schema = pyarrow.schema({"image": image, "label": kind})
     with pyarrow.parquet.ParquetWriter(part, schema) as table:
-        for start in range(0, len(samples), 100):  # few rows a group: a row is read through its group
+        for start in range(0, len(samples), ROWS):
             rows = []
-            for number in samples[start : start + 100].tolist():
+            for number in samples[start : start + ROWS].tolist():
                 data = _bytes_of(store, number, left_out)
                 if data is not None:
                     labels = store.labels(number).tolist()

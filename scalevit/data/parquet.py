@@ -7,17 +7,16 @@ through its row group, so tables with small row groups (datasets writes 100 rows
 from __future__ import annotations
 
 import io
-import threading
-from collections import OrderedDict
 from typing import Any
 
 from scalevit.data.decode import BrokenImage
 from scalevit.data.index import Builder, Header, ShardIndex
+from scalevit.data.kept import PLAIN, Kept, Reader
 from scalevit.data.storage import is_remote, read, stamp
 
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label")
-#: Row groups kept in memory, over all tables.
-KEPT_GROUPS = 8
+#: What tables say of their row groups, over all tables: of a large one it is long to read.
+_FOOTERS = Kept(64)
 
 
 def _pyarrow() -> Any:
@@ -54,10 +53,10 @@ class _Remote(io.RawIOBase):
         return len(data)
 
 
-def _table(path: str) -> Any:
+def _table(path: str, footer: Any = None) -> Any:
     pyarrow = _pyarrow()
     try:
-        return pyarrow.parquet.ParquetFile(_Remote(path) if is_remote(path) else path)
+        return pyarrow.parquet.ParquetFile(_Remote(path) if is_remote(path) else path, metadata=footer)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no parquet table: {str(error).splitlines()[0][:120]}") from None
 
@@ -102,26 +101,13 @@ def _as_labels(value: Any, path: str) -> tuple[int, ...]:
     return tuple(values)
 
 
-class _Groups:
-    """The row groups read last."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.kept: OrderedDict[tuple[str, int], Any] = OrderedDict()
-
-    def column(self, path: str, group: int) -> Any:
-        with self.lock:
-            if (path, group) not in self.kept:
-                table = _table(path)
-                name, _ = _columns(table, path)
-                self.kept[path, group] = table.read_row_group(group, [name])[name]
-                while len(self.kept) > KEPT_GROUPS:
-                    self.kept.popitem(last=False)
-            self.kept.move_to_end((path, group))
-            return self.kept[path, group]
-
-
-_GROUPS = _Groups()
+def _group(header: Header, group: int) -> Any:
+    """The images of one row group."""
+    path = header.path
+    footer = _FOOTERS.get((path, header.changed), lambda: _table(path).metadata)
+    table = _table(path, footer)
+    name, _ = _columns(table, path)
+    return table.read_row_group(group, [name])[name]
 
 
 def name(index: ShardIndex, number: int) -> str:
@@ -130,12 +116,13 @@ def name(index: ShardIndex, number: int) -> str:
     return f"{index.header.path} row {int(record['row'])} of group {int(record['offset'])}"
 
 
-def encoded(index: ShardIndex, number: int) -> bytes:
+def encoded(index: ShardIndex, number: int, reader: Reader = PLAIN) -> bytes:
     """The bytes of one image."""
-    record = index.records[number]
-    pyarrow = _pyarrow()
+    record, header = index.records[number], index.header
+    pyarrow, group = _pyarrow(), int(record["offset"])
     try:
-        value = _GROUPS.column(index.header.path, int(record["offset"]))[int(record["row"])].as_py()
+        column = reader.groups.get((header.path, header.changed, group), lambda: _group(header, group))
+        value = column[int(record["row"])].as_py()
     except (pyarrow.ArrowException, OSError, IndexError) as error:
         raise BrokenImage(f"{name(index, number)}: {str(error).splitlines()[0][:120]}") from None
     data = value.get("bytes") if isinstance(value, dict) else value

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from scalevit.data.decode import ENDINGS, BrokenImage
 from scalevit.data.index import Builder, Header, ShardIndex
+from scalevit.data.kept import PLAIN, Reader
 from scalevit.data.storage import is_remote, read, stamp
 
 BLOCK = 512
@@ -192,10 +193,10 @@ def name(index: ShardIndex, number: int) -> str:
     return f"{index.header.path} at byte {int(index.records[number]['offset'])}"
 
 
-def encoded(index: ShardIndex, number: int) -> bytes:
+def encoded(index: ShardIndex, number: int, reader: Reader = PLAIN) -> bytes:
     """The bytes of one image."""
     record = index.records[number]
-    data = read(index.header.path, int(record["offset"]), int(record["length"]))
+    data = reader.read(index.header.path, int(record["offset"]), int(record["length"]))
     if len(data) != int(record["length"]):
         raise BrokenImage(f"{name(index, number)}: the shard ends early; it changed after it was indexed")
     return data

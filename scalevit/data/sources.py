@@ -31,11 +31,12 @@ class Rendered:
         return Samples(self._family.images(indices), self._family.labels(indices))
 
 
-def open_source(data: Data, *, image: int, classes: int) -> Source:
-    """The source that `data` names, giving images of `image` pixels a side and labels below `classes`.
+def open_source(data: Data, *, image: int, classes: int, world: int = 1) -> Source:
+    """The source that `data` names, giving images of `image` pixels a side and labels below `classes`, to
+    one of `world` processes that share each batch.
 
     Raises ValueError when there is no such family or path, or when its labels do not fit."""
-    return OPENERS[_form(data.source)](data, image, classes)
+    return OPENERS[_form(data.source)](data, image, classes, world)
 
 
 def order_of(data: Data, source: Source) -> Order:
@@ -47,7 +48,7 @@ def batches_of(
     data: Data, *, image: int, classes: int, batch: int, rank: int = 0, world: int = 1, pin: bool = False
 ) -> Batches:
     """Source, order and loader in one call: what a training run needs."""
-    source, order = _mixed(data, image, classes) if data.more else _one(data, image, classes)
+    source, order = (_mixed if data.more else _one)(data, image, classes, world)
     source = augmented(source, order, data, classes)
     return Batches(
         source, order, batch=batch, rank=rank, world=world, workers=data.workers,
@@ -55,19 +56,19 @@ def batches_of(
     )  # fmt: skip
 
 
-def _one(data: Data, image: int, classes: int) -> tuple[Source, Positions]:
-    source = open_source(data, image=image, classes=classes)
+def _one(data: Data, image: int, classes: int, world: int) -> tuple[Source, Positions]:
+    source = open_source(data, image=image, classes=classes, world=world)
     return source, order_of(data, source)
 
 
-def _mixed(data: Data, image: int, classes: int) -> tuple[Source, Positions]:
+def _mixed(data: Data, image: int, classes: int, world: int) -> tuple[Source, Positions]:
     """All sources of a mixture; procedural ones have no use for a transform, nor any but the first for the
     list of what to leave out."""
     from scalevit.data.mixing import Mixed, MixedOrder
 
     words = [data, *(replace(data, source=source, exclude="") for source in data.more)]
     words = [replace(one, transform="none") if one.source in FAMILIES else one for one in words]
-    pairs = [_one(one, image, classes) for one in words]
+    pairs = [_one(one, image, classes, world) for one in words]
     order = MixedOrder(Mixture(data.weights, data.seed), [order for _, order in pairs])
     return Mixed([source for source, _ in pairs], classes), order
 
@@ -92,7 +93,7 @@ def _form(source: str) -> str:
     raise ValueError(f"data.source={source!r} is neither a path nor a procedural family; nearest: {near}")
 
 
-def _open_procedural(data: Data, image: int, classes: int) -> Source:
+def _open_procedural(data: Data, image: int, classes: int, world: int) -> Source:
     if classes < 1:
         raise ValueError(f"data.source={data.source} is labelled: it needs model.classes of at least 1")
     if data.transform != "none":
@@ -100,8 +101,9 @@ def _open_procedural(data: Data, image: int, classes: int) -> Source:
     return Rendered(data.source, classes, image, data.seed, data.palette)
 
 
-def _open_store(data: Data, image: int, classes: int) -> Source:
+def _open_store(data: Data, image: int, classes: int, world: int) -> Source:
     # image libraries cost a fifth of a second, which a run on procedural images need not pay
+    from scalevit.data.blocks import by_blocks
     from scalevit.data.dedup import read_exclusions
     from scalevit.data.photographs import NONE, Photographs
     from scalevit.data.stores import open_store
@@ -115,7 +117,7 @@ def _open_store(data: Data, image: int, classes: int) -> Source:
             f"set model.classes={store.classes}"
         )
     return Photographs(
-        store,
+        by_blocks(store, data.block, world) if data.block else store,
         side=image,
         transform=data.transform,
         seed=data.seed,
@@ -126,7 +128,7 @@ def _open_store(data: Data, image: int, classes: int) -> Source:
     )
 
 
-OPENERS: dict[str, Callable[[Data, int, int], Source]] = {
+OPENERS: dict[str, Callable[[Data, int, int, int], Source]] = {
     "procedural": _open_procedural,
     "store": _open_store,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from scalevit.data import folders, parquet, shards
 from scalevit.data.index import ShardIndex, opened, stamp_of
+from scalevit.data.kept import PLAIN, Reader, in_turn
 from scalevit.data.storage import expand, is_remote
 
 #: Each knows how to scan a shard, and to name and read one of its samples.
@@ -19,10 +20,12 @@ ENDINGS = {".tar": "tar", ".parquet": "parquet"}
 
 @dataclass(frozen=True)
 class Store:
-    """Samples numbered through all shards. starts: the number of each shard's first sample, and the total."""
+    """Samples numbered through all shards. starts: the number of each shard's first sample, and the total.
+    reader: how their bytes are got at."""
 
     shards: tuple[ShardIndex, ...]
     starts: np.ndarray
+    reader: Reader = PLAIN
 
     @property
     def samples(self) -> int:
@@ -55,7 +58,7 @@ class Store:
     def encoded(self, number: int) -> bytes:
         """The bytes of an image as stored; BrokenImage when they cannot be read."""
         shard, inside = self.place(number)
-        return FORMS[shard.header.form].encoded(shard, inside)
+        return FORMS[shard.header.form].encoded(shard, inside, self.reader)
 
     def name(self, number: int) -> str:
         """Where the sample lies, for messages."""
@@ -70,6 +73,10 @@ class Store:
     def records(self) -> np.ndarray:
         """What the index knows of all samples, in one array."""
         return np.concatenate([shard.records for shard in self.shards])
+
+    def in_turn(self) -> Store:
+        """The same, to be read from the first sample to the last."""
+        return replace(self, reader=in_turn())
 
 
 def store_of(shards: list[ShardIndex]) -> Store:
