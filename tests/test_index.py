@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import faulty_index
 import numpy as np
 import pytest
 from pictures import make_folder, make_shards
@@ -56,11 +57,11 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(folder, monkeypatch):
     monkeypatch.setattr(indexing, "CHUNK", 8)
     real, measured = indexing._measure, []
 
-    def stopping(index, number, record):
+    def stopping(index, number, record, reader):
         if len(measured) == 20:
             raise KeyboardInterrupt
         measured.append(number)
-        real(index, number, record)
+        real(index, number, record, reader)
 
     monkeypatch.setattr(indexing, "_measure", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -77,13 +78,35 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(folder, monkeypatch):
     assert (open_store(str(folder)).records() == whole).all()
 
 
-def test_processes_find_the_same(folder, tmp_path, monkeypatch):
-    build(str(folder))
-    alone = open_store(str(folder)).records().copy()
-    sidecar(str(folder), "folder").unlink()
-    monkeypatch.setattr(indexing, "CHUNK", 16)
-    build(str(folder), workers=2)
-    assert (open_store(str(folder)).records()["phash"] == alone["phash"]).all()
+def test_processes_find_the_same_and_progress_is_that_of_all_shards(folder, tmp_path):
+    packed = make_shards(folder, tmp_path / "p", "tar")
+    build(str(packed))
+    alone, told = open_store(str(packed)).records().copy(), []
+    for file in packed.glob("*.scalevit-index"):
+        file.unlink()
+    built = build(str(packed), workers=2, progress=lambda *both: told.append(both))
+    assert (built.samples, built.kept, told[-1]) == (30, 0, (30, 30))
+    assert all(total >= 30 for _, total in told)
+    assert (open_store(str(packed)).records() == alone).all()
+
+
+def test_alone_the_progress_is_told_chunk_by_chunk(folder, monkeypatch):
+    monkeypatch.setattr(indexing, "CHUNK", 8)
+    told = []
+    build(str(folder), progress=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in dict.fromkeys(told)] == [0, 8, 16, 24, 30]
+    assert {total for _, total in told} == {30}
+
+
+def test_a_process_that_dies_says_what_it_read(folder, tmp_path, monkeypatch):
+    """Killed as by an exhausted machine; the same command goes on afterwards."""
+    packed = make_shards(folder, tmp_path / "p", "tar")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(indexing, "_measure_chunk", faulty_index.killed)
+    with pytest.raises(ValueError, match=r"a process died .* read: .*shard-.*tar at byte \d+"):
+        build(str(packed), workers=2)
+    monkeypatch.undo()
+    assert build(str(packed)).samples == 30
 
 
 def test_broken_samples_are_named(folder):
