@@ -13,7 +13,7 @@ from scalevit.cli import main
 from scalevit.data import indexing
 from scalevit.data.decode import decode
 from scalevit.data.fingerprint import luminance, phash
-from scalevit.data.index import BROKEN, RECORD, sidecar
+from scalevit.data.index import BROKEN, RECORD, Builder, Header, read, sidecar, write
 from scalevit.data.indexing import build
 from scalevit.data.stores import open_store
 
@@ -23,8 +23,17 @@ def folder(tmp_path):
     return make_folder(tmp_path / "f")
 
 
-def test_a_sample_takes_at_most_48_bytes():
+def test_a_sample_takes_at_most_48_bytes(tmp_path):
+    """Names as ImageNet's included."""
     assert RECORD.itemsize == 40
+    names = [f"n0{1440764 + number // 400}_{number * 37 % 40_000}.JPEG" for number in range(10_000)]
+    builder = Builder(Header("folder", "f", 0, "", names=("a",)))
+    for name in names:
+        builder.add(0, 1, (0,), name=name)
+    write(builder.done(), tmp_path / "index")
+    assert (tmp_path / "index").stat().st_size < 48 * len(names)
+    index = read(tmp_path / "index")
+    assert [index.text_of(number) for number in range(0, 10_000, 7)] == names[::7]
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
@@ -154,7 +163,7 @@ def test_an_index_of_another_version_is_said_to_be_and_made_anew(folder, capsys)
     build(str(folder))
     target = sidecar(str(folder), "folder")
     new = target.read_bytes()
-    target.write_bytes(new.replace(b"scalevit index 2", b"scalevit index 1"))
+    target.write_bytes(new.replace(b"scalevit index 3", b"scalevit index 2"))
     (folder / ".scalevit-index.parts").mkdir()
     (folder / ".scalevit-index.parts/listing").write_bytes(target.read_bytes())  # it was interrupted, too
     assert main(["data", "stats", str(folder)]) == 2

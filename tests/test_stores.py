@@ -1,5 +1,6 @@
 """A folder, tars and tables of the same images give the same samples; what is wrong with one is said."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pictures import CLASSES, encoded, make_folder, make_shards, picture
 from scalevit.config import Data
 from scalevit.data import photographs
 from scalevit.data.decode import BrokenImage
+from scalevit.data.indexing import build
 from scalevit.data.sources import batches_of, open_source
 from scalevit.data.stores import open_store
 
@@ -54,16 +56,46 @@ def test_multi_label_tables_become_multi_hot(tmp_path):
     assert labels.sum(dim=0).tolist() == [4, 4, 0, 8, 0]
 
 
+def test_several_labels_one_and_none_mean_the_same_in_every_form(tmp_path):
+    """Beside images in a folder, packed into tars and tables: a sample of no class is no unlabelled one."""
+    flat, labels = tmp_path / "flat", [[0, 2], [1], [], [2], [0, 1, 2], []]
+    flat.mkdir()
+    for number, some in enumerate(labels):
+        (flat / f"{number}.jpg").write_bytes(encoded(picture(number)))
+        (flat / f"{number}.json").write_text(json.dumps({"labels": some}))
+    packs = [make_shards(flat, tmp_path / form, form, shards=1) for form in ("tar", "parquet")]
+    build(str(flat))
+    hot = torch.tensor([[c in some for c in range(3)] for some in labels], dtype=torch.float32)
+    for path in (flat, *packs):
+        store = open_store(str(path))
+        assert (store.samples, store.classes, store.multi, store.unlabelled) == (6, 3, True, 0)
+        batch = batches_of(Data(str(path)), image=16, classes=3, batch=6)[0]
+        assert sorted(batch.labels.tolist()) == sorted(hot.tolist())
+    assert open_store(str(flat)).name(4) == f"{flat}/4.jpg"
+    (flat / "6.jpg").write_bytes(encoded(picture(6)))  # of which nothing is known
+    with pytest.raises(ValueError, match="changed after it was indexed"):
+        open_store(str(flat))
+    build(str(flat))
+    for path in (flat, *(make_shards(flat, tmp_path / f"{form}-7", form) for form in ("tar", "parquet"))):
+        assert open_store(str(path)).unlabelled == 1
+        with pytest.raises(ValueError, match="1 of 7 samples have no label"):
+            open_source(Data(str(path)), image=16, classes=3)
+
+
 def test_what_is_wrong_is_one_line(folder, tmp_path):
     (tmp_path / "flat").mkdir()
-    (tmp_path / "flat/1.jpg").write_bytes(b"")
+    (tmp_path / "flat/1.txt").write_bytes(b"3")
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions/1.jpg").write_bytes(b"")
+    (tmp_path / "captions/1.txt").write_bytes(b"a cat")
     (tmp_path / "empty/cat").mkdir(parents=True)
     (tmp_path / "x.parquet").write_bytes(b"PAR1nothing")
     pq.write_table(pyarrow.table({"a": [1]}), tmp_path / "none.parquet")
     pq.write_table(pyarrow.table({"image": [b"x"], "label": ["cat"]}), tmp_path / "words.parquet")
     for path, message in (
         ("missing", "no such file or folder"),
-        ("flat", "no folder for each class"),
+        ("flat", "no folder for each class, and no image"),
+        ("captions", "captions/1.txt holds no class number: b'a cat'"),
         ("empty", "no image"),
         ("x.parquet", "is no parquet table"),
         ("none.parquet", "no column of images"),

@@ -1,4 +1,7 @@
-"""Images in a folder for each class: FOLDER/cat/1.jpg. Classes are numbered in the order of their names."""
+"""Images in a folder for each class: FOLDER/cat/1.jpg. Classes are numbered in the order of their names.
+
+Without such folders, images lie beside their labels as in a tar: FOLDER/1.jpg and 1.cls, .json, .txt.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,34 @@ from pathlib import Path
 from scalevit.data.decode import ENDINGS, BrokenImage
 from scalevit.data.index import Builder, Header, ShardIndex, stamp_of
 from scalevit.data.kept import PLAIN, Reader
+from scalevit.data.labels import LABELS, Labels, labels_from
 
 
 def scan(path: str) -> ShardIndex:
-    """An index of a folder's images from its listing alone. Raises ValueError when it holds none."""
+    """An index of a folder's images from its listing, and label files if there are any. Raises ValueError
+    when it holds none."""
     root = Path(path)
     if not root.is_dir():
         raise ValueError(f"{path}: there is no such folder")
     classes = sorted(item.name for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
-    if not classes:
-        raise ValueError(f"{path} holds no folder for each class; expected {path}/CLASS/IMAGE.jpg")
-    size, changed = stamp_of(path, "folder")
-    builder = Builder(Header("folder", path, size, changed, names=tuple(classes)))
+    builder = Builder(Header("folder", path, *stamp_of(path, "folder"), names=tuple(classes)))
     for label, name in enumerate(classes):
         for file, length in _images(root / name):
             builder.add(0, length, (label,), name=file)
+    if not classes:
+        for file, length in _images(root):
+            builder.add(0, length, _labels(root / file), name=file)
+    if not builder.rows and not classes:
+        raise ValueError(
+            f"{path} holds no folder for each class, and no image; expected {path}/CLASS/IMAGE.jpg"
+        )
     if not builder.rows:
         raise ValueError(f"{path} holds {len(classes)} folders but no image ({', '.join(ENDINGS)})")
     return builder.done()
 
 
 def _images(folder: Path) -> Iterator[tuple[str, int]]:
-    """(name below the class's folder, bytes) of every image, in a fixed order; follows no link."""
+    """(name below the folder, bytes) of every image, in a fixed order; follows no link."""
     for here, folders, files in os.walk(folder):
         folders.sort()
         for file in sorted(files):
@@ -43,10 +52,20 @@ def _images(folder: Path) -> Iterator[tuple[str, int]]:
                 yield os.path.relpath(full, folder), min(length, 2**32 - 1)
 
 
+def _labels(image: Path) -> Labels:
+    """What the label file beside an image says; None when there is none."""
+    for ending in LABELS:
+        file = image.with_suffix(f".{ending}")
+        if file.is_file():
+            return labels_from(file.read_bytes(), str(file))
+    return None
+
+
 def name(index: ShardIndex, number: int) -> str:
     """The path of one image."""
-    label = int(index.records[number]["label"])
-    return f"{index.header.path}/{index.header.names[label]}/{index.text_of(number)}"
+    header = index.header
+    folder = f"{header.names[int(index.records[number]['label'])]}/" if header.names else ""
+    return f"{header.path}/{folder}{index.text_of(number)}"
 
 
 def encoded(index: ShardIndex, number: int, reader: Reader = PLAIN) -> bytes:

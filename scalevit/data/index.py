@@ -1,7 +1,7 @@
 """What is known of every sample without reading it: 40 bytes each, memory-mapped beside the shard.
 
 A sidecar is one JSON line (`Header`, padded to a multiple of 64 bytes), then the records, then what does not
-fit a record: the labels of samples that have several (uint32), and the file names of a folder (UTF-8).
+fit a record: the labels of samples that have several (uint32), and the file names of a folder, compressed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,8 +18,8 @@ import numpy as np
 
 from scalevit.data.storage import Stamp, is_remote, stamp
 
-#: offset, length: bytes of the image in a tar; a folder's file name in the names; a table's row group and row
-#: (`row`). label: the class, or where the labels start when `labels` (how many there are) is not 1.
+#: offset, length: bytes of the image in a tar; of a table, offset is the row group and `row` the row in it.
+#: label: the class, or where the labels start when `labels` (how many there are) is not 1.
 #: phash, checksum (CRC-32), width, height: 0 until measured.
 RECORD = np.dtype(
     [
@@ -26,10 +27,12 @@ RECORD = np.dtype(
         ("row", "<u4"), ("labels", "<u2"), ("width", "<u2"), ("height", "<u2"), ("flags", "<u2"),
     ]
 )  # fmt: skip
-MEASURED, BROKEN = 1, 2
+MEASURED, BROKEN, UNLABELLED = 1, 2, 4
 SUFFIX = ".scalevit-index"
-#: The second version: images below 32 pixels were hashed by another rule before.
-_MAGIC = "scalevit index 2"
+#: The third version: names were not compressed before.
+_MAGIC = "scalevit index 3"
+#: File names that are compressed together, and unpacked to find one of them.
+_TOGETHER = 128
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Header:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The samples of one shard: `records` (RECORD), `labels` of those that have several, `text` of names."""
+    """The samples of one shard: `records` (RECORD), `labels` of those that have several, `text`: packed names
+    of files."""
 
     header: Header
     records: np.ndarray
@@ -65,10 +69,27 @@ class ShardIndex:
         count, first = int(record["labels"]), int(record["label"])
         return np.array([first]) if count == 1 else self.labels[first : first + count].astype(np.int64)
 
+    def is_labelled(self, number: int) -> bool:
+        """Whether it is known which classes a sample has; they may be none."""
+        return not int(self.records[number]["flags"]) & UNLABELLED
+
     def text_of(self, number: int) -> str:
         """The file name of one sample of a folder."""
-        start, length = int(self.records[number]["offset"]), int(self.records[number]["row"])
-        return self.text[start : start + length].tobytes().decode("utf-8", "surrogateescape")
+        block, place = divmod(number, _TOGETHER)
+        start, stop = np.frombuffer(self.text[8 * block : 8 * block + 16].tobytes(), "<u8").tolist()
+        return zlib.decompress(self.text[start:stop].tobytes()).split(b"\0")[place].decode(*_AS_BYTES)
+
+
+#: Names are any bytes but zero.
+_AS_BYTES = ("utf-8", "surrogateescape")
+
+
+def _packed(names: list[str]) -> bytes:
+    """Where each block begins and the last one ends (uint64), and the blocks."""
+    parts = [names[start : start + _TOGETHER] for start in range(0, len(names), _TOGETHER)]
+    blocks = [zlib.compress("\0".join(part).encode(*_AS_BYTES), 9) for part in parts]
+    ends = 8 * (len(blocks) + 1) + np.cumsum([0, *map(len, blocks)])
+    return ends.astype("<u8").tobytes() + b"".join(blocks)
 
 
 @dataclass
@@ -78,43 +99,43 @@ class Builder:
     header: Header
     rows: list[tuple[int, ...]] = field(default_factory=list)
     extra: list[int] = field(default_factory=list)
-    text: bytearray = field(default_factory=bytearray)
+    names: list[str] = field(default_factory=list)
     largest: int = -1
     unlabelled: int = 0
     multi: bool = False
 
     def add(
-        self, offset: int, length: int, labels: Sequence[int], *, row: int = 0, name: str | None = None
+        self, offset: int, length: int, labels: Sequence[int] | None, *, row: int = 0, name: str = ""
     ) -> None:
-        """One more sample. Raises ValueError for labels that are no class numbers."""
-        if any(not 0 <= label < 2**31 for label in labels):
-            raise ValueError(f"{self.header.path}: a label is out of range: {list(labels)[:5]}")
-        if len(labels) > 65535:
-            raise ValueError(f"{self.header.path}: a sample has {len(labels)} labels, at most 65535 fit")
-        first = labels[0] if len(labels) == 1 else len(self.extra)
-        if len(labels) > 1:
-            self.extra.extend(labels)
-            self.multi = True
-        if name is not None:
-            encoded = name.encode("utf-8", "surrogateescape")
-            offset, row = len(self.text), len(encoded)
-            self.text += encoded
-        self.unlabelled += not labels
-        self.largest = max(self.largest, *labels, -1)
-        self.rows.append((offset, length, first, row, len(labels)))
+        """One more sample; labels: None where they are not known. Raises ValueError for labels that are no
+        class numbers."""
+        known = () if labels is None else labels
+        if any(not 0 <= label < 2**31 for label in known):
+            raise ValueError(f"{self.header.path}: a label is out of range: {list(known)[:5]}")
+        if len(known) > 65535:
+            raise ValueError(f"{self.header.path}: a sample has {len(known)} labels, at most 65535 fit")
+        first = known[0] if len(known) == 1 else len(self.extra)
+        if len(known) > 1:
+            self.extra.extend(known)
+        self.multi |= labels is not None and len(known) != 1
+        if name:
+            self.names.append(name)
+        self.unlabelled += labels is None
+        self.largest = max(self.largest, *known, -1)
+        self.rows.append((offset, length, first, row, len(known), UNLABELLED if labels is None else 0))
 
     def done(self) -> ShardIndex:
         """The index of all that was added."""
         records = np.zeros(len(self.rows), RECORD)
         if self.rows:
             columns = np.array(self.rows, np.uint64).T
-            for name, column in zip(("offset", "length", "label", "row", "labels"), columns):
+            for name, column in zip(("offset", "length", "label", "row", "labels", "flags"), columns):
                 records[name] = column
         header = replace(
             self.header, samples=len(self.rows), extra_labels=len(self.extra), unlabelled=self.unlabelled,
             multi=self.multi, classes=max(self.largest + 1, len(self.header.names)),
         )  # fmt: skip
-        text = np.frombuffer(bytes(self.text), np.uint8)
+        text = np.frombuffer(_packed(self.names), np.uint8)
         return ShardIndex(header, records, np.array(self.extra, np.uint32), text)
 
 
@@ -183,9 +204,10 @@ def opened(path: str, form: str, now: Stamp) -> ShardIndex | None:
 
 
 def stamp_of(path: str, form: str) -> Stamp:
-    """What the shard is known by; a folder by the latest change of its own and its classes' listings."""
+    """What the shard is known by; a folder by what lies in it, how much, and the latest change of a class's
+    listing."""
     if form != "folder":
         return stamp(path)
-    root = Path(path)
-    times = [item.stat().st_mtime_ns for item in root.iterdir() if item.is_dir() and item.name[0] != "."]
-    return Stamp(0, str(max(times, default=0)))
+    items = [item for item in os.scandir(path) if item.name[0] != "."]
+    times = [item.stat().st_mtime_ns for item in items if item.is_dir()]
+    return Stamp(len(items), str(max(times, default=0)))

@@ -240,7 +240,7 @@ def _held(path: str, form: str) -> list[str]:
 def _measure(index: ShardIndex, number: int, record: np.ndarray, reader: Reader) -> None:
     """Fill in what is known once a sample was decoded."""
     form = FORMS[index.header.form]
-    record["flags"] = MEASURED
+    record["flags"] |= MEASURED
     try:
         data = form.encoded(index, number, reader)
         record["checksum"], record["length"] = zlib.crc32(data), len(data)
@@ -248,7 +248,7 @@ def _measure(index: ShardIndex, number: int, record: np.ndarray, reader: Reader)
         record["height"], record["width"] = np.minimum(pixels.shape[:2], 65535)
         record["phash"] = phash(luminance(pixels, 32))
     except BrokenImage:
-        record["flags"] = MEASURED | BROKEN
+        record["flags"] |= BROKEN
 
 
 def _end(path: str, form: str) -> Ended:

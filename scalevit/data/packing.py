@@ -101,7 +101,7 @@ def _write_tar(store: Store, samples: np.ndarray, part: Path, left_out: list[str
             labels = store.labels(number).tolist()
             text = json.dumps(labels) if store.multi else "".join(map(str, labels))
             _add(tar, f"{number:012d}.{image_ending(data, '')}", data)
-            if labels:
+            if store.is_labelled(number):
                 _add(tar, f"{number:012d}.{'json' if store.multi else 'cls'}", text.encode())
 
 
@@ -126,8 +126,8 @@ def _write_parquet(store: Store, samples: np.ndarray, part: Path, left_out: list
             for number in samples[start : start + ROWS].tolist():
                 data = _bytes_of(store, number, left_out)
                 if data is not None:
-                    labels = store.labels(number).tolist()
-                    value = labels if store.multi else labels[0] if labels else None
+                    labels = store.labels(number).tolist() if store.is_labelled(number) else None
+                    value = labels[0] if labels and not store.multi else labels
                     rows.append({"image": {"bytes": data, "path": f"{number:012d}"}, "label": value})
             table.write_table(pyarrow.Table.from_pylist(rows, schema))
 

@@ -12,6 +12,7 @@ from typing import Any
 from scalevit.data.decode import BrokenImage
 from scalevit.data.index import Builder, Header, ShardIndex
 from scalevit.data.kept import PLAIN, Kept, Reader
+from scalevit.data.labels import Labels
 from scalevit.data.storage import is_remote, read, stamp
 
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label")
@@ -92,12 +93,12 @@ def scan(path: str) -> ShardIndex:
     return builder.done()
 
 
-def _as_labels(value: Any, path: str) -> tuple[int, ...]:
-    values = value if isinstance(value, list) else [] if value is None else [value]
+def _as_labels(value: Any, path: str) -> Labels:
+    if value in (None, -1, [-1]):  # -1 is how datasets writes "not known"
+        return None
+    values = value if isinstance(value, list) else [value]
     if any(type(one) is not int for one in values):
         raise ValueError(f"{path}: labels must be integers or lists of them, found {value!r:.60}")
-    if values == [-1]:  # how datasets writes "not known"
-        return ()
     return tuple(values)
 
 

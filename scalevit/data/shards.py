@@ -6,13 +6,13 @@ within the file, and every header must carry its checksum.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from scalevit.data.decode import ENDINGS, BrokenImage
 from scalevit.data.index import Builder, Header, ShardIndex
 from scalevit.data.kept import PLAIN, Reader
+from scalevit.data.labels import LABELS, labels_from
 from scalevit.data.storage import is_remote, read, stamp
 
 BLOCK = 512
@@ -20,9 +20,6 @@ BLOCK = 512
 SMALL = 1 << 20
 _WINDOW = 1 << 20
 IMAGES = tuple(ending[1:] for ending in ENDINGS)
-LABELS = ("cls", "json", "txt")
-#: Keys of a .json member that hold the label or labels.
-JSON_KEYS = ("label", "labels", "cls", "class")
 
 
 class Member(NamedTuple):
@@ -152,40 +149,14 @@ def _samples(path: str) -> Iterator[dict[str, Member]]:
         yield files
 
 
-def _labels(path: str, files: dict[str, Member]) -> tuple[int, ...]:
-    """Class numbers of a sample from its .cls, .json or .txt; none when it has none of them."""
-    for ending in LABELS:
-        if ending not in files:
-            continue
-        member = files[ending]
-        if member.length > SMALL:
-            raise ValueError(f"{path}: {member.name} has {member.length} bytes, more than a label can have")
-        data = read(path, member.offset, member.length)
-        labels = _from_json(data) if ending == "json" else _from_text(data)
-        if labels is None:
-            raise ValueError(f"{path}: {member.name} holds no class number: {data[:40]!r}")
-        return labels
-    return ()
-
-
-def _from_text(data: bytes) -> tuple[int, ...] | None:
-    words = data.replace(b",", b" ").split()
-    if any(not word.isdigit() or len(word) > 9 for word in words):
+def _labels(path: str, files: dict[str, Member]) -> tuple[int, ...] | None:
+    """Class numbers of a sample from its .cls, .json or .txt; None when it has none of them."""
+    member = next((files[ending] for ending in LABELS if ending in files), None)
+    if member is None:
         return None
-    return tuple(int(word) for word in words)
-
-
-def _from_json(data: bytes) -> tuple[int, ...] | None:
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(found, dict):
-        found = next((found[key] for key in JSON_KEYS if key in found), [])
-    found = found if isinstance(found, list) else [found]
-    if any(type(label) is not int or not 0 <= label < 2**31 for label in found):
-        return None
-    return tuple(found)
+    if member.length > SMALL:
+        raise ValueError(f"{path}: {member.name} has {member.length} bytes, more than a label can have")
+    return labels_from(read(path, member.offset, member.length), f"{path}: {member.name}")
 
 
 def name(index: ShardIndex, number: int) -> str:

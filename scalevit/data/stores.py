@@ -70,6 +70,11 @@ class Store:
         shard, inside = self.place(number)
         return shard.labels_of(inside)
 
+    def is_labelled(self, number: int) -> bool:
+        """Whether its classes are known, though they may be none."""
+        shard, inside = self.place(number)
+        return shard.is_labelled(inside)
+
     def records(self) -> np.ndarray:
         """What the index knows of all samples, in one array."""
         return np.concatenate([shard.records for shard in self.shards])
