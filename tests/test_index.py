@@ -10,12 +10,12 @@ import pytest
 from pictures import make_folder, make_shards
 
 from scalevit.cli import main
-from scalevit.data import indexing
+from scalevit.data import catalogue, indexing, stores
 from scalevit.data.decode import decode
 from scalevit.data.fingerprint import luminance, phash
 from scalevit.data.index import BROKEN, RECORD, Builder, Header, read, sidecar, write
 from scalevit.data.indexing import build
-from scalevit.data.stores import open_store
+from scalevit.data.stores import open_store, store_of
 
 
 @pytest.fixture
@@ -178,3 +178,50 @@ def test_what_is_not_ours_to_write_is_indexed_in_the_cache(tmp_path, monkeypatch
     monkeypatch.setenv("SCALEVIT_CACHE", str(tmp_path / "cache"))
     assert sidecar("s3://bucket/a.tar", "tar").parent == tmp_path / "cache"
     assert sidecar("s3://bucket/a.tar", "tar") != sidecar("s3://bucket/b.tar", "tar")
+
+
+# --------------------------------------------------------------------------- many shards together
+
+
+@pytest.fixture
+def many(folder, tmp_path):
+    packed = make_shards(folder, tmp_path / "p", "tar", shards=6)
+    build(str(packed))
+    return packed
+
+
+def test_a_source_of_many_shards_opens_none_of_them(many, monkeypatch):
+    alone = store_of([stores._open_shard(str(file), "tar") for file in sorted(many.glob("*.tar"))])
+    asked, real = [], catalogue.opened
+    monkeypatch.setattr(stores, "opened", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(catalogue, "opened", lambda *words: asked.append(words[0]) or real(*words))
+    store = open_store(str(many))
+    assert asked == []
+    assert (store.samples, store.facts, store.measured) == (alone.samples, alone.facts, True)
+    assert store.encoded(17) == alone.encoded(17) and store.name(17) == alone.name(17)
+    assert [Path(one).name for one in asked] == ["shard-000003.tar"]
+    assert (store.records() == alone.records()).all() and len(asked) == 6
+    shutil.move(many, many.parent / "elsewhere")
+    assert open_store(str(many.parent / "elsewhere")).name(0).startswith(str(many.parent / "elsewhere"))
+
+
+def test_a_catalogue_of_what_is_no_more_is_not_used(many):
+    last = sorted(many.glob("*.tar"))[-1]
+    os.utime(last, (1, 1))
+    with pytest.raises(ValueError, match=r"shard-000005\.tar changed after it was indexed"):
+        open_store(str(many))
+    last.unlink()
+    assert open_store(str(many)).samples == 25
+    (many / catalogue.SUFFIX).write_bytes(b"nonsense")
+    assert open_store(str(many)).samples == 25
+
+
+def test_a_shard_is_looked_at_when_it_is_opened(many, monkeypatch):
+    monkeypatch.setattr(catalogue, "_LOOKED_AT", 2)
+    os.utime(many / "shard-000001.tar", (1, 1))
+    store = open_store(str(many))
+    with pytest.raises(ValueError, match=r"shard-000001\.tar changed after it was indexed"):
+        store.encoded(7)
+    (many / "shard-000004.tar.scalevit-index").unlink()
+    with pytest.raises(ValueError, match="has another index than before; run scalevit data index"):
+        store.encoded(22)

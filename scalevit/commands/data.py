@@ -188,7 +188,7 @@ def _dedup(args: argparse.Namespace) -> Answer:
     if args.distance is not None and not (args.confirm and args.distance >= 0):
         raise ValueError("--distance goes with --confirm MODEL, and must not be negative")
     train = open_store(args.path)
-    if not all(shard.header.measured for shard in train.shards):
+    if not train.measured:
         raise ValueError(f"{args.path} has no perceptual hashes yet; run scalevit data index {args.path}")
     found: dict[int, tuple[Match, str]] = {}
     for path in args.evaluation:

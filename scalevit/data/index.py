@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -146,20 +147,30 @@ def sidecar(path: str, form: str) -> Path:
         beside = Path(path) / SUFFIX if form == "folder" else Path(path + SUFFIX)
         if beside.exists() or os.access(beside.parent, os.W_OK):
             return beside
-        path = str(Path(path).resolve())
+    return cached(path, SUFFIX)
+
+
+def cached(path: str, suffix: str) -> Path:
+    """Where what is known of a path or address lies when it cannot lie there."""
+    name = path if is_remote(path) else str(Path(path).resolve())
     cache = Path(os.environ.get("SCALEVIT_CACHE") or Path.home() / ".cache" / "scalevit")
-    return cache / (hashlib.sha256(path.encode()).hexdigest()[:24] + SUFFIX)
+    return cache / (hashlib.sha256(name.encode()).hexdigest()[:24] + suffix)
 
 
 def write(index: ShardIndex, target: Path) -> None:
     """Put the index there, whole or not at all."""
-    line = json.dumps(asdict(index.header)).encode()
+    written(target, asdict(index.header), (index.records, index.labels, index.text))
+
+
+def written(target: Path, facts: dict[str, Any], blocks: Sequence[np.ndarray]) -> None:
+    """Put facts, as a line of JSON, and arrays into a file, whole or not at all."""
+    line = json.dumps(facts).encode()
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
-            for block in (index.records, index.labels, index.text):
+            for block in blocks:
                 file.write(block.tobytes())
         part.replace(target)
     finally:
@@ -192,13 +203,14 @@ def _header(line: bytes, target: Path) -> Header:
     raise ValueError(f"{target} is of another version of scalevit; run scalevit data index {path}")
 
 
-def opened(path: str, form: str, now: Stamp) -> ShardIndex | None:
-    """The index beside a shard, None when there is none; ValueError when the shard changed after it."""
+def opened(path: str, form: str, now: Stamp | None) -> ShardIndex | None:
+    """The index beside a shard, None when there is none; ValueError when the shard, as it is `now`, changed
+    after it."""
     target = sidecar(path, form)
     if not target.exists():
         return None
     index = read(target)
-    if (index.header.size, index.header.changed) != tuple(now):
+    if now and (index.header.size, index.header.changed) != tuple(now):
         raise ValueError(f"{path} changed after it was indexed; run scalevit data index {path}")
     return replace(index, header=replace(index.header, path=path))  # a shard may have moved with its index
 

@@ -22,9 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scalevit.data import catalogue
 from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.fingerprint import luminance, phash
-from scalevit.data.index import BROKEN, MEASURED, ShardIndex, opened, read, sidecar, stamp_of, write
+from scalevit.data.index import BROKEN, MEASURED, Header, ShardIndex, opened, read, sidecar, stamp_of, write
 from scalevit.data.kept import Reader, in_turn
 from scalevit.data.stores import FORMS, shard_paths
 
@@ -56,8 +57,9 @@ class Begun(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A shard's index: which samples are broken, and its bytes."""
+    """A shard's index: its header, which samples are broken, and its bytes."""
 
+    header: Header
     broken: list[str]
     bytes: int
 
@@ -81,6 +83,7 @@ def build(source: str, *, workers: int = 0, progress: Progress | None = None) ->
             pool.shutdown(cancel_futures=True)
             raise
     ends = [work.ends[path] for path in paths]
+    catalogue.write(source, paths, [end.header for end in ends])
     broken = tuple(name for end in ends for name in end.broken)
     return Built(len(paths), work.kept, work.listed, broken, sum(end.bytes for end in ends))
 
@@ -266,4 +269,6 @@ def _end(path: str, form: str) -> Ended:
         shutil.rmtree(parts)
     index = read(target)
     bad = np.flatnonzero(index.records["flags"] & BROKEN)
-    return Ended([FORMS[form].name(index, int(number)) for number in bad], target.stat().st_size)
+    return Ended(
+        index.header, [FORMS[form].name(index, int(number)) for number in bad], target.stat().st_size
+    )

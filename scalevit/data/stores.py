@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from scalevit.data import folders, parquet, shards
+from scalevit.data.catalogue import Facts, Shards, catalogue, facts_of, starts_of
 from scalevit.data.index import ShardIndex, opened, stamp_of
 from scalevit.data.kept import PLAIN, Reader, in_turn
 from scalevit.data.storage import expand, is_remote
@@ -23,8 +25,9 @@ class Store:
     """Samples numbered through all shards. starts: the number of each shard's first sample, and the total.
     reader: how their bytes are got at."""
 
-    shards: tuple[ShardIndex, ...]
+    shards: list[ShardIndex] | Shards
     starts: np.ndarray
+    facts: Facts
     reader: Reader = PLAIN
 
     @property
@@ -34,21 +37,26 @@ class Store:
     @property
     def classes(self) -> int:
         """One more than the largest label."""
-        return max(shard.header.classes for shard in self.shards)
+        return self.facts.classes
 
     @property
     def multi(self) -> bool:
-        """Whether any sample has several labels."""
-        return any(shard.header.multi for shard in self.shards)
+        """Whether any sample has several labels, or is known to have none."""
+        return self.facts.multi
 
     @property
     def unlabelled(self) -> int:
-        return sum(shard.header.unlabelled for shard in self.shards)
+        return self.facts.unlabelled
+
+    @property
+    def measured(self) -> bool:
+        """Whether every shard was indexed: sizes, hashes and checksums are known."""
+        return self.facts.measured
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes where the form knows them, in the order of their numbers."""
-        return self.shards[0].header.names
+        return self.facts.names
 
     def place(self, number: int) -> tuple[ShardIndex, int]:
         """(shard, number within it)."""
@@ -86,7 +94,8 @@ class Store:
 
 def store_of(shards: list[ShardIndex]) -> Store:
     """Several shards as one store."""
-    return Store(tuple(shards), np.cumsum([0, *(shard.header.samples for shard in shards)]))
+    headers = [shard.header for shard in shards]
+    return Store(shards, starts_of(headers), facts_of(headers))
 
 
 def open_store(source: str) -> Store:
@@ -94,6 +103,10 @@ def open_store(source: str) -> Store:
     pattern such as `s3://bucket/train-{00000..00127}.tar`. Uses the indexes beside the shards; a shard
     without one is scanned first. Raises ValueError saying what is missing or changed."""
     paths, form = shard_paths(source)
+    known = catalogue(source, paths) if len(paths) > 1 else None
+    if known:
+        facts, shards = known
+        return Store(shards, shards.starts, facts)
     return store_of([_open_shard(path, form) for path in paths])
 
 
@@ -104,11 +117,11 @@ def _open_shard(path: str, form: str) -> ShardIndex:
 def shard_paths(source: str) -> tuple[list[str], str]:
     """(paths of the shards, their form). Raises ValueError for a path that is none of ours."""
     if not is_remote(source) and Path(source).is_dir():
+        here, names = source.rstrip("/") or "/", os.listdir(source)  # noqa: PTH208  (of names there are many)
         for ending, form in ENDINGS.items():
-            found = sorted(str(path) for path in Path(source).glob(f"*{ending}"))
-            if found:
-                return found, form
-        return [source.rstrip("/") or "/"], "folder"
+            if found := [f"{here}/{name}" for name in names if name.endswith(ending) and name[0] != "."]:
+                return sorted(found), form
+        return [here], "folder"
     paths = expand(source)
     form = ENDINGS.get(Path(paths[0].split("?")[0]).suffix)
     if form is None:
