@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -36,9 +36,13 @@ from scalevit.momentum import (
     follow,
     follow_all,
     piece_size,
+    rates,
     scratch,
 )  # fmt: skip
-from scalevit.pieces import Span, boxes, span
+from scalevit.pieces import Span, boxes, is_sharded, span
+
+if TYPE_CHECKING:
+    from scalevit.kernels.updates import Kind, Rates
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,8 @@ def _pieces(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[Pi
 
 @dataclass
 class _Work:
-    """One parameter in one step. kept: β₂ of this step; sums: Σ G² along rows and columns of a factored one,
-    one after the other; scratch: memory for one piece, None where allocating is cheap."""
+    """One parameter in one step. kept: β₂ of this step; scratch: memory for one piece, None where allocating
+    is cheap."""
 
     group: dict[str, Any]
     state: dict[str, Any]
@@ -124,8 +128,14 @@ class _Work:
     parameter: Tensor
     gradient: Tensor
     kept: float
-    sums: Tensor
     scratch: Tensor | None
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """Σ G² along rows and columns of a factored one, one after the other."""
+        return torch.zeros(
+            math.prod(self.fold.rows) + math.prod(self.fold.columns), device=self.gradient.device
+        )
 
     def pieces(self) -> list[Piece]:
         size = piece_size(self.gradient.device)
@@ -168,6 +178,29 @@ class Adafactor(Decoupled):
         }
         super().__init__(params, defaults)
 
+    def _moments(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Tensor]:
+        folded = _fold_of(group, index, parameter)
+        if not folded.factored:
+            return {"second_moment": torch.zeros_like(parameter, dtype=torch.float32)}
+        shapes = {"rows": folded.rows, "columns": folded.columns}
+        return {name: torch.zeros(shape, device=parameter.device) for name, shape in shapes.items()}
+
+    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind | None:
+        from scalevit.kernels.updates import Elements, Matrices
+
+        folded = _fold_of(group, index, parameter)
+        if group["clip_threshold"] is not None:
+            return None
+        if not folded.factored:
+            return Elements("adafactor", ("second_moment",))
+        if is_sharded(parameter) or folded.shape[-1] > 1:
+            return None
+        return Matrices(*folded.shape[:4], rows_first=folded.second == 1)
+
+    def _rates(self, group: dict[str, Any], step: float) -> Rates:
+        kept = beta2(step, group["decay_rate"], group["beta2_cap"])
+        return rates(group, 1 - group["beta1"], kept, group["eps"])
+
     def _apply(self, due: list[Due]) -> None:
         room = scratch(due[0][2].device) if due else None
         works, alike = list[_Work](), dict[tuple[int, float], list[_Work]]()
@@ -184,30 +217,23 @@ class Adafactor(Decoupled):
             _step_together(batch)
 
     def _work(self, group: dict[str, Any], index: int, parameter: Tensor, scratch: Tensor | None) -> _Work:
-        view = group["views"][index] if group["views"] else plain(tuple(parameter.shape))
-        folded = fold(view, group["min_dim"])
-        state = self._start(parameter, group)
-        if len(state) == 2:
-            state.update(_second_moments(parameter, folded))
+        folded = _fold_of(group, index, parameter)
+        state = self._start(parameter, group, index)
         state["step"] += 1
         kept = beta2(state["step"].item(), group["decay_rate"], group["beta2_cap"])
-        size = math.prod(folded.rows) + math.prod(folded.columns) if folded.factored else 0
-        sums = torch.zeros(size, device=parameter.device)
         weights, gradient = flat(parameter), flat(parameter.grad)  # pyright: ignore[reportArgumentType]
-        return _Work(group, state, folded, span(parameter), weights, gradient, kept, sums, scratch)
+        return _Work(group, state, folded, span(parameter), weights, gradient, kept, scratch)
+
+
+def _fold_of(group: dict[str, Any], index: int, parameter: Tensor) -> Fold:
+    view = group["views"][index] if group["views"] else plain(tuple(parameter.shape))
+    return fold(view, group["min_dim"])
 
 
 @lru_cache
 def beta2(step: float, decay_rate: float, cap: float) -> float:
     """β₂ of step 1, 2, …, in fp32 as the authors'."""
     return float((1 - torch.tensor(step) ** -decay_rate).clamp(max=cap))
-
-
-def _second_moments(parameter: Tensor, folded: Fold) -> dict[str, Tensor]:
-    if not folded.factored:
-        return {"second_moment": torch.zeros_like(parameter, dtype=torch.float32)}
-    shapes = {"rows": folded.rows, "columns": folded.columns}
-    return {name: torch.zeros(shape, device=parameter.device) for name, shape in shapes.items()}
 
 
 def _step_together(batch: list[_Work]) -> None:

@@ -8,6 +8,7 @@ from scalevit import config, mesh, optim
 from scalevit.averages import start_average
 from scalevit.evals.finetune import first_values
 from scalevit.model import ViT
+from scalevit.replay import Replay
 from scalevit.train import State
 
 
@@ -27,7 +28,9 @@ def build(run: config.Run, world: mesh.World) -> State:
         begin_anew(model, run)
     average = start_average(model) if run.train.averages else None
     meters = torch.zeros(3, device=world.device)
-    return State(model, optim.build(run.optimizer, model), average, world, forward, meters=meters)
+    recorded = run.train.compile and world.size == 1 and world.device.type == "cuda"
+    replay = Replay(model) if recorded else None
+    return State(model, optim.build(run.optimizer, model), average, world, forward, replay, meters=meters)
 
 
 @torch.no_grad()

@@ -7,17 +7,21 @@ to be stored. With 0.9 instead, updates differ by 1 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from scalevit.kernels import usable
 from scalevit.memory import AT_ONCE
 from scalevit.pieces import local
 from scalevit.pretend import is_cpu
+
+if TYPE_CHECKING:
+    from scalevit.kernels.updates import Kind, Launch, Rates
 
 #: Elements of a CPU's working piece: what is read a second time is then still in the cache.
 CACHED = 1 << 19
@@ -42,6 +46,7 @@ class Decoupled(torch.optim.Optimizer):
         if not 0 <= defaults["beta1"] < 1:
             raise ValueError(f"beta1 must lie in [0, 1), found {defaults['beta1']}")
         super().__init__(params, {"views": None, **defaults})
+        self._planned: Plan | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         # without the wrapper that imports torch's compiler, which costs every process most of a second
@@ -77,11 +82,49 @@ class Decoupled(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._apply(list(self._with_gradients()))
+        due = list(self._with_gradients())
+        if due and usable(due[0][2]):
+            due = self._by_kernels(due)
+        self._apply(due)
         return loss
 
     def _apply(self, due: list[Due]) -> None:
         raise NotImplementedError
+
+    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind | None:
+        """The kernel that updates this parameter; None where there is none."""
+        raise NotImplementedError
+
+    def _rates(self, group: dict[str, Any], step: float) -> Rates:
+        """The numbers of this step, 1, 2, … of a group."""
+        raise NotImplementedError
+
+    def _by_kernels(self, due: list[Due]) -> list[Due]:
+        """Update by kernels what they can; gives the rest. What does not change from step to step is looked
+        up once: hundreds of parameters would keep the accelerator waiting for Python."""
+        if self._planned is None or not self._planned.fits(due, self.state):
+            self._planned = self._plan(due)
+        torch._foreach_add_(self._planned.steps, 1)
+        for group, launch in self._planned.launches:
+            launch.run(self._rates(group, launch.states[0]["step"].item()))
+        return self._planned.rest
+
+    def _plan(self, due: list[Due]) -> Plan:
+        from scalevit.kernels.updates import Launch
+
+        alike: dict[Any, tuple[dict[str, Any], Kind, list[Tensor], list[dict[str, Any]]]] = {}
+        rest = []
+        for group, index, parameter in due:
+            kind = self._kind(group, index, parameter)
+            if kind is None:
+                rest.append((group, index, parameter))
+                continue
+            state = self._start(parameter, group, index)
+            found = alike.setdefault((id(group), state["step"].item(), kind), (group, kind, [], []))
+            found[2].append(parameter)
+            found[3].append(state)
+        launches = [(group, Launch(kind, found, states)) for group, kind, found, states in alike.values()]
+        return Plan(launches, rest, [parameter for _, _, parameter in due])
 
     def _with_gradients(self) -> Iterator[Due]:
         for group in self.param_groups:
@@ -89,13 +132,37 @@ class Decoupled(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     yield group, index, parameter
 
-    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """The state of a parameter that both a step count and a momentum belong to."""
+    def _start(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Any]:
+        """The state of a parameter, made at its first step."""
         state = self.state[parameter]
         if not state:
             state["step"] = torch.tensor(0.0)
             state["momentum"] = torch.zeros_like(parameter, dtype=group["momentum_dtype"])
+            state.update(self._moments(parameter, group, index))
         return state
+
+    def _moments(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Tensor]:
+        """What a rule keeps beside the momentum."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the parameters of a step are updated: by launches, each with its group, or otherwise."""
+
+    launches: list[tuple[dict[str, Any], Launch]]
+    rest: list[Due]
+    parameters: list[Tensor]
+
+    @cached_property
+    def steps(self) -> list[Tensor]:
+        """Everybody's count."""
+        return [state["step"] for _, launch in self.launches for state in launch.states]
+
+    def fits(self, due: list[Due], states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether parameters and their states are the same ones as when this was made."""
+        same = len(due) == len(self.parameters) and all(d[2] is p for d, p in zip(due, self.parameters))
+        return same and all(launch.holds(states) for _, launch in self.launches)
 
 
 def flat(tensor: Tensor) -> Tensor:
@@ -176,3 +243,13 @@ def descend(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
     if group["weight_decay"]:
         parameter.mul_(1 - lr * group["weight_decay"])
     parameter.add_(update, alpha=-lr)
+
+
+def rates(group: dict[str, Any], ours: float, *others: float) -> Rates:
+    """What kernels want to know of a group's step: `ours` is the weight of an update in the momentum,
+    `others` are what `Rates` lists after it."""
+    from scalevit.kernels.updates import Rates
+
+    lr = group["lr"].item()
+    momentum = rounded(group["beta1"], group["momentum_dtype"])
+    return Rates(lr, 1 - lr * group["weight_decay"], momentum, ours, *others)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from scalevit import config
 from scalevit.adafactor import Adafactor
 from scalevit.layout import plain
-from scalevit.momentum import Decoupled, Due, batches, descend_all, flat, follow_all, rounded
+from scalevit.momentum import Decoupled, Due, batches, descend_all, flat, follow_all, rates, rounded
+
+if TYPE_CHECKING:
+    from scalevit.kernels.updates import Kind, Rates
 
 __all__ = ["SGD", "Adafactor", "Adam", "Rule", "assign", "build", "group_table", "parameter_groups"]
 
@@ -41,12 +44,22 @@ class Adam(Decoupled):
         }
         super().__init__(params, defaults)
 
+    def _moments(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Tensor]:
+        return {"second_moment": torch.zeros_like(parameter, dtype=torch.float32)}
+
+    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind:
+        from scalevit.kernels.updates import Elements
+
+        return Elements("adam", ("second_moment",))
+
+    def _rates(self, group: dict[str, Any], step: float) -> Rates:
+        debiased = [debias(group[beta], torch.tensor(step)) for beta in ("beta1", "beta2")]
+        return rates(group, 1 - group["beta1"], group["beta2"], group["eps"], *debiased)
+
     def _apply(self, due: list[Due]) -> None:
         alike: dict[tuple[int, float], tuple[dict[str, Any], list[list[Tensor]]]] = {}
-        for group, _, parameter in due:
-            state = self._start(parameter, group)
-            if "second_moment" not in state:
-                state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32)
+        for group, index, parameter in due:
+            state = self._start(parameter, group, index)
             state["step"] += 1
             row = [parameter, parameter.grad, state["momentum"], state["second_moment"]]
             _, rows = alike.setdefault((id(group), state["step"].item()), (group, []))
@@ -104,10 +117,18 @@ class SGD(Decoupled):
         }
         super().__init__(params, defaults)
 
+    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind:
+        from scalevit.kernels.updates import Elements
+
+        return Elements("sgd", ())
+
+    def _rates(self, group: dict[str, Any], step: float) -> Rates:
+        return rates(group, 1.0)
+
     def _apply(self, due: list[Due]) -> None:
         alike: dict[int, tuple[dict[str, Any], list[list[Tensor]]]] = {}
-        for group, _, parameter in due:
-            state = self._start(parameter, group)
+        for group, index, parameter in due:
+            state = self._start(parameter, group, index)
             state["step"] += 1
             row = [flat(parameter), flat(parameter.grad), flat(state["momentum"])]  # pyright: ignore
             alike.setdefault(id(group), (group, []))[1].append(row)

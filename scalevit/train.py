@@ -22,6 +22,7 @@ from scalevit.guard import fault, remember, shifted
 from scalevit.heartbeat import COMPUTING, KEEPING, READING
 from scalevit.mesh import ALONE, Forward, World, exchange, fill, local
 from scalevit.precision import compute_in
+from scalevit.replay import Replay
 from scalevit.schedule import Schedule, lr_at
 
 #: Inputs and labels of one micro-batch, on the device.
@@ -32,7 +33,8 @@ Micro = tuple[Tensor, Tensor]
 class State:
     """average: running average of the weights by name, None when none is kept. step: optimizer steps done.
     meters: sums since the last log line: loss, gradient norm, steps. seconds: trained in all attempts.
-    forward: what is called in place of the model when processes share it. history: losses that the guard
+    forward: what is called in place of the model when processes share it. replay: what launches forward and
+    backward as one, where a device wants that. history: losses that the guard
     compares with; skips: (step, batches) left out from that step on; rewinds: how often the run went back."""
 
     model: nn.Module
@@ -40,6 +42,7 @@ class State:
     average: dict[str, Tensor] | None
     world: World = ALONE
     forward: Forward | None = None
+    replay: Replay | None = None
     step: int = 0
     seconds: float = 0.0
     meters: Tensor = field(default_factory=lambda: torch.zeros(3))
@@ -220,13 +223,21 @@ def accumulate(state: State, batch: Sequence[Micro], recipe: Recipe) -> Float[Te
     images = sum(len(labels) for _, labels in batch)
     total = torch.zeros((), device=state.device)
     forward = state.forward or state.model
+
+    def compute(inputs: Tensor, labels: Tensor, share: float) -> Tensor:
+        with compute_in(recipe.train.precision, state.device):
+            outputs = forward(recipe.prepare(inputs)).float()
+            loss = recipe.loss(outputs, labels) * share
+        loss.backward()
+        return loss.detach()
+
     for index, (inputs, labels) in enumerate(batch):
+        share = len(labels) / images
         with exchange(forward, last=index == len(batch) - 1):
-            with compute_in(recipe.train.precision, state.device):
-                outputs = forward(recipe.prepare(inputs)).float()
-                loss = recipe.loss(outputs, labels) * (len(labels) / images)
-            loss.backward()
-        total += loss.detach()
+            if state.replay is None:
+                total += compute(inputs, labels, share)
+            else:
+                total += state.replay(compute, inputs, labels, share, first=index == 0)
     return total
 
 

@@ -27,6 +27,7 @@ RANKS = [
         "losses",
         "footprint",
     ],
+    ["kernels", "replay"],
     ["model", "data"],
     ["adafactor", "momentum"],
     ["optim"],

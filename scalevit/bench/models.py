@@ -25,6 +25,7 @@ from scalevit.bench.turns import device_name, here, take_turns
 from scalevit.losses import LOSSES
 from scalevit.model import ViT
 from scalevit.precision import compute_in, peak_flops
+from scalevit.replay import Replay
 from scalevit.schedule import Schedule
 from scalevit.shapes import Shape, shape
 from scalevit.train import Recipe, State, take_step
@@ -59,18 +60,23 @@ CASES = {
 COMPILED = " compiled"
 CANDIDATES = tuple(name + suffix for name in (OURS, *PEERS) for suffix in ("", COMPILED))
 #: What each option may name.
-KNOWN = {"model": (*CASES,), "precision": (*DTYPES,), "work": ("train", "infer"), "among": CANDIDATES}
+KNOWN = {
+    "model": (*CASES,), "precision": (*DTYPES,), "work": ("train", "infer"), "among": CANDIDATES,
+    "optimizer": (*optim.OPTIMIZERS,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model at one precision, trained or only run. work: "train" or "infer" """
+    """One model at one precision, trained or only run. work: "train" or "infer"; optimizer: ours, the peers
+    have AdamW"""
 
     model: str
     precision: str
     work: str
     batch: int
     device: torch.device
+    optimizer: str = "adam"
 
     @property
     def case(self) -> Case:
@@ -107,12 +113,14 @@ def measure(
     precision: tuple[str, ...],
     work: tuple[str, ...],
     among: tuple[str, ...],
+    optimizer: str,
     batch: int,
     rounds: int,
     threads: int,
 ) -> dict[str, Any]:
     """One row for every candidate of every model, precision and kind of work. batch 0: the usual one."""
-    _require({"model": model, "precision": precision, "work": work, "among": among})
+    asked = {"model": model, "precision": precision, "work": work, "among": among, "optimizer": (optimizer,)}
+    _require(asked)
     if batch < 0 or min(rounds, threads) < 1:
         raise ValueError("--batch must not be negative, --rounds and --threads must be at least 1")
     torch.set_num_threads(threads)
@@ -121,15 +129,18 @@ def measure(
         usual = CASES[name].gpu_batch if device.type == "cuda" else CASES[name].batch
         for kind in precision:
             for what in work:
-                rows += _rows(Job(name, kind, what, batch or usual, device), among, rounds, threads, missing)
+                job = Job(name, kind, what, batch or usual, device, optimizer)
+                rows += _rows(job, among, rounds, threads, missing)
     about = {"device": device_name(device), "threads": threads, "rounds": rounds, "torch": torch.__version__}
+    about |= {"optimizer": optimizer}
     return {**about, "rows": rows, "missing": missing}
 
 
 def table(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
     head = ["", "images/s", "± %", "GFLOP/s", "of ceiling", "MFU", "× best peer"]
-    about = "{device}, {threads} thread(s), torch {torch}, medians of {rounds}".format(**found)
+    about = "{device}, {threads} thread(s), torch {torch}, medians of {rounds}; {optimizer} against AdamW"
+    about = about.format(**found)
     groups: dict[str, list[list[str]]] = {}
     for row in found["rows"]:
         title = (
@@ -208,15 +219,19 @@ def _ours(job: Job, among: Sequence[str]) -> Iterator[Candidate]:
                 for block in model.blocks:
                     block.compile()
             inputs = partial(tuple, job.inputs())  # the same each time
-            run = our_step(model, job, inputs) if job.work == "train" else _inference(model, job)
+            step = partial(our_step, model, job, inputs, bool(suffix))
+            run = step() if job.work == "train" else _inference(model, job)
             yield Candidate(OURS + suffix, run, job.flops() * job.batch)
 
 
-def our_step(model: ViT, job: Job, inputs: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], object]:
-    """What `scalevit pretrain` does in a step, with Adam and the loss that the peers get, on the images and
-    labels that `inputs` gives each time."""
-    state = State(model, optim.build(config.Optimizer(name="adam"), model), None)
+def our_step(
+    model: ViT, job: Job, inputs: Callable[[], tuple[Tensor, Tensor]], compiled: bool = False
+) -> Callable[[], object]:
+    """What `scalevit pretrain` does in a step, with the loss that the peers get, on the images and labels
+    that `inputs` gives each time."""
+    state = State(model, optim.build(config.Optimizer(name=job.optimizer), model), None)
     state.world, state.meters = replace(state.world, device=job.device), state.meters.to(job.device)
+    state.replay = Replay(model) if compiled and job.device.type == "cuda" else None
     settings = config.Train(batch=job.batch, precision=job.precision, loss="softmax")  # pyright: ignore
     constant = Schedule("constant", lr=RATE, steps=1 << 60, warmup=0, cooldown=0)
     recipe = Recipe(constant, settings, 0.0, config.Guard(on=False), LOSSES["softmax"])

@@ -62,6 +62,7 @@ BENCHES = {
             Option("precision", ("bf16", "fp32"), "of the computation"),
             Option("work", ("train", "infer"), "what is timed"),
             Option("among", CANDIDATES, "who takes part"),
+            Option("optimizer", "adam", "what ours trains with; the peers have torch's fused AdamW"),
             Option("batch", 0, "images at once, 0 for the model's usual number"),
             Option("rounds", 5, "the median of so many counts"),
             THREADS,

@@ -1,0 +1,324 @@
+"""Optimizer steps over many tensors in few launches, every number read and written once.
+
+A launch finds its tensors through a table of addresses, so that a model of hundreds of parameters costs a
+handful of launches. Sums are taken in a fixed order: the same step twice gives the same bits.
+"""
+
+# Triton turns what is annotated with tl.constexpr into one
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from scalevit.pieces import local
+
+#: Elements of one tensor that one program updates.
+CHUNK = 4096
+#: Rows and columns of a tile of a factored tensor, tiles that one program sums, and elements of a vector of
+#: statistics.
+ROWS, COLUMNS, TILES, VECTOR = 32, 128, 8, 1024
+
+DTYPES = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Numbers of one step. momentum: what the old momentum is multiplied with; ours: the update's weight in
+    it; shrink: 1 − lr λ; second: β₂ of this step; eps: as the rule has it; debias1, debias2: 1 − β^t."""
+
+    lr: float
+    shrink: float
+    momentum: float
+    ours: float
+    second: float = 0.0
+    eps: float = 0.0
+    debias1: float = 1.0
+    debias2: float = 1.0
+
+
+# --------------------------------------------------------------------------- element by element
+
+
+@triton.jit
+def _descend(weights, momenta, at, mask, update, lr, shrink, momentum):
+    """m ← u + β m; θ ← shrink θ − lr m. `momenta` says in which dtype m is kept."""
+    update += tl.load(momenta + at, mask=mask).to(tl.float32) * momentum
+    tl.store(momenta + at, update.to(momenta.dtype.element_ty), mask=mask)
+    tl.store(weights + at, tl.load(weights + at, mask=mask) * shrink - lr * update, mask=mask)
+
+
+@triton.jit
+def _adam(weights, g, momenta, seconds, at, mask, lr, shrink, momentum, ours, beta2, eps, debias1, debias2):
+    v = tl.load(seconds + at, mask=mask) * beta2 + (1 - beta2) * g * g
+    m = tl.load(momenta + at, mask=mask).to(tl.float32) * momentum + ours * g
+    tl.store(seconds + at, v, mask=mask)
+    tl.store(momenta + at, m.to(momenta.dtype.element_ty), mask=mask)
+    update = (m / debias1) / (tl.sqrt_rn(v / debias2) + eps)
+    tl.store(weights + at, tl.load(weights + at, mask=mask) * shrink - lr * update, mask=mask)
+
+
+@triton.jit
+def _adafactor(weights, g, momenta, seconds, at, mask, lr, shrink, momentum, ours, beta2, eps):
+    v = tl.load(seconds + at, mask=mask, other=1.0) * beta2 + (1 - beta2) * (g * g + eps)
+    tl.store(seconds + at, v, mask=mask)
+    _descend(weights, momenta, at, mask, g / tl.sqrt_rn(v) * ours, lr, shrink, momentum)
+
+
+@triton.jit
+def _elements(
+    table, lifted, sizes, chunks, count, lr, shrink, momentum, ours, beta2, eps, debias1, debias2,
+    RULE: tl.constexpr, KEPT: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    which = tl.load(chunks + 2 * tl.program_id(0))
+    first = tl.load(chunks + 2 * tl.program_id(0) + 1)
+    weights = tl.load(table + which).to(tl.pointer_type(tl.float32))
+    gradients = tl.load(lifted + which).to(tl.pointer_type(tl.float32))
+    momenta = tl.load(table + count + which).to(tl.pointer_type(KEPT))
+    if ALIGNED:
+        weights, gradients = tl.multiple_of(weights, 16), tl.multiple_of(gradients, 16)
+        momenta = tl.multiple_of(momenta, 16)
+    at = tl.multiple_of(first, CHUNK) + tl.arange(0, CHUNK)
+    size = tl.load(sizes + which)
+    if ALIGNED:
+        size = tl.multiple_of(size, 8)
+    mask = at < size
+    g = tl.load(gradients + at, mask=mask)
+    if RULE == "sgd":
+        _descend(weights, momenta, at, mask, g, lr, shrink, momentum)
+    else:
+        seconds = tl.load(table + 2 * count + which).to(tl.pointer_type(tl.float32))
+        if ALIGNED:
+            seconds = tl.multiple_of(seconds, 16)
+        if RULE == "adam":
+            _adam(
+                weights,
+                g,
+                momenta,
+                seconds,
+                at,
+                mask,
+                lr,
+                shrink,
+                momentum,
+                ours,
+                beta2,
+                eps,
+                debias1,
+                debias2,
+            )
+        else:
+            _adafactor(weights, g, momenta, seconds, at, mask, lr, shrink, momentum, ours, beta2, eps)
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Every element for itself, by "adam", "adafactor" (unfactored) or "sgd". kept: the tensors of the
+    parameter's size that the rule keeps, beside the momentum."""
+
+    rule: str
+    kept: tuple[str, ...]
+
+    def run(self, launch: Launch, rates: Rates) -> None:
+        sizes, chunks = _chunks(launch.sizes, launch.device)
+        aligned = launch.aligned and all(size % 8 == 0 for size in launch.sizes)
+        _elements[(len(chunks),)](
+            launch.table, launch.gradients, sizes, chunks, len(launch.sizes), rates.lr, rates.shrink,
+            rates.momentum, rates.ours, rates.second, rates.eps, rates.debias1, rates.debias2,
+            RULE=self.rule, KEPT=launch.kept, ALIGNED=aligned, CHUNK=CHUNK,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _chunks(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Lengths, and of every program its tensor and first element."""
+    pairs = [(which, first) for which, size in enumerate(sizes) for first in range(0, size, CHUNK)]
+    return torch.tensor(sizes, device=device), torch.tensor(pairs, device=device)
+
+
+# --------------------------------------------------------------------------- factored
+
+# A tensor's memory is (A, I, B, J), row-major; each of its A · B matrices of I rows and J columns has second
+# moments of its own. `place` counts the matrices of all tensors of a launch.
+
+
+@triton.jit
+def _squares(
+    lifted, row_sums, column_sums, A, I, B, J,
+    ALIGNED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    """Sums of squares in a block of TILES · ROWS rows and COLUMNS columns: of its rows, of its columns."""
+    place, block, strip = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    gradients = tl.load(lifted + place // (A * B)).to(tl.pointer_type(tl.float32))
+    if ALIGNED:
+        gradients = tl.multiple_of(gradients, 16)
+    start = (place % (A * B) // B * I * B + place % B) * J
+    j = strip * COLUMNS + tl.arange(0, COLUMNS)
+    squares = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for tile in range(TILES):
+        i = (block * TILES + tile) * ROWS + tl.arange(0, ROWS)
+        mask = (i < I)[:, None] & (j < J)[None, :]
+        g = tl.load(gradients + start + i[:, None] * (B * J) + j[None, :], mask=mask, other=0.0)
+        squares += g * g
+        tl.store(row_sums + (place * tl.num_programs(2) + strip) * I + i, tl.sum(g * g, axis=1), mask=i < I)
+    tl.store(column_sums + (place * tl.num_programs(1) + block) * J + j, tl.sum(squares, axis=0), mask=j < J)
+
+
+@triton.jit
+def _renew(
+    moments, step, sums, blocks, factors, size, other, beta2, eps, scale,
+    NORMALISED: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """v ← β₂ v + (1 − β₂) (Σ / other + eps), and the factors scale / √v, or scale / √(v / mean v)."""
+    total = 0.0
+    for first in range(0, size, VECTOR):
+        k = first + tl.arange(0, VECTOR)
+        squares = tl.zeros((VECTOR,), tl.float32)
+        for block in range(blocks):
+            squares += tl.load(sums + block * size + k, mask=k < size, other=0.0)
+        v = tl.load(moments + k * step, mask=k < size, other=0.0) * beta2
+        v = tl.where(k < size, v + (1 - beta2) * (squares / other + eps), 0.0)
+        tl.store(moments + k * step, v, mask=k < size)
+        total += tl.sum(v)
+    tl.debug_barrier()  # what other threads have written is read below
+    if NORMALISED:
+        scale = scale * tl.sqrt_rn(total / size)
+    for first in range(0, size, VECTOR):
+        k = first + tl.arange(0, VECTOR)
+        v = tl.load(moments + k * step, mask=k < size, other=1.0)
+        tl.store(factors + k, scale / tl.sqrt_rn(v), mask=k < size)
+
+
+@triton.jit
+def _second_moments(
+    table, count, row_sums, column_sums, row_factors, column_factors, A, I, B, J, strips, blocks,
+    beta2, eps, ours,
+    ROWS_NORMALISED: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    place = tl.program_id(0)
+    which, a, b = place // (A * B), place % (A * B) // B, place % B
+    rows = tl.load(table + 2 * count + which).to(tl.pointer_type(tl.float32)) + a * I * B + b
+    columns = tl.load(table + 3 * count + which).to(tl.pointer_type(tl.float32)) + (a * B + b) * J
+    row_sums, row_factors = row_sums + place * strips * I, row_factors + place * I
+    column_sums, column_factors = column_sums + place * blocks * J, column_factors + place * J
+    _renew(rows, B, row_sums, strips, row_factors, I, J, beta2, eps, ours, ROWS_NORMALISED, VECTOR)
+    _renew(
+        columns, 1, column_sums, blocks, column_factors, J, I, beta2, eps, 1.0, 1 - ROWS_NORMALISED, VECTOR
+    )
+
+
+@triton.jit
+def _factored(
+    table, lifted, count, row_factors, column_factors, A, I, B, J, lr, shrink, momentum,
+    KEPT: tl.constexpr, ALIGNED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    place, which = tl.program_id(0), tl.program_id(0) // (A * B)
+    weights = tl.load(table + which).to(tl.pointer_type(tl.float32))
+    gradients = tl.load(lifted + which).to(tl.pointer_type(tl.float32))
+    momenta = tl.load(table + count + which).to(tl.pointer_type(KEPT))
+    if ALIGNED:
+        weights, gradients = tl.multiple_of(weights, 16), tl.multiple_of(gradients, 16)
+        momenta = tl.multiple_of(momenta, 16)
+    start = (place % (A * B) // B * I * B + place % B) * J
+    i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    row_factor = tl.load(row_factors + place * I + i, mask=i < I, other=0.0)
+    for first in range(0, J, COLUMNS):
+        j = first + tl.arange(0, COLUMNS)
+        at, mask = start + i[:, None] * (B * J) + j[None, :], (i < I)[:, None] & (j < J)[None, :]
+        column_factor = tl.load(column_factors + place * J + j, mask=j < J, other=0.0)
+        update = tl.load(gradients + at, mask=mask) * row_factor[:, None] * column_factor[None, :]
+        _descend(weights, momenta, at, mask, update, lr, shrink, momentum)
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Adafactor on whole tensors whose memory is (A, I, B, J). rows_first: whether the second moments by row,
+    and not those by column, are what the rule calls "rows" and divides by their mean."""
+
+    A: int
+    I: int
+    B: int
+    J: int
+    rows_first: bool
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Second moments by row, (A, I, B), and by column, (A, B, J)."""
+        return ("rows", "columns") if self.rows_first else ("columns", "rows")
+
+    def run(self, launch: Launch, rates: Rates) -> None:
+        count, size = len(launch.sizes), (self.A, self.I, self.B, self.J)
+        places, blocks = count * self.A * self.B, triton.cdiv(self.I, ROWS * TILES)
+        strips = triton.cdiv(self.J, COLUMNS)
+        empty = partial(torch.empty, device=launch.device)
+        row_sums, row_factors = empty(places, strips, self.I), empty(places, self.I)
+        column_sums, column_factors = empty(places, blocks, self.J), empty(places, self.J)
+        tile = {"ALIGNED": launch.aligned and self.J % 8 == 0, "ROWS": ROWS, "COLUMNS": COLUMNS}
+        _squares[(places, blocks, strips)](
+            launch.gradients, row_sums, column_sums, *size, **tile, TILES=TILES
+        )
+        _second_moments[(places,)](
+            launch.table, count, row_sums, column_sums, row_factors, column_factors, *size, strips, blocks,
+            rates.second, rates.eps, rates.ours, ROWS_NORMALISED=self.rows_first, VECTOR=VECTOR,
+        )  # fmt: skip
+        _factored[(places, triton.cdiv(self.I, ROWS))](
+            launch.table, launch.gradients, count, row_factors, column_factors, *size, rates.lr, rates.shrink,
+            rates.momentum, KEPT=launch.kept, **tile,
+        )  # fmt: skip
+
+
+# --------------------------------------------------------------------------- launches
+
+Kind = Elements | Matrices
+
+
+class Launch:
+    """Parameters that one kernel updates together. table: addresses of the weights, of the momenta, and of
+    what `kind` keeps, one column after the other; gradients: theirs, which may move between steps."""
+
+    def __init__(self, kind: Kind, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
+        self.kind, self.parameters, self.states = kind, parameters, states
+        self.tensors = [[state[name] for name in ("momentum", *kind.kept)] for state in states]
+        weights = [local(parameter.detach()) for parameter in parameters]
+        columns = [weights, *([local(tensor) for tensor in column] for column in zip(*self.tensors))]
+        assert all(tensor.is_contiguous() for column in columns for tensor in column)
+        self.sizes = tuple(tensor.numel() for tensor in weights)
+        self.device, self.kept = weights[0].device, DTYPES[columns[1][0].dtype]
+        self._addresses = _addresses(tensor for column in columns for tensor in column)
+        self._lifted = list[int]()
+        self.table = self.gradients = _table(self._addresses, self.device)
+
+    def holds(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether these are still the states of its parameters."""
+        found = ([states[p].get(name) for name in ("momentum", *self.kind.kept)] for p in self.parameters)
+        return all(a is b for mine, theirs in zip(self.tensors, found) for a, b in zip(mine, theirs))
+
+    @property
+    def aligned(self) -> bool:
+        """Whether 16 bytes of every tensor can be read at once."""
+        return all(address % 16 == 0 for address in (*self._addresses, *self._lifted))
+
+    def run(self, rates: Rates) -> None:
+        """Update weights and states by the parameters' gradients."""
+        gradients = [local(p.grad).contiguous() for p in self.parameters if p.grad is not None]
+        lifted = _addresses(gradients)
+        if lifted != self._lifted:
+            self._lifted, self.gradients = lifted, _table(lifted, self.device)
+        self.kind.run(self, rates)
+
+
+def _addresses(tensors: Iterable[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _table(addresses: list[int], device: torch.device) -> Tensor:
+    table = torch.tensor(addresses)
+    return table if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)
