@@ -57,8 +57,8 @@ class State:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step does. loss: mean over a micro-batch of (outputs, labels). clip: largest global gradient
-    norm, 0 for no clipping. prepare: inputs as they travel to inputs as the model takes them."""
+    """What a step does. loss: mean over a micro-batch of (outputs, labels), in fp32. clip: largest global
+    gradient norm, 0 for no clipping. prepare: inputs as they travel to inputs as the model takes them."""
 
     schedule: Schedule
     train: Train
@@ -226,7 +226,7 @@ def accumulate(state: State, batch: Sequence[Micro], recipe: Recipe) -> Float[Te
 
     def compute(inputs: Tensor, labels: Tensor, share: float) -> Tensor:
         with compute_in(recipe.train.precision, state.device):
-            outputs = forward(recipe.prepare(inputs)).float()
+            outputs = forward(recipe.prepare(inputs))
             loss = recipe.loss(outputs, labels) * share
         loss.backward()
         return loss.detach()

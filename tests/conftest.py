@@ -9,11 +9,6 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import torch
 from jaxtyping import install_import_hook
 
-# kernels are made for Triton's interpreter, and before the hook, which would hide their source from it
-os.environ["TRITON_INTERPRET"] = "1"
-import scalevit.kernels.updates  # noqa: F401
-
-del os.environ["TRITON_INTERPRET"]
 install_import_hook("scalevit", "typecheck.check")
 torch.set_num_threads(1)
 
