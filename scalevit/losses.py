@@ -1,6 +1,7 @@
 """The two losses of the paper's family: a sum over classes, then a mean over the batch, in fp32.
 
-Labels are either single, as integers (b,), or multi-hot, as floats (b, c), which may be soft.
+Labels are either single, as integers (b,), or multi-hot, as floats (b, c), which may be soft; the sigmoid
+loss takes several as integers, too, filled up with -1 (b, k).
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scalevit.kernels import xent
+
 Labels = Int[Tensor, " b"] | Float[Tensor, "b c"]
 
 
-def sigmoid_xent_each(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, " b"]:
+def sigmoid_xent_each(
+    logits: Float[Tensor, "b c"], labels: Labels | Int[Tensor, "b k"]
+) -> Float[Tensor, " b"]:
     """Per image, the sum over classes of -y log σ(x) - (1 - y) log σ(-x) (paper App. C)."""
-    logits = logits.float()
-    if labels.is_floating_point():
-        return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").sum(dim=-1)
-    # -log σ(x) = softplus(-x): the right class enters with its sign turned, so nothing cancels.
-    right = logits.gather(-1, labels[:, None].long())
-    return F.softplus(logits.scatter(-1, labels[:, None].long(), -right)).sum(dim=-1)
+    return xent.sigmoid_xent(logits, labels)
 
 
 def softmax_xent_each(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, " b"]:
@@ -34,7 +34,7 @@ def softmax_xent_each(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Ten
     return F.cross_entropy(logits, labels.long(), reduction="none")
 
 
-def sigmoid_xent(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, ""]:
+def sigmoid_xent(logits: Float[Tensor, "b c"], labels: Labels | Int[Tensor, "b k"]) -> Float[Tensor, ""]:
     """Mean over the batch of `sigmoid_xent_each`."""
     return sigmoid_xent_each(logits, labels).mean()
 

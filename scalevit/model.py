@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from scalevit.attention import attend
 from scalevit.config import Model, Preprocessing
+from scalevit.kernels import usable
+from scalevit.kernels.gelu import bias_gelu
+from scalevit.kernels.norm import add_norm, norm
 from scalevit.layout import View, plain, transposed
 
 # --------------------------------------------------------------------------- how parameters start
@@ -146,6 +149,8 @@ class Mlp(nn.Module):
         self.gelu = GELUS[gelu]
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        if self.gelu is tanh_gelu and usable(x):
+            return self.fc2(bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias))
         return self.fc2(self.gelu(self.fc1(x)))
 
     def declare(self) -> dict[str, Declared]:
@@ -210,8 +215,9 @@ class Block(nn.Module):
         self.ls2 = Scale(s.width) if config.layer_scale else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        x, y = norm(x, self.norm1)
+        x, y = add_norm(x, self.ls1(self.attn(y)), self.norm2)
+        return x + self.ls2(self.mlp(y))
 
 
 class AttentionPool(nn.Module):

@@ -54,8 +54,8 @@ class State:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step does. loss: mean over a micro-batch of (outputs, labels). clip: largest global gradient
-    norm, 0 for no clipping. prepare: inputs as they travel to inputs as the model takes them."""
+    """What a step does. loss: mean over a micro-batch of (outputs, labels), in fp32. clip: largest global
+    gradient norm, 0 for no clipping. prepare: inputs as they travel to inputs as the model takes them."""
 
     schedule: Schedule
     train: Train
@@ -223,7 +223,7 @@ def accumulate(state: State, batch: Sequence[Micro], recipe: Recipe) -> Float[Te
     for index, (inputs, labels) in enumerate(batch):
         with exchange(forward, last=index == len(batch) - 1):
             with compute_in(recipe.train.precision, state.device):
-                outputs = forward(recipe.prepare(inputs)).float()
+                outputs = forward(recipe.prepare(inputs))
                 loss = recipe.loss(outputs, labels) * (len(labels) / images)
             loss.backward()
         total += loss.detach()

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "scalevit"
 RANKS = [
     ["shapes", "schedule", "answer", "typed", "address"],
     ["config", "records"],
-    ["presets", "layout", "devices", "heartbeat", "pretend", "memory"],
+    ["presets", "layout", "devices", "heartbeat", "pretend", "memory", "kernels"],
     [
         "precision",
         "mesh",
