@@ -126,8 +126,8 @@ def layer_norm_forward(
 @operation
 def layer_norm_backward(
     dy: Tensor, ds: Tensor, x: Tensor, branch: Tensor | None, weight: Tensor, means: Tensor, scales: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, of branch (empty without one), of weight and of bias."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of branch (empty without one), and of weight and bias, as two rows."""
     d, dx, settings = x.shape[-1], torch.empty_like(x), tile(x.shape[-1])
     rows, added = x.numel() // d, branch is not None
     dbranch = torch.empty_like(branch) if branch is not None else x.new_empty(0)
@@ -139,8 +139,7 @@ def layer_norm_backward(
         wrap_triton(norm_backward_kernel), (programs,), dy, ds, x, branch, weight, means, scales, dx,
         dbranch if added else dx, sums, rows, d, each, ADDED=added, **settings,
     )  # fmt: skip
-    dweight, dbias = (half.sum(dim=0).to(weight.dtype) for half in sums)
-    return dx, dbranch, dweight, dbias
+    return dx, dbranch, sums.sum(dim=1).to(weight.dtype)
 
 
 class Norm(torch.autograd.Function):
@@ -156,10 +155,8 @@ class Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, ds: Tensor, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *statistics = ctx.saved_tensors
-        dx, _, dweight, dbias = layer_norm_backward(
-            dy.contiguous(), ds.contiguous(), x, None, weight, *statistics
-        )
-        return dx, dweight, dbias, None, None
+        dx, _, both = layer_norm_backward(dy.contiguous(), ds.contiguous(), x, None, weight, *statistics)
+        return dx, *both.unbind(), None, None
 
 
 class AddNorm(torch.autograd.Function):
@@ -175,5 +172,7 @@ class AddNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, ds: Tensor, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, branch, weight, *statistics = ctx.saved_tensors
-        gradients = layer_norm_backward(dy.contiguous(), ds.contiguous(), x, branch, weight, *statistics)
-        return *gradients, None, None
+        dx, dbranch, both = layer_norm_backward(
+            dy.contiguous(), ds.contiguous(), x, branch, weight, *statistics
+        )
+        return dx, dbranch, *both.unbind(), None, None
