@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "scalevit"
 RANKS = [
     ["shapes", "schedule", "answer", "typed", "address"],
     ["config", "records"],
-    ["presets", "layout", "devices", "heartbeat", "pretend", "memory"],
+    ["presets", "layout", "devices", "heartbeat", "pretend", "memory", "kernels"],
     [
         "precision",
         "mesh",
@@ -26,8 +26,9 @@ RANKS = [
         "pieces",
         "losses",
         "footprint",
+        "fp8",
     ],
-    ["model", "data"],
+    ["model", "data", "fp8choice"],
     ["adafactor", "momentum"],
     ["optim"],
     ["formats"],
