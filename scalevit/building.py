@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scalevit import config, mesh, optim
+from scalevit import config, fp8, mesh, optim
 from scalevit.averages import start_average
 from scalevit.evals.finetune import first_values
 from scalevit.model import ViT
@@ -17,6 +17,8 @@ def build(run: config.Run, world: mesh.World) -> State:
     shard = world.size > 1 and run.parallel.strategy != "ddp"
     model = ViT(run.model, device="meta" if shard else world.device, seed=run.train.seed)
     model.preprocessing = run.start.preprocessing
+    if run.train.precision == "fp8":
+        fp8.convert(model.blocks)
     if run.parallel.recompute != "none":
         mesh.recompute(model.blocks, run.parallel.recompute)
     if run.train.compile:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from scalevit.config import Run
+from scalevit.fp8choice import Choice, choose
 from scalevit.shapes import shape
 
 #: Optional packages, what they bring, and the extra that installs them.
@@ -100,6 +101,16 @@ def limits(run: Run) -> dict[str, Any]:
         "images_per_second": share / together,
         "limited_by": "the model" if computing >= loading else "the data",
     }
+
+
+def layers(run: Run) -> list[Choice]:
+    """How each linear layer of the run's blocks is fastest here; empty where nothing computes in fp8, and for
+    a run in fp32."""
+    from scalevit.precision import mistakes
+
+    if run.train.precision == "fp32" or mistakes("fp8"):
+        return []
+    return choose(run, 1, torch.device("cuda"))
 
 
 def verdict(run: Run, found: dict[str, Any]) -> str:

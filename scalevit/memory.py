@@ -84,7 +84,7 @@ class _Counted:
 
     @property
     def itemsize(self) -> int:
-        return 2 if self.run.train.precision == "bf16" else FP32
+        return FP32 if self.run.train.precision == "fp32" else 2  # of fp8, what is kept in bf16 is most
 
     @cached_property
     def shards(self) -> int:

@@ -328,6 +328,7 @@ def _expensive() -> list[Any]:
         ops.mm.default,
         ops.addmm.default,
         ops.bmm.default,
+        ops._scaled_mm.default,
         ops._scaled_dot_product_flash_attention.default,
         ops._scaled_dot_product_efficient_attention.default,
         ops._scaled_dot_product_flash_attention_for_cpu.default,

@@ -1,20 +1,42 @@
 """Which dtype computes, and what a device could compute at best.
 
 Weights, gradients and their reductions are fp32 always; "bf16" only lets matrix products and what torch
-counts as safe compute in bf16 (autocast), so resuming and averaging never see rounded weights.
+counts as safe compute in bf16 (autocast), so resuming and averaging never see rounded weights. "fp8" is the
+same, with linear layers of the blocks in eight bits where that is faster (fp8.py, fp8choice.py).
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from importlib import util
 
 import torch
 
 from scalevit.devices import peak_of
 
+#: The first compute capability whose tensor cores multiply eight-bit floats: Ada; then Hopper, Blackwell.
+FP8_SINCE = (8, 9)
+
+
+def mistakes(precision: str) -> list[str]:
+    """Why this machine cannot compute so."""
+    if precision != "fp8":
+        return []
+    found = "no GPU"
+    if torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability()
+        if capability >= FP8_SINCE and util.find_spec("triton"):
+            return []
+        found = f"{torch.cuda.get_device_name()} ({'.'.join(map(str, capability))})"
+        found += "" if util.find_spec("triton") else " without Triton"
+    return [
+        "train.precision=fp8 needs Triton and a GPU of compute capability 8.9 or later (Ada, Hopper, "
+        f"Blackwell), found {found}; use train.precision=bf16"
+    ]
+
 
 def compute_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which forward passes run: "fp32" or "bf16" """
+    """The context in which forward passes run: "fp32", "bf16" or "fp8" """
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
@@ -28,6 +50,7 @@ def uncompiled(compiled: bool) -> AbstractContextManager[object]:
 
 def peak_flops(precision: str, device: torch.device) -> float | None:
     """FLOP/s that this device's maker promises at this precision; None when unknown, as for every CPU."""
-    if precision != "bf16" or device.type != "cuda":
+    if precision == "fp32" or device.type != "cuda":
         return None
-    return peak_of(torch.cuda.get_device_name(device))
+    peak = peak_of(torch.cuda.get_device_name(device))
+    return 2 * peak if peak and precision == "fp8" else peak

@@ -11,6 +11,7 @@ import torch
 
 from scalevit import config, mesh, precision, progress, records, rundir
 from scalevit.data.broken import Replaced
+from scalevit.fp8choice import Choice
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ class Reporter:
             source = self.facts.run.data.source
             self.say(f"{times} broken samples replaced; see scalevit data check {source}")
             self.record([self.facts.row("event", step, "broken_samples", times) | {"first": [*first]}])
+
+    def chosen(self, step: int, found: Sequence[Choice]) -> None:
+        """How each layer of a run in fp8 computes, and how many times faster than in bf16 it is."""
+        for choice in found:
+            self.say(f"fp8: {choice}")
+            row = self.facts.row("layer", step, choice.layer, choice.gain)
+            self.record([row | {"way": choice.way, "milliseconds": choice.milliseconds}])
 
     def started(self, step: int, seconds: float) -> None:
         """The row of an attempt."""

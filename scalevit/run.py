@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalevit import branching, config, mesh, rundir
+from scalevit import branching, config, mesh, precision, rundir
 from scalevit.data.loader import Batches
 from scalevit.data.sources import batches_of
 from scalevit.evals.evaluator import mistakes as probe_mistakes
@@ -39,6 +39,7 @@ def mistakes(run: config.Run, out: Path | None) -> list[str]:
     found = [*config.validate(run), *probe_mistakes(run.probe)]
     found += rundir.mistakes(run, out) if out is not None else []
     found += mesh.mistakes(run.parallel, run.train.batch)
+    found += precision.mistakes(run.train.precision)
     if run.branch.trunk:
         found += branching.mistakes(run)
     return found

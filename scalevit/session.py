@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalevit import branching, checkpoint, config, dcp, export, losses, mesh, records, rundir
+from torch import nn
+
+from scalevit import branching, checkpoint, config, dcp, export, fp8, fp8choice, losses, mesh, records, rundir
 from scalevit.averages import averaged
 from scalevit.building import build, start_over
 from scalevit.data.broken import Away
@@ -53,8 +55,24 @@ class Session:
         origin = session.resume()
         reporter.show(session.state.step)
         reporter.say(f"{run.name}: {origin}; training to step {run.schedule.steps}")
+        session.choose()
         reporter.started(session.state.step, session.state.seconds)
         return session
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        assert isinstance(self.state.model, ViT)
+        return self.state.model.blocks
+
+    def choose(self) -> None:
+        """Measure which layers of a run in fp8 gain by it, where its checkpoint does not say so."""
+        if self.run.train.precision != "fp8" or fp8.ways(self.blocks):
+            return
+        world = self.state.world
+        found = fp8choice.choose(self.run, world.size, world.device) if world.first else []
+        found = world.tell(found)
+        fp8.follow(self.blocks, {choice.layer: choice.way for choice in found})
+        self.reporter.chosen(self.state.step, found)
 
     def go(self, stop: Stop) -> str | None:
         """Train to the end and finish, or say why not. A disk that is full or a store that is away is a
@@ -108,7 +126,10 @@ class Session:
         self.state.world.settle(found if isinstance(found, ValueError) else None)
         found = self.state.world.tell(found)
         if found is not None:
-            restore(self.state, dcp.Reader(found.folder), checkpoint.facts(found.folder))
+            kept = checkpoint.facts(found.folder)
+            restore(self.state, dcp.Reader(found.folder), kept)
+            if self.run.train.precision == "fp8":
+                fp8.follow(self.blocks, kept["fp8"])
             self.reporter.saved = found.step
             return f"from {found.folder}"
         if self.state.step or self.run.start.weights:
@@ -143,7 +164,10 @@ class Session:
 
     def save(self, state: State) -> None:
         """Begin to write a checkpoint; it is in place by the time of the next one, at the latest."""
-        self.committed(self.saver.start(state.step, pieces(state), facts(state)))
+        kept = facts(state)
+        if self.run.train.precision == "fp8":
+            kept["fp8"] = fp8.ways(self.blocks)
+        self.committed(self.saver.start(state.step, pieces(state), kept))
 
     def committed(self, step: int | None) -> None:
         """A checkpoint is in place."""

@@ -19,8 +19,12 @@ def main(args: argparse.Namespace) -> Answer:
     from scalevit.config import Mistakes, load, missing
 
     run = load(args.target, args.overrides) if args.target else None
-    if run is not None and missing(run):
-        raise Mistakes(missing(run))
+    if run is not None:
+        from scalevit.precision import mistakes
+
+        found = [*missing(run), *mistakes(run.train.precision)]
+        if found:
+            raise Mistakes(found)
     facts = doctor.examine()
     facts["advice"] = doctor.advice(facts)
     lines = [
@@ -34,4 +38,7 @@ def main(args: argparse.Namespace) -> Answer:
         facts["run"] = doctor.limits(run)
         facts["verdict"] = doctor.verdict(run, facts["run"])
         lines.append(facts["verdict"])
+        layers = doctor.layers(run)
+        facts["fp8"] = {choice.layer: {"way": choice.way} | choice.milliseconds for choice in layers}
+        lines += [f"fp8: {choice}" for choice in layers]
     return Answer("\n".join(lines), facts)
