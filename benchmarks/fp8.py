@@ -34,6 +34,7 @@ from scalevit.data.loader import as_floats
 from scalevit.data.sources import batches_of
 from scalevit.losses import LOSSES
 from scalevit.model import Block, ViT
+from scalevit.replay import WARM, Replay
 from scalevit.schedule import Schedule
 from scalevit.train import Recipe, State, take_step
 
@@ -70,6 +71,7 @@ def stepper(
     """A training step as `scalevit pretrain` does it, without the guard's look at the loss."""
     state = State(model, optim.build(config.Optimizer(name=optimizer), model), None)
     state.world, state.meters = replace(state.world, device=DEVICE), state.meters.to(DEVICE)
+    state.replay = Replay(model) if GPU else None
     settings = config.Train(batch=batch, precision="fp8", loss=loss)  # pyright: ignore
     schedule = Schedule("constant", lr=rate, steps=1 << 40, warmup=20, cooldown=0)
     return state, Recipe(schedule, settings, 1.0, config.Guard(on=False), LOSSES[loss])
@@ -85,7 +87,8 @@ def timed(model: ViT, ways: dict[str, fp8.Way], batch: int) -> dict[str, float]:
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    take_step(state, [(images, labels)], recipe)
+    for _ in range(WARM + 1):
+        take_step(state, [(images, labels)], recipe)
     first = time.perf_counter() - began
     spent = fp8choice.milliseconds(lambda: take_step(state, [(images, labels)], recipe), DEVICE, 6)
     peak = torch.cuda.max_memory_allocated() / 2**30 if GPU else 0.0
@@ -136,7 +139,7 @@ def steps(out: Path) -> None:
             flops = 3 * model.config.resolve().flops(model.config.image, "gap", CLASSES) * rate / 1e12
             numbers = [f"{value:.1f}" for value in (found["ms"], rate, flops, found["peak"])]
             lines.append([f"{name}, batch {images}", what, *numbers])
-            say(*lines[-1], f"first step {found['first']:.1f} s")
+            say(*lines[-1], f"first steps {found['first']:.1f} s")
         del model
         if GPU:
             torch.cuda.empty_cache()

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -106,7 +107,7 @@ class _Linear(torch.autograd.Function):
         return product(x8, w8, x_rows, w_rows, None if bias is None else bias.to(torch.bfloat16))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x8t, x_columns, w8t, w_columns = ctx.saved_tensors
         g = gradient.contiguous()
         g8, g8t, g_rows, g_columns = narrow(g, E5M2 if ctx.way == "tensor" else E4M3, ctx.way)
@@ -115,7 +116,7 @@ class _Linear(torch.autograd.Function):
             weight = product(g8t, x8t, g_columns, x_columns, dtype=torch.float32, fast=False)
         else:
             weight = product(g8t, x8t, g_columns, x_columns, fast=False).float()
-        return inputs, weight, g.sum(0, dtype=torch.float32), None
+        return inputs, weight, g.sum(0, dtype=torch.float32) if ctx.biased else None, None
 
 
 class Linear(nn.Linear):
@@ -133,12 +134,19 @@ class Linear(nn.Linear):
         return new
 
     def forward(self, input: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        return self._multiply(input, self.bias)
+
+    def product(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """Without the bias, which others add."""
+        return self._multiply(x, None)
+
+    def _multiply(self, input: Float[Tensor, "*b i"], bias: Tensor | None) -> Float[Tensor, "*b o"]:
         training = torch.is_grad_enabled() and torch.is_autocast_enabled(input.device.type)
         tokens = input.numel() // self.in_features
         if self.way in (None, "bf16") or not training or tokens % MULTIPLE:
-            return super().forward(input)
+            return F.linear(input, self.weight, bias)
         x = input.reshape(tokens, self.in_features).to(torch.bfloat16)
-        y: Tensor = _Linear.apply(x, self.weight, self.bias, self.way)  # pyright: ignore
+        y: Tensor = _Linear.apply(x, self.weight, bias, self.way)  # pyright: ignore
         return y.view(*input.shape[:-1], self.out_features)
 
 

@@ -1,5 +1,5 @@
 """Optimizer steps by kernels in Triton's interpreter against the same steps in plain PyTorch; prints the
-largest errors as JSON. Run by test_kernels.py with TRITON_INTERPRET=1, which must stand before Triton is there."""
+largest errors as JSON. Run by test_kernels.py with TRITON_INTERPRET=1, which must stand before that."""
 
 import copy
 import json
