@@ -318,8 +318,13 @@ def recompute(blocks: Iterator[nn.Module] | nn.ModuleList, how: str) -> None:
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if how == "selective":
         settings["context_fn"] = partial(create_selective_checkpoint_contexts, _expensive())
+
+    def again(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        # a function of its own: torch's compiler passes over a block whose forward is a partial
+        return lambda *inputs: checkpoint(forward, *inputs, **settings)
+
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, **settings)
+        block.forward = again(block.forward)
 
 
 def _expensive() -> list[Any]:
@@ -331,5 +336,6 @@ def _expensive() -> list[Any]:
         ops._scaled_mm.default,
         ops._scaled_dot_product_flash_attention.default,
         ops._scaled_dot_product_efficient_attention.default,
+        ops._scaled_dot_product_cudnn_attention.default,
         ops._scaled_dot_product_flash_attention_for_cpu.default,
     ]

@@ -16,9 +16,9 @@ from torch.library import wrap_triton
 from scalevit.kernels import launch, operation
 
 #: Rows and columns of a tile, and warps for it.
-ROWS, COLUMNS, WARPS = 8, 256, 4
-#: Programs of the backward pass: enough for any device, few enough for their sums to be small.
-PROGRAMS = 4096
+ROWS, COLUMNS, WARPS = 2, 1024, 4
+#: Programs of the backward pass: eight for each multiprocessor of an H100; few, so that their sums are small.
+PROGRAMS = 1056
 
 
 @triton.jit

@@ -16,10 +16,11 @@ from torch.library import wrap_triton
 
 from scalevit.kernels import launch, operation
 
-#: Programs of the backward pass: enough for any device, few enough for their sums to be small.
-PROGRAMS = 1024
-#: Numbers that one program holds of a tensor, and that a warp does.
-TILE, WARP = 2048, 512
+#: Programs of the backward pass: eight for each multiprocessor of an H100; few, so that their sums are small.
+PROGRAMS = 1056
+#: Numbers that one program holds of a tensor in the forward and in the backward pass, in whole rows, and
+#: that a warp does (benchmarks/kernels_h200_202611.md).
+FORWARD, BACKWARD, WARP = 512, 4096, 512
 
 
 @triton.jit
@@ -98,10 +99,10 @@ def norm_backward_kernel(
     tl.store(place + tl.num_programs(0) * d, tl.sum(dbias, axis=0)[None, :], mask=column < d)
 
 
-def tile(d: int) -> dict[str, int]:
-    """Rows of width d that a program holds at once, their length as a power of two, and its warps."""
+def tile(d: int, numbers: int) -> dict[str, int]:
+    """Rows of width d that a program of so many numbers holds, their length as a power of two, its warps."""
     length = triton.next_power_of_2(d)
-    rows = max(1, TILE // length)
+    rows = max(1, min(2, numbers // length))
     return {"R": rows, "D": length, "num_warps": min(16, max(1, rows * length // WARP))}
 
 
@@ -111,7 +112,7 @@ def layer_norm_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The norm of x, or of x + branch, with each row's mean and 1/σ."""
     d, out = x.shape[-1], torch.empty_like(x, dtype=dtype)
-    rows, settings = x.numel() // d, tile(d)
+    rows, settings = x.numel() // d, tile(d, FORWARD)
     means, scales = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
     grid = (triton.cdiv(rows, settings["R"]),)
     added = branch is not None
@@ -128,7 +129,7 @@ def layer_norm_backward(
     dy: Tensor, ds: Tensor, x: Tensor, branch: Tensor | None, weight: Tensor, means: Tensor, scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of branch (empty without one), and of weight and bias, as two rows."""
-    d, dx, settings = x.shape[-1], torch.empty_like(x), tile(x.shape[-1])
+    d, dx, settings = x.shape[-1], torch.empty_like(x), tile(x.shape[-1], BACKWARD)
     rows, added = x.numel() // d, branch is not None
     dbranch = torch.empty_like(branch) if branch is not None else x.new_empty(0)
     each = settings["R"] * triton.cdiv(rows, settings["R"] * PROGRAMS)
