@@ -91,7 +91,11 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     (tmp_path / "empty/cat").mkdir(parents=True)
     (tmp_path / "x.parquet").write_bytes(b"PAR1nothing")
     pq.write_table(pyarrow.table({"a": [1]}), tmp_path / "none.parquet")
-    pq.write_table(pyarrow.table({"image": [b"x"], "label": ["cat"]}), tmp_path / "words.parquet")
+    pq.write_table(pyarrow.table({"image": [b"x"], "label": [0.5]}), tmp_path / "floats.parquet")
+    (tmp_path / "words").mkdir()
+    for name in "ab":
+        table = pyarrow.table({"image": [b"x"], "label": [name]})
+        pq.write_table(table, tmp_path / f"words/{name}.parquet")
     for path, message in (
         ("missing", "no such file or folder"),
         ("flat", "no folder for each class, and no image"),
@@ -99,7 +103,8 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
         ("empty", "no image"),
         ("x.parquet", "is no parquet table"),
         ("none.parquet", "no column of images"),
-        ("words.parquet", "must be integers"),
+        ("floats.parquet", "must be words, integers"),
+        ("words", r"b\.parquet: its labels are words, and not those of .*a\.parquet"),
         ("s-{0..3}.tar", "No such file"),
         ("*.tar", "no file matches"),
     ):

@@ -1,7 +1,8 @@
 """Parquet tables as Hugging Face's `datasets` writes them: a column of encoded images, a column of labels.
 
-Images are a struct with `bytes`, or plain binary; labels are an integer or a list of them. A row is reached
-through its row group, so tables with small row groups (datasets writes 100 rows) read quickest.
+Images are a struct with `bytes`, or plain binary; labels are an integer or a list of them, or a word, whose
+number is its place among the table's own. A row is reached through its row group, so tables with small row
+groups (datasets writes 100 rows) read quickest.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from scalevit.data.kept import PLAIN, Kept, Reader
 from scalevit.data.labels import Labels
 from scalevit.data.storage import is_remote, read, stamp
 
-LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label", "target", "targets", "y", "category")
 #: What tables say of their row groups, over all tables: of a large one it is long to read.
 _FOOTERS = Kept(64)
 
@@ -82,15 +83,34 @@ def scan(path: str) -> ShardIndex:
     """An index of a table from its labels; images are not read."""
     table = _table(path)
     _, labels = _columns(table, path)
-    builder = Builder(Header("parquet", path, *stamp(path)))
+    names = _names(table, labels)
+    numbers = {name: number for number, name in enumerate(names)}
+    builder = Builder(Header("parquet", path, *stamp(path), names=names))
     for group in range(table.num_row_groups):
         rows = table.metadata.row_group(group).num_rows
         column = table.read_row_group(group, [labels])[labels].to_pylist() if labels else [None] * rows
         for row, value in enumerate(column):
-            builder.add(group, 0, _as_labels(value, path), row=row)
+            builder.add(group, 0, _as_labels(numbers.get(value, value) if names else value, path), row=row)
     if not builder.rows:
         raise ValueError(f"{path} holds no row")
     return builder.done()
+
+
+def _names(table: Any, labels: str | None) -> tuple[str, ...]:
+    """The classes, ascending, of a table whose labels are words; none of one with numbers."""
+    types = _pyarrow().types
+    kind = table.schema_arrow.field(labels).type if labels else None
+    kind = kind.value_type if kind is not None and types.is_dictionary(kind) else kind
+    if kind is None or not (types.is_string(kind) or types.is_large_string(kind)):
+        return ()
+    groups = (table.read_row_group(group, [labels])[labels] for group in range(table.num_row_groups))
+    return tuple(sorted({word for group in groups for word in group.unique().to_pylist()} - {None}))
+
+
+def column(path: str, name: str) -> list[Any] | None:
+    """A table's values of a column, row by row; None when it has no such column."""
+    table = _table(path)
+    return table.read([name])[name].to_pylist() if name in table.schema_arrow.names else None
 
 
 def _as_labels(value: Any, path: str) -> Labels:
@@ -98,7 +118,7 @@ def _as_labels(value: Any, path: str) -> Labels:
         return None
     values = value if isinstance(value, list) else [value]
     if any(type(one) is not int for one in values):
-        raise ValueError(f"{path}: labels must be integers or lists of them, found {value!r:.60}")
+        raise ValueError(f"{path}: labels must be words, integers or lists of integers, found {value!r:.60}")
     return tuple(values)
 
 
