@@ -406,6 +406,8 @@ def _train_mistakes(run: Run) -> Iterator[str]:
             f"train.micro_batch={train.micro_batch} does not divide train.batch={train.batch}; "
             f"nearest: {near}"
         )
+    if not 0 < run.optimizer.layer_decay <= 1:
+        yield f"optimizer.layer_decay: must lie in (0, 1], found {run.optimizer.layer_decay}"
     if not 0 <= train.ema < 1:
         yield f"train.ema: must lie in [0, 1), found {train.ema}"
     if train.polyak < 0 or (train.polyak and train.ema):

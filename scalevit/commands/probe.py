@@ -55,8 +55,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figure", type=Path, help="draw accuracy against shots, or against layers, here")
     parser.add_argument(
         "--pictures", type=Path, metavar="DIR",
-        help="draw where each model's pooling looks and which images it finds alike; what lies in "
-        "RUN/pictures is shown in the run's report",
+        help="draw accuracies, where each model's pooling looks and which images it finds alike; what lies "
+        "in RUN/pictures is shown in the run's report",
     )  # fmt: skip
 
 
@@ -78,6 +78,7 @@ def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answe
     from scalevit.evals.features import Share, default_cache
     from scalevit.evals.suites import SUITES, means, open_suite
 
+    _require_places(args)
     models, names = _sorted(args.what, args.suite)
     sets = [open_set(name) for name in names]
     sets += open_suite(args.suite, args.root, _note if world.first else _silent) if args.suite else []
@@ -92,9 +93,19 @@ def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answe
     answer = Answer(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
     if args.suite:
         answer = _with_means(answer, means(lines, SUITES[args.suite]), args.suite)
-    if args.pictures:
-        answer = _with_pictures(answer, opened, sets, args.pictures)
+    if args.pictures and world.first:
+        answer = _with_pictures(answer, opened, sets, lines, args.pictures)
     return answer
+
+
+def _require_places(args: argparse.Namespace) -> None:
+    """Before anything is computed: whether what is to be drawn has a place."""
+    if args.figure:
+        from scalevit.evals.figures import require_format
+
+        require_format(args.figure)
+    if args.pictures and args.pictures.exists() and not args.pictures.is_dir():
+        raise ValueError(f"--pictures {args.pictures}: there is a file of that name, not a folder")
 
 
 def _note(text: str) -> None:
@@ -224,11 +235,14 @@ def _asked(mean: Mean) -> str:
 
 
 def _with_pictures(
-    answer: Answer, models: Sequence[Backbone], sets: Sequence[ProbeSet], folder: Path
+    answer: Answer, models: Sequence[Backbone], sets: Sequence[ProbeSet], lines: Sequence[Line], folder: Path
 ) -> Answer:
-    """The answer, and the names of the pictures drawn, below a folder for each of several models."""
+    """The answer, and the names of the pictures drawn: all models' accuracies of each data set, and what each
+    model sees, below a folder for each of several."""
+    from scalevit.evals import figures
     from scalevit.evals.pictures import draw
 
+    curves = [str(figures.draw_set(lines, data.name, folder)) for data in sets]
     several = len(models) > 1
     places = [folder / re.sub(r"[^\w.-]+", "_", m.name) if several else folder for m in models]
     drawn = [
@@ -237,6 +251,7 @@ def _with_pictures(
         for data in sets
         for path in draw(model, data, place)
     ]
+    drawn = [*curves, *drawn]
     return Answer("\n".join([answer.text, "", *drawn]), answer.data | {"pictures": drawn})
 
 

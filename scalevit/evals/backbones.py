@@ -60,6 +60,8 @@ def open_model(target: str, *, image: int = 0, scale: str = "") -> Backbone:
     """The model that a word names. image: side in pixels to resample a ViT's positions to, or the side of
     the images that a function takes (224 unless given). scale: one of `SCALES` instead of what came with the
     weights, which stderr is told where it differs. Raises ValueError when there is no such model."""
+    if image < 0:
+        raise ValueError(f"--image: must be at least 1, found {image}")
     found = _open(target, image)
     if not scale:
         return found
@@ -177,7 +179,7 @@ def _raw_timm(module: Any, name: str, image: int, note: str) -> Backbone:
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
         images = images.to(next(module.parameters()).device)
-        tokens = module.forward_features(images)
+        tokens = _asked(name, module.forward_features, images)
         found = {LAST: module.forward_head(tokens, pre_logits=True).flatten(1)}
         return found | {LOGITS: module.forward_head(tokens)} if LOGITS in wanted else found
 
@@ -228,8 +230,8 @@ def _callable(module: str, attribute: str, image: int) -> Backbone:
     try:
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{module}:{attribute}: {error}") from None
+    except Exception as error:  # what somebody else's module does when it is imported
+        raise ValueError(f"{module}:{attribute}: {_first_line(error)}") from None
     finally:
         sys.path.pop(0)
     function = getattr(found, attribute, None)
@@ -242,12 +244,28 @@ def _callable(module: str, attribute: str, image: int) -> Backbone:
         told = partial(fingerprint, function.eval().state_dict(), f"{name} {function}")
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
-        given = torch.as_tensor(function(images))
-        if given.shape[:1] != images.shape[:1] or given.dim() < 2:
-            raise ValueError(f"{name}: expected ({len(images)}, d) features, found {tuple(given.shape)}")
-        return {LAST: given.flatten(1)}
+        given = _asked(name, function, images)
+        shape = getattr(given, "shape", None)
+        if shape is None or len(shape) < 2 or shape[0] != len(images):
+            found = type(given).__name__ if shape is None else tuple(shape)
+            raise ValueError(f"{name}: expected ({len(images)}, d) features, found {found}")
+        return {LAST: torch.as_tensor(given).flatten(1)}
 
     return Backbone(name, run, (LAST,), side, Preprocessing(), told)
+
+
+def _asked(name: str, function: Callable[[Tensor], Any], images: Tensor) -> Any:
+    """What somebody else's network says of images; ValueError in one line for whatever it raises, so that
+    every process hears of it."""
+    try:
+        return function(images)
+    except Exception as error:
+        raise ValueError(f"{name} on images {tuple(images.shape)}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    said = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {said:.200}"
 
 
 OPENERS: dict[str, Callable[[str, int], Backbone]] = {"timm": _timm, "timm-local": _timm_local}
