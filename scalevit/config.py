@@ -102,7 +102,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Update rule and decay in the authors' units: weights shrink by learning rate × decay, kernels only."""
+    """Update rule and decay in the authors' units: weights shrink by learning rate × decay, kernels only.
+    momentum: what the first moment is kept in."""
 
     name: Literal["adafactor", "adam", "sgd"] = "adafactor"
     beta1: float = 0.9
@@ -111,6 +112,7 @@ class Optimizer:
     head_decay: float = 3.0
     clip: float = 1.0
     layer_decay: float = 1.0
+    momentum: Literal["bf16", "fp32"] = "bf16"
 
 
 @dataclass(frozen=True)
@@ -284,7 +286,7 @@ def resolved(run: Run) -> Run:
 #: Keys that came later, and the value that means what runs did before.
 NEWER = (
     ("data", "part", "all"), ("data", "randaugment", 0), ("data", "mixup", 0.0), ("train", "polyak", 0),
-    ("data", "more", []), ("data", "weights", []),
+    ("data", "more", []), ("data", "weights", []), ("optimizer", "momentum", "bf16"),
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +121,15 @@ class Reporter:
         about = {
             **records.provenance(), **self.where(), "name": self.facts.run.name, "seconds": round(seconds, 3),
             "images_per_second": speed, "mfu": self.mfu({"images_per_second": speed}),
+            "memory": round(self.memory(), 4),
         }  # fmt: skip
         self.record([*rows, self.facts.row("run", step, "seconds", seconds) | about])
+
+    def memory(self) -> float:
+        """GiB that were held at the fullest moment: the device's, else the process's own."""
+        if self.world.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.world.device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
 
     def where(self) -> dict[str, Any]:
         device, world = self.world.device, self.world.size
