@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalevit import config
+from scalevit import config, records, rundir
 from scalevit.answer import Answer
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="draw accuracies, where each model's pooling looks and which images it finds alike; what lies "
         "in RUN/pictures is shown in the run's report",
     )  # fmt: skip
+    parser.add_argument(
+        "--records", type=Path, metavar="DIR",
+        help="also write what one run's folder reaches as records there; its report then shows them",
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> Answer:
@@ -79,7 +84,10 @@ def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answe
     from scalevit.evals.suites import SUITES, means, open_suite
 
     _require_places(args)
+    began = time.monotonic()
     models, names = _sorted(args.what, args.suite)
+    if args.records:
+        _require_recordable(models, protocol)
     sets = [open_set(name) for name in names]
     sets += open_suite(args.suite, args.root, _note if world.first else _silent) if args.suite else []
     opened = [open_model(name, image=args.image, scale=args.scale) for name in models]
@@ -91,6 +99,8 @@ def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answe
 
         draw(lines, args.figure)
     answer = Answer(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
+    if args.records and world.first:
+        _record(Path(models[0]), lines, time.monotonic() - began, args.records)
     if args.suite:
         answer = _with_means(answer, means(lines, SUITES[args.suite]), args.suite)
     if args.pictures and world.first:
@@ -134,6 +144,31 @@ def _protocol(args: argparse.Namespace) -> Protocol:
     wanted = {"ridge": True, "knn": args.knn, "nearest-mean": args.nearest_mean, "linear": args.linear}
     methods = tuple(name for name, yes in wanted.items() if yes)
     return Protocol(shots, args.draws, l2, methods, tuple(args.layer))
+
+
+def _require_recordable(models: Sequence[str], protocol: Protocol) -> None:
+    if len(models) != 1 or not (Path(models[0]) / rundir.CONFIG).is_file():
+        raise ValueError(f"--records: name one run's folder as the model, found {', '.join(models)}")
+    if (protocol.methods, len(protocol.l2), protocol.layers) != (("ridge",), 1, ()):
+        raise ValueError("--records: the ridge probe of the last layer with one --l2 only")
+
+
+def _record(run: Path, lines: Sequence[Line], seconds: float, folder: Path) -> None:
+    """The run's rows, as if it had been probed at its end, and one that says that all are there."""
+    from scalevit.evals.comparison import PIXELS, UNTRAINED
+    from scalevit.reporting import Facts
+
+    metrics = {PIXELS: "raw_pixels_accuracy", UNTRAINED: "untrained_accuracy"}
+    trained = config.load(str(run / rundir.CONFIG))
+    facts, step = Facts.of(trained), trained.schedule.steps
+    rows = [
+        facts.row("floor" if line.floor else "probe", step, metrics.get(line.floor, "accuracy"), value)
+        | {"dataset": line.data, "shots": line.found.shots, "seed": draw}
+        for line in lines
+        for draw, value in enumerate(line.found.accuracies)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    records.append(folder, [*rows, facts.row("run", step, "seconds", seconds) | records.provenance()])
 
 
 def _number(kind: type, word: str, flag: str, least: float) -> Any:

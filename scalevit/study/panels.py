@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from scalevit.study.results import LEVEL, Floor, Law, Point, Results
+from scalevit.study.summary import task_name
 
 Rows = list[dict[str, Any]]
 
@@ -219,7 +220,7 @@ def best_of(
 
 
 def task_words(points: Sequence[Point]) -> str:
-    return f"{points[0].dataset} {points[0].shots}-shot error"
+    return f"{task_name((points[0].dataset, points[0].shots))} error"
 
 
 def forecast_mark(sheet: Sheet, panel: Any, results: Results) -> None:

@@ -26,7 +26,7 @@ panel("Few shots", "Error of the best run by examples a class, beside the floors
 panel("What more images are worth", "Error of the largest model while training goes on, a line for each number of unique images.",
   tasked(() => values.images.length > 1 && varies((r) => r.steps)), moreImages);
 panel("Weight decay of head and body", "Accuracy of the best run of each pair; darker is better.", tasked(bothDecays), decays, heatMap);
-panel("Learning rates", "Shorter runs branch off the longest one's plateau and cool down; here the largest model.",
+panel("Learning rates", "The largest model's; without a horizon, shorter runs branch off the longest.",
   () => runs.some((r) => r.rates.length > 2), rates);
 panel("Training", "Loss of each run against its steps, as far as it was logged.",
   () => runs.some((r) => r.curve.length > 1), training);
@@ -86,7 +86,9 @@ function heatMap(host, spec) {
   spec.up.forEach((head, j) => out.push(`<text x="${left - 7}" y="${bottom - (j + 0.5) * high + 4}" text-anchor="end">${trim(head)}</text>`));
   out.push(`<text class="title" x="${(left + width - 14) / 2}" y="${height - 6}" text-anchor="middle">decay of the body</text>`);
   out.push(`<text class="title" transform="translate(13 ${bottom / 2}) rotate(-90)" text-anchor="middle">decay of the head</text></svg>`);
-  host.innerHTML = out.join("");
+  host.innerHTML = out.join("") + SAVES;
+  const table = [...spec.best.values()].map((r) => [r.run, r.head_decay, r.body_decay, ...errorOf(r).slice(0, 2)]);
+  host.spec = { ...spec, table: [["run", "head_decay", "body_decay", "error", "spread"], ...table] };
 }
 function rates() {
   const kept = runs.filter((r) => visible(r) && r.rates.length), size = (r) => r.images || Number.MAX_VALUE;
