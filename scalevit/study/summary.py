@@ -17,6 +17,9 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 #: What a plan multiplies.
 MORE = 10
 
+#: From this ratio of its ends on, an interval of errors says nothing.
+VAGUE = 30
+
 Task = tuple[str, int]
 
 
@@ -242,8 +245,9 @@ def plan(results: Results) -> list[dict[str, str]]:
         made = _forecast_of(curve)
         if made:
             rests = f"{len(curve)} runs or means of seeds"
-            forecast_words = f"{percent(made[0])} {_interval(made[1], made[2])}"
-            rows.append({"what": what, "error": forecast_words, "rests": rests})
+            told = f"{percent(made[0])} {_interval(made[1], made[2])}"
+            told = told if made[2] < VAGUE * made[1] else "not known: they do not say"
+            rows.append({"what": what, "error": told, "rests": rests})
     return rows
 
 
@@ -293,7 +297,8 @@ def _frontier(task: Task, law: Law) -> str:
     factor, compute = first.error / last.error, last.facts.compute / first.facts.compute
     return (
         f"On the frontier the {task_name(task)} error falls from {percent(first.error)} ({first.facts.run}) "
-        f"to {_measured(last)} ({last.facts.run}): a factor {factor:.1f} for {compute:.0f} times the compute."
+        f"to {_measured(last)} ({last.facts.run}): a factor {factor:.1f} for {number(compute)} times the "
+        "compute."
     )
 
 

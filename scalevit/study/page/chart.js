@@ -46,9 +46,14 @@ function bounds(list, log, pad) {
   return [low >= 0 ? Math.max(0, low - grow) : low - grow, high + grow];
 }
 
+// paper is narrower than the window that it is printed from
+const PAPER = { main: 688, panel: 336 };
+let printing = false;
+const roomOf = (host) => Math.max(240, Math.min(host.clientWidth, printing ? PAPER[host.id] || PAPER.panel : Infinity) - 16);
+
 // spec: {name, x, y: {label, log, form}, lines, bands, points, levels, intervals, height}
 function chart(host, spec) {
-  const width = Math.max(240, host.clientWidth - 16), height = spec.height(width);
+  const width = roomOf(host), height = spec.height(width);
   const names = (spec.x.at || []).map(spec.x.form), longest = most([0, ...names.map((name) => name.length)]);
   const tilted = names.length * longest * 7 > width - 72, drop = tilted ? Math.min(110, 10 + longest * 4.6) : 42;
   const box = { left: 58, right: width - 14, top: 14, bottom: height - (tilted ? drop + 22 : drop) };

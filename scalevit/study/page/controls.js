@@ -35,7 +35,7 @@ function setUp() {
   document.addEventListener("click", ({ target }) => { if (target.dataset && target.dataset.save) saveFigure(target.closest("figure"), target.dataset.save); });
   $("theme").addEventListener("click", () => { document.documentElement.dataset.theme = dark() ? "light" : "dark"; draw(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  for (const when of ["beforeprint", "afterprint"]) addEventListener(when, draw);
+  for (const when of ["beforeprint", "afterprint"]) addEventListener(when, () => { printing = when === "beforeprint"; draw(); });
   addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 }
 function drawChips() {

@@ -67,7 +67,7 @@ function decays() {
   return { best, across: order("body_decay"), up: order("head_decay") };
 }
 function heatMap(host, spec) {
-  const width = Math.max(240, host.clientWidth - 16), height = spec.height(width), left = 52, bottom = height - 42;
+  const width = roomOf(host), height = spec.height(width), left = 52, bottom = height - 42;
   const wide = (width - left - 14) / Math.max(1, spec.across.length), high = (bottom - 10) / Math.max(1, spec.up.length);
   const errors = [...spec.best.values()].map((r) => errorOf(r)[0]), low = least(errors), span = most(errors) - low || 1;
   const ends = dark() && !matchMedia("print").matches ? ["#1d2533", "#8fb2ff"] : ["#eef2fb", "#2257c4"];
