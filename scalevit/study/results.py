@@ -120,17 +120,21 @@ def _known_compute(point: Point) -> float:
 
 
 def claim(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> None:
-    """Write the study down in its folder. Raises ValueError when the folder holds something else, or when a
-    run in it would change its meaning."""
+    """Write the study down in its folder, unless `require_claimable` refuses it."""
+    require_claimable(folder, nodes)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = _known(folder) | {node.name: grid.facts(node) for node in nodes}
+    write_whole(folder / NODES, json.dumps(known, indent=1))
+    write_whole(folder / SPEC, grid.dump(spec))
+
+
+def require_claimable(folder: Path, nodes: Sequence[grid.Node]) -> None:
+    """Raises ValueError when the folder holds something else, or a run in it would change its meaning."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: a file, not a folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / SPEC).exists():
         raise ValueError(f"--out {folder}: holds something that is no study; choose an empty or new folder")
     refuse_changes(nodes, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    known = _known(folder) | {node.name: grid.facts(node) for node in nodes}
-    write_whole(folder / NODES, json.dumps(known, indent=1))
-    write_whole(folder / SPEC, grid.dump(spec))
 
 
 # --------------------------------------------------------------------------- reading folders
