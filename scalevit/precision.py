@@ -6,9 +6,11 @@ counts as safe compute in bf16 (autocast), so resuming and averaging never see r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import nn
 
 from scalevit.devices import peak_of
 
@@ -18,6 +20,21 @@ def compute_in(precision: str, device: torch.device) -> AbstractContextManager[o
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+#: On CPUs: a product and a sum may be one operation, as in torch's own kernels; and what tracing has settled
+#: about sizes is not asked again at every call.
+COMPILER = {
+    "cpp.enable_floating_point_contract_flag": "fast",
+    "size_asserts": False,
+    "alignment_asserts": False,
+}
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Have each block compiled when it is first called; alike ones share their code."""
+    for block in blocks:
+        block.compile(options=COMPILER)
 
 
 def uncompiled(compiled: bool) -> AbstractContextManager[object]:
