@@ -219,6 +219,18 @@ def test_timm_models_load_without_a_network(monkeypatch, capsys):
         open_model("timm:vit_tinny_patch16_224")
 
 
+def test_networks_compute_where_they_are_told_to(tmp_path, monkeypatch):
+    """The device without memory stands for an accelerator: weights lie there, and so does what comes out."""
+    weights.save(small(), tmp_path / "model")
+    (tmp_path / "own.py").write_text("import torch\nnet = torch.nn.Linear(8, 4)\n")
+    monkeypatch.chdir(tmp_path)
+    there = torch.device("meta")
+    for word in ("model", "timm-local:model", "own:net"):
+        found = open_model(word, image=8, device=there)
+        assert found.device == there
+        assert found.run(torch.zeros(1, 3, 8, 8), (LAST,))[LAST].device == there
+
+
 def test_functions_and_modules_of_others(tmp_path, monkeypatch):
     (tmp_path / "theirs.py").write_text(
         "import torch\n"

@@ -34,7 +34,7 @@ def image(path, k, outputs):
 
 
 def run(monkeypatch, outputs, *data, **options):
-    monkeypatch.setattr(backbones, "open_model", lambda word, image=0, scale="": brightness(outputs))
+    monkeypatch.setattr(backbones, "open_model", lambda word, **options: brightness(outputs))
     parser = argparse.ArgumentParser()
     evaluate.arguments(parser)
     words = ["model", *map(str, data)]

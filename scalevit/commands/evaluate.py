@@ -62,7 +62,7 @@ def _answer(args: argparse.Namespace, world: World) -> Answer:
     from scalevit.evals.metrics import measure
     from scalevit.evals.testsets import open_tests
 
-    model = open_model(args.model, image=args.image, scale=args.scale)
+    model = open_model(args.model, image=args.image, scale=args.scale, device=world.device)
     if not model.outputs:
         raise ValueError(f"{args.model} has no head; scalevit probe measures its features")
     found: list[tuple[TestSet, Metrics]] = []

@@ -90,7 +90,7 @@ def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answe
         _require_recordable(models, protocol)
     sets = [open_set(name) for name in names]
     sets += open_suite(args.suite, args.root, _note if world.first else _silent) if args.suite else []
-    opened = [open_model(name, image=args.image, scale=args.scale) for name in models]
+    opened = [open_model(name, image=args.image, scale=args.scale, device=world.device) for name in models]
     cache = None if args.no_cache else args.cache or default_cache()
     share, tell = Share.of(world), _tell if world.first else _silent
     lines = list(compare(opened, sets, protocol, cache=cache, share=share, tell=tell))
