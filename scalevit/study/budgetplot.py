@@ -18,7 +18,8 @@ def draw(budget: Budget, basis: Basis, answer: Answer, path: Path) -> None:
 
     task, model = basis.laws.named(budget.task), answer.best.run.model
     own = basis.laws.flops(model.resolve(), model)
-    flops, seen = np.geomspace(min(5e8, own / 30), 5e12, 60), np.geomspace(*_around(answer), 60)
+    least, most = _around(answer)
+    flops, seen = np.geomspace(min(5e8, own / 30), 5e12, 60), np.geomspace(least, most, 60)
     error = 100 * basis.laws.errors(task, flops, seen[:, None], budget.unique_images)
     figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
     lines = axes.contour(
@@ -37,13 +38,13 @@ def draw(budget: Budget, basis: Basis, answer: Answer, path: Path) -> None:
     )
     axes.set(
         xscale="log", yscale="log", xlabel="forward GFLOPs of one image", ylabel="images seen (millions)",
-        ylim=_around(answer) / 1e6, title=f"expected error, {task.replace('_', ' ')}",
+        ylim=(least / 1e6, most / 1e6), title=f"expected error, {task.replace('_', ' ')}",
     )  # fmt: skip
     axes.legend(frameon=False)
     figure.savefig(path)
     plt.close(figure)
 
 
-def _around(answer: Answer) -> np.ndarray:
+def _around(answer: Answer) -> tuple[float, float]:
     """Images seen, from and to: the paper's runs, and farther where the choice lies elsewhere."""
-    return np.array([min(1e7, answer.best.images / 30), max(1e11, answer.best.images * 10)])
+    return min(1e7, answer.best.images / 30), max(1e11, answer.best.images * 10)
