@@ -92,8 +92,11 @@ class Fit:
         return self.form.natural(theta, self.x0, self.y0)[:, column], lost
 
     def correlation(self) -> Array:
-        """Of the parameters (in theta), over the bootstrap: (p, p)."""
-        return np.corrcoef(self.replicates.T)
+        """Of the parameters (in theta), over the bootstrap: (p, p); 0 where a bound holds one of them."""
+        away = self.replicates - self.replicates.mean(axis=0)
+        spread = np.sqrt(np.mean(away**2, axis=0))
+        away = away / np.where(spread > EXACT, spread, np.inf)
+        return np.where(np.eye(len(spread)), 1.0, away.T @ away / max(1, len(away)))
 
     def residuals_by(self, labels: Sequence[str]) -> dict[str, tuple[float, float]]:
         """Mean and root mean square of the log residuals of each label (a model, a data size). Labels follow
@@ -176,8 +179,10 @@ def check_positive(x: Array, y: Array, chance: float) -> None:
     if not len(x):
         raise ValueError("no points: every row lacks x or y")
     if not np.all(good):
+        first = int(np.argmin(good))
         raise ValueError(
-            f"{np.sum(~good)} points have x or y that is zero, negative or infinite; laws need logs"
+            f"{np.sum(~good)} points have x or y that is zero, negative or infinite, first x = {x[first]:g}, "
+            f"y = {y[first]:g}; laws need logs"
         )
     if np.any(y > chance):
         raise ValueError(
