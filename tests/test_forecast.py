@@ -119,6 +119,11 @@ def test_inside_the_data_and_before_it():
     assert np.log(found.high[0] / found.low[0]) > 2 * np.log(found.high[1] / found.low[1])
 
 
+def test_a_forecast_absurdly_far_stays_finite():
+    found = forecast(X * 1e25, noisy(0), [1e-30, 1e300])
+    assert np.all(np.isfinite(found.high)) and np.all(found.high / found.low > 1e6)
+
+
 def test_cuts_predict_only_what_lies_behind_them():
     piece = curve(X, law(X))
     for short, distance, truth in cuts(piece, (2.0, 4.0), np.log(2.2)):
@@ -232,6 +237,7 @@ REFUSED = {
     "an infinite error": (["0.5,inf", "1,0.5", "2,0.4", "4,0.3", "8,0.2"], [], "infinite"),
     "all missing": (["1,nan", "2,", "4,nan"], [], "no points"),
     "no rows": ([], [], "has no rows"),
+    "numbers that no unit has": (rows(law(X), 1e-300 * X), [], "take other units"),
     "a law that is none": (rows(law(X)), ["--law", "M5"], "no law 'M5'"),
     "accuracies in per cent": (rows(100 - 100 * law(X)), ["--accuracy"], "divide by 100"),
     "errors in per cent, chance 1": (rows(100 * law(X)), ["--chance", "1"], "is it in per cent?"),

@@ -41,6 +41,8 @@ OWN = 5
 #: Cuts of a back-test, as powers of the distance that is asked for.
 DEPTHS = (0.5, 1.0, 1.4)
 LONGEST = 16.0
+#: An end of an interval farther than this, in ln y, says nothing.
+FARTHEST = 400.0
 #: Points of a related curve, as `condensed` takes it.
 MOST_RELATED = 100
 #: Back-tests look so many times as far as is asked, in e-folds.
@@ -77,7 +79,7 @@ def forecast(
     own, x_new = _curve(x, y, weights, chance), np.atleast_1d(np.asarray(x_new, float))
     if x_new.ndim != 1 or not np.all(np.isfinite(x_new) & (x_new > 0)):
         raise ValueError("x to forecast at must be positive and finite")
-    distance = np.log(x_new / own.x0)
+    distance = np.log(x_new) - np.log(own.x0)
     reach = 2.0 ** np.round(np.log2(np.clip(np.exp(np.max(distance, initial=0.0)), 2.0, LONGEST)))
     group = _group(tuple(_frozen(*curve_) for curve_ in related), float(reach), float(-own.u[0]))
     taught, fitted = [group.taught] if group.taught else [], condensed(own)
@@ -94,7 +96,8 @@ def forecast(
         spread[inside] = np.hypot(spread[inside], loose)
     degrees = COMMON_WEIGHT + len(misses) + len(others)
     half = student(degrees, (1 + level) / 2) * spread
-    low, middle, high = (np.minimum(own.y0 * np.exp(mean + sign * half), chance) for sign in (-1, 0, 1))
+    ends = (own.y0 * np.exp(np.clip(mean + sign * half, -FARTHEST, FARTHEST)) for sign in (-1, 0, 1))
+    low, middle, high = (np.minimum(end, chance) for end in ends)
     shares = {f"{m.law} {m.recency:g} {m.strength:g}": float(w) for m, w in zip(members, weights)}
     return Forecast(
         x_new, middle, low, high, level, len(misses) + len(others), shares, _warnings(own, distance)
