@@ -122,7 +122,9 @@ class Train:
     which on their plain mean is kept instead (Polyak & Juditsky 1992), 0 for none. Steps between saves, log
     lines and evaluations; 0 means only at the end. Of the checkpoints the last keep_last stay, those of
     multiples of keep_every (0: of none), and those of the steps keep_at. checkpoints: a folder or an address
-    such as s3://bucket/runs, below which they are put under the run's id; empty: the run's own folder."""
+    such as s3://bucket/runs, below which they are put under the run's id; empty: the run's own folder.
+    trackers: where numbers go besides the run's records. deterministic: on a GPU, too, only operations that
+    give the same bits each time."""
 
     batch: int = 4096
     micro_batch: int = 0
@@ -139,6 +141,8 @@ class Train:
     keep_every: int = 0
     keep_at: tuple[int, ...] = ()
     checkpoints: str = ""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    deterministic: bool = False
 
     @property
     def averages(self) -> bool:
@@ -287,6 +291,7 @@ def resolved(run: Run) -> Run:
 NEWER = (
     ("data", "part", "all"), ("data", "randaugment", 0), ("data", "mixup", 0.0), ("train", "polyak", 0),
     ("data", "more", []), ("data", "weights", []), ("optimizer", "momentum", "bf16"),
+    ("train", "deterministic", False),
 )  # fmt: skip
 
 
@@ -295,7 +300,9 @@ def run_id(run: Run) -> str:
     facts = to_dict(resolved(run))
     for section, key in (("data", "workers"), ("data", "tolerate"), ("branch", "trunk"), ("model", "shape")):
         facts[section].pop(key)
-    for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at", "checkpoints"):
+    for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at"):
+        facts["train"].pop(key)
+    for key in ("checkpoints", "trackers"):
         facts["train"].pop(key)
     for key in ("name", "probe", "parallel", "guard"):
         facts.pop(key)

@@ -6,8 +6,9 @@ counts as safe compute in bf16 (autocast), so resuming and averaging never see r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -41,6 +42,20 @@ def uncompiled(compiled: bool) -> AbstractContextManager[object]:
     """The context in which a model that trains compiled is measured: without gradients, and with batches of
     other sizes, it would be compiled again for each."""
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+@contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """The context in which the same step gives the same bits on a GPU, too: torch takes an operation's slower
+    implementation where the fast one does not, and refuses where it has none."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def peak_flops(precision: str, device: torch.device) -> float | None:

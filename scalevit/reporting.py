@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scalevit import config, mesh, precision, progress, records, rundir
+from scalevit import config, mesh, precision, progress, records, rundir, trackers
 from scalevit.data.broken import Replaced
 
 
@@ -55,6 +55,7 @@ class Reporter:
     display: progress.Quiet | progress.Line
     saved: int | None = None
     replaced: int = 0
+    trackers: trackers.Trackers = field(default_factory=lambda: trackers.Trackers(progress.nothing))
 
     @classmethod
     def begin(cls, run: config.Run, out: Path, world: mesh.World) -> Reporter:
@@ -63,9 +64,12 @@ class Reporter:
         return cls(Facts.of(run), out, world, rundir.Log(out), progress.Quiet())
 
     def show(self, step: int) -> None:
-        """Events only up to now: a progress line from step `step` on, where stderr is a terminal."""
+        """Events only up to now: from step `step` on trackers, and where stderr is a terminal a progress
+        line."""
         if self.world.first:
             run = self.facts.run
+            self.trackers = trackers.Trackers(self.say)
+            self.trackers.begin(run, self.out, step)
             self.display = progress.display(run.name, run.schedule.steps, step)
 
     def say(self, text: str) -> None:
@@ -75,6 +79,7 @@ class Reporter:
     def record(self, rows: Sequence[records.Row]) -> None:
         if self.world.first:
             records.append(self.out, rows)
+            self.trackers.record(rows)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """One line of log and one row a value."""

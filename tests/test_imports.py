@@ -33,7 +33,7 @@ RANKS = [
     ["optim"],
     ["formats"],
     ["weights", "checkpoint"],
-    ["rundir", "saving", "averages"],
+    ["rundir", "saving", "averages", "trackers"],
     ["train", "branching", "export", "reporting"],
     ["evals"],
     ["building"],

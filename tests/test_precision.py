@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scalevit.devices import DEVICES, peak_of
-from scalevit.precision import compute_in, peak_flops
+from scalevit.precision import compute_in, peak_flops, reproducible
 
 CPU = torch.device("cpu")
 
@@ -79,3 +79,11 @@ def test_a_run_is_compiled_once_and_never_again(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "TRACED GRAPH" in done.stderr
     assert "Recompiling function" not in done.stderr and "Graph break" not in done.stderr
+
+
+def test_reproducible_lasts_as_long_as_its_context(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for wanted in (False, True):
+        with reproducible(wanted):
+            assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert not torch.are_deterministic_algorithms_enabled()
