@@ -55,6 +55,24 @@ def test_check_names_everything_that_is_wrong(folder, capsys):
     assert found["listed"]["classes"] == ["class dog has no image"]
 
 
+def test_check_in_threads_finds_the_same_and_names_classes_of_few(tmp_path, capsys):
+    folder = make_folder(tmp_path / "f", 300)
+    (folder / "dog").mkdir()
+    for number in (3, 7):
+        (folder / f"dog/{number}.jpg").write_bytes((folder / f"ant/{3 * number:03d}.jpg").read_bytes())
+    found = [run(capsys, "check", str(folder), "--workers", workers)[1] for workers in ("1", "3")]
+    assert found[0] == found[1] and found[0]["samples"] == 302 and found[0]["twins"] == 2
+    assert found[0]["listed"]["classes"] == ["class dog has 2, where the median class has 100 images"]
+
+
+def test_dedup_says_beforehand_how_long_it_takes(folder, tmp_path, capsys):
+    assert main(["data", "index", str(folder), "--workers", "1"]) == 0
+    assert main(["data", "dedup", str(folder), str(folder), "--out", str(tmp_path / "gone.txt")]) == 0
+    said = capsys.readouterr()
+    assert said.err == f"scalevit: {folder}: copies of 30 images among 30: about 0 s\n"
+    assert "30 of 30 training samples are near-duplicates" in said.out
+
+
 def test_check_notices_bytes_that_changed(folder, capsys):
     run(capsys, "index", str(folder), "--workers", "1")
     file = folder / "ant/000.jpg"

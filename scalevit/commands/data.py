@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,9 @@ from scalevit.answer import DONE, FAILED, RESUMABLE, Answer
 if TYPE_CHECKING:
     from scalevit.data.dedup import Match
     from scalevit.data.stores import Store
+
+#: Seconds between lines of progress.
+_EVERY = 30.0
 
 SUMMARY = "Index, check, pack, preview and de-duplicate images: a folder of classes, tars, or parquet tables."
 
@@ -38,8 +43,8 @@ def main(args: argparse.Namespace) -> Answer:
 # --------------------------------------------------------------------------- index, check, stats
 
 
-def _declare_index(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+def _declare_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="at a time (all cores)")
 
 
 def _index(args: argparse.Namespace) -> Answer:
@@ -68,7 +73,7 @@ def _check(args: argparse.Namespace) -> Answer:
     from scalevit.data.stores import open_store
 
     with _bar("checking") as progress:
-        findings = check(open_store(args.path), progress)
+        findings = check(open_store(args.path), max(1, args.workers), progress)
     data = findings.as_dict()
     whole = not (findings.broken or findings.changed)
     lines = [f"{findings.samples} samples read and decoded: {'all whole' if whole else 'some are not'}"]
@@ -193,14 +198,17 @@ def _dedup(args: argparse.Namespace) -> Answer:
     found: dict[int, tuple[Match, str]] = {}
     for path in args.evaluation:
         evaluation = open_store(path)
-        table, owners = dedup.evaluation_table(evaluation)
+        with _bar(f"hashing {path}") as progress:
+            table, owners = dedup.evaluation_table(evaluation, progress)
         here: dict[int, tuple[Match, str]] = {}
-        seconds, seen = dedup.seconds_for(train, table, owners), dedup.thumbnails(evaluation)
-        with _bar(f"{path}: about {seconds:.0f} s") as progress:
+        seen = None if args.hashes_only else dedup.thumbnails(evaluation)
+        seconds = dedup.seconds_for(train, table, owners, args.radius, seen)
+        _say(f"{path}: copies of {evaluation.samples} images among {train.samples}: {_long(seconds)}")
+        with _bar(path) as progress:
             for shard, first in zip(train.shards, train.starts.tolist()):
                 hashes = shard.records["phash"]
                 for matches in dedup.candidates(hashes, table, owners, args.radius, first):
-                    match = matches[0] if args.hashes_only else dedup.confirmed(matches, train, seen)
+                    match = dedup.confirmed(matches, train, seen) if seen else matches[0]
                     if match:
                         here[match.train] = (match, evaluation.name(match.evaluation))
                     progress(matches[0].train + 1, train.samples)
@@ -211,6 +219,12 @@ def _dedup(args: argparse.Namespace) -> Answer:
         f"leave them out with data.exclude={args.out}"
     )
     return Answer(text, {"removed": len(found), "samples": train.samples, "out": str(args.out)})
+
+
+def _long(seconds: float) -> str:
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 6000 else f"about {seconds / 3600:.0f} hours"
 
 
 def _alike(
@@ -231,19 +245,34 @@ def _alike(
 
 @contextmanager
 def _bar(what: str):
-    """A progress bar on stderr where that is a terminal; gives a function of (done, all)."""
+    """A progress bar on stderr, and where that is no terminal a line now and then; gives a function of (done,
+    all)."""
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    console, told = Console(stderr=True), time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() >= told + _EVERY:
+            told = time.monotonic()
+            _say(f"{what}: {done} of {total}")
+
+    if not console.is_terminal:
+        yield line
+        return
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def _say(text: str) -> None:
+    print(f"scalevit: {text}", file=sys.stderr, flush=True)
+
+
 WORDS: dict[str, tuple[Callable, str, Callable]] = {
-    "index": (_index, "one pass that makes opening instant, and finds what is broken", _declare_index),
-    "check": (_check, "read and decode everything; list what is broken, doubled, odd", _declare_nothing),
+    "index": (_index, "one pass that makes opening instant, and finds what is broken", _declare_workers),
+    "check": (_check, "read and decode everything; list what is broken, doubled, odd", _declare_workers),
     "stats": (_stats, "samples, classes and their balance, sizes", _declare_nothing),
     "pack": (_pack, "shards of equal size, tar or parquet, shuffled; restartable", _declare_pack),
     "preview": (_preview, "a sheet of what the model will see, after augmentation", _declare_preview),

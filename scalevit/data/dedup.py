@@ -79,10 +79,13 @@ def _bucketed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return starts, entries[order]
 
 
-def evaluation_table(store: Store) -> tuple[Table, np.ndarray]:
+def evaluation_table(
+    store: Store, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Table, np.ndarray]:
     """Table of all views of the evaluation images that can be read, and which image each entry is of."""
-    hashes, owners = [], []
+    hashes, owners, store = [], [], store.in_turn()
     for number in range(store.samples):
+        progress(number, store.samples)
         try:
             grey = luminance(decode(store.encoded(number), store.name(number)))
         except BrokenImage:
@@ -131,12 +134,24 @@ def is_copy(mine: Grey, theirs: Grey, view: int) -> bool:
     return alike(mine, *mirrored(theirs, crop)) if view % 2 else alike(mine, theirs, crop)
 
 
-def seconds_for(train: Store, table: Table, owners: np.ndarray) -> float:
-    """How long the search of all training hashes will take, from timing a few thousand."""
-    probe = np.resize(train.shards[0].records["phash"][: 2 * _BLOCK], 2 * _BLOCK)
-    began = time.perf_counter()
-    sum(1 for _ in candidates(probe, table, owners))
-    return (time.perf_counter() - began) * train.samples / len(probe)
+def seconds_for(
+    train: Store, table: Table, owners: np.ndarray, radius: int = RADIUS, seen: Callable | None = None
+) -> float:
+    """How long it will take to search all training hashes, from a few thousand of up to eight shards, and to
+    compare as many candidates as these have, from timing a few; `seen`: thumbnails, if they are compared."""
+    shards = [*range(0, len(train.shards), -(-len(train.shards) // 8))]
+    matches, hashes, searched, compared = list[list[Match]](), 0, 0.0, 0.0
+    for number in shards:
+        some = train.shards[number].records["phash"][: 2 * _BLOCK // len(shards)]
+        began = time.perf_counter()
+        matches += candidates(some, table, owners, radius, int(train.starts[number]))
+        searched, hashes = searched + time.perf_counter() - began, hashes + len(some)
+    if seen and matches:
+        few, began = matches[:: -(-len(matches) // 8)], time.perf_counter()
+        for one in few:
+            confirmed(one, train, seen)
+        compared = (time.perf_counter() - began) / len(few) * len(matches)
+    return (searched + compared) * train.samples / hashes
 
 
 # --------------------------------------------------------------------------- the list that sources honour

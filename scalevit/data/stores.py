@@ -87,9 +87,9 @@ class Store:
         """What the index knows of all samples, in one array."""
         return np.concatenate([shard.records for shard in self.shards])
 
-    def in_turn(self) -> Store:
+    def in_turn(self, threads: int = 1) -> Store:
         """The same, to be read from the first sample to the last."""
-        return replace(self, reader=in_turn())
+        return replace(self, reader=in_turn(threads))
 
 
 def store_of(shards: list[ShardIndex]) -> Store:
