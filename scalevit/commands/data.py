@@ -37,7 +37,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> Answer:
+    for name in ("workers", "samples_per_shard", "image", "count"):
+        if getattr(args, name, 1) < 1:
+            found = f"found {getattr(args, name)}"
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, {found}")
+    if "://" in str(getattr(args, "out", "")):
+        raise ValueError(f"--out {args.out}: give a path on a disk; data are written nowhere else")
     return WORDS[args.word][0](args)
+
+
+def _file(path: Path) -> Path:
+    """A file to be written, known to be possible before the work for it is done."""
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {path.parent}")
+    return path
 
 
 # --------------------------------------------------------------------------- index, check, stats
@@ -97,7 +110,7 @@ def _stats(args: argparse.Namespace) -> Answer:
 
 
 def _declare_pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="an empty folder for the shards")
+    parser.add_argument("--out", required=True, help="an empty folder for the shards")
     parser.add_argument("--form", choices=("tar", "parquet"), default="tar", help="kind of shard (tar)")
     parser.add_argument("--samples-per-shard", type=int, default=10_000, help="about (10000)")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle (0)")
@@ -110,14 +123,12 @@ def _pack(args: argparse.Namespace) -> Answer:
     from scalevit.data.packing import Recipe, pack
     from scalevit.data.stores import open_store
 
-    if args.samples_per_shard < 1:
-        raise ValueError(f"--samples-per-shard must be at least 1, found {args.samples_per_shard}")
     store = open_store(args.path)
     shards = max(1, round(store.samples / args.samples_per_shard))
     recipe = Recipe(args.path, store.samples, shards, args.form, args.seed, store.class_names, args.order)
     try:
         with _bar("packing") as progress:
-            made = pack(store, recipe, args.out, progress)
+            made = pack(store, recipe, Path(args.out), progress)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -129,7 +140,7 @@ def _pack(args: argparse.Namespace) -> Answer:
 
 
 def _declare_preview(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="the sheet (preview.png)")
+    parser.add_argument("--out", default="preview.png", help="the sheet (preview.png)")
     parser.add_argument("--image", type=int, default=224, help="side in pixels (224)")
     parser.add_argument("--transform", choices=("inception", "central", "none"), default="inception")
     parser.add_argument("--count", type=int, default=64, help="how many images (64)")
@@ -140,17 +151,19 @@ def _preview(args: argparse.Namespace) -> Answer:
     from PIL import Image
 
     from scalevit.config import Data
+    from scalevit.data.index import whole
     from scalevit.data.sources import FAMILIES, batches_of
     from scalevit.data.stores import open_store
 
-    procedural = args.path in FAMILIES
+    out, procedural = _file(Path(args.out)), args.path in FAMILIES
     classes = 512 if procedural else open_store(args.path).classes
     transform = "none" if procedural else args.transform
     data = Data(args.path, seed=args.seed, transform=transform, tolerate=1.0)
     batch = batches_of(data, image=args.image, classes=classes, batch=args.count)[0]
-    Image.fromarray(_sheet(batch.images.numpy())).save(args.out, "PNG")
+    with whole(out) as part:
+        Image.fromarray(_sheet(batch.images.numpy())).save(part, "PNG")
     labels = batch.labels.tolist()
-    text = f"{args.out}: the first {args.count} images of a run with seed {args.seed}, as the model sees them"
+    text = f"{out}: the first {args.count} images of a run with seed {args.seed}, as the model sees them"
     return Answer(text, {"out": str(args.out), "labels": labels})
 
 
@@ -171,7 +184,7 @@ def _sheet(images):
 
 def _declare_dedup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("evaluation", nargs="+", help="the evaluation sets to take out of PATH")
-    parser.add_argument("--out", type=Path, default=Path("exclude.txt"), help="the list (exclude.txt)")
+    parser.add_argument("--out", default="exclude.txt", help="the list (exclude.txt)")
     parser.add_argument("--radius", type=int, default=7, help="bits of 64 that may differ, at most 7 (7)")
     parser.add_argument("--hashes-only", action="store_true", help="do not compare candidates' pixels")
     parser.add_argument(
@@ -192,7 +205,7 @@ def _dedup(args: argparse.Namespace) -> Answer:
         raise ValueError(f"--radius must lie between 0 and 7, found {args.radius}")
     if args.distance is not None and not (args.confirm and args.distance >= 0):
         raise ValueError("--distance goes with --confirm MODEL, and must not be negative")
-    train = open_store(args.path)
+    out, train = _file(Path(args.out)), open_store(args.path)
     if not train.measured:
         raise ValueError(f"{args.path} has no perceptual hashes yet; run scalevit data index {args.path}")
     found: dict[int, tuple[Match, str]] = {}
@@ -213,7 +226,7 @@ def _dedup(args: argparse.Namespace) -> Answer:
                         here[match.train] = (match, evaluation.name(match.evaluation))
                     progress(matches[0].train + 1, train.samples)
         found |= _alike(here, train, evaluation, args.confirm, args.distance) if args.confirm else here
-    dedup.write_exclusions(args.out, train, list(found.values()))
+    dedup.write_exclusions(out, train, list(found.values()))
     text = (
         f"{len(found)} of {train.samples} training samples are near-duplicates; "
         f"leave them out with data.exclude={args.out}"

@@ -22,6 +22,7 @@ import numpy as np
 from scalevit.data.alike import Grey, alike, mirrored, thumbnail
 from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.fingerprint import CROPS, distance, luminance, phash, views
+from scalevit.data.index import whole
 from scalevit.data.stores import Store
 
 #: Bits that may differ.
@@ -163,9 +164,8 @@ def write_exclusions(target: Path, train: Store, matches: list[tuple[Match, str]
     """One line a sample: its number, its name, the evaluation image that it copies, bits of difference."""
     lines = [f"{_TITLE} {train.samples}"]
     lines += [f"{m.train}\t{train.name(m.train)}\t{name}\t{m.bits}" for m, name in sorted(matches)]
-    part = target.with_name(target.name + ".part")
-    part.write_text("\n".join(lines) + "\n", errors="surrogateescape")
-    part.replace(target)
+    with whole(target) as part:
+        part.write_text("\n".join(lines) + "\n", errors="surrogateescape")
 
 
 def read_exclusions(path: str, samples: int) -> np.ndarray:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scalevit.data.decode import BrokenImage, image_ending
+from scalevit.data.index import whole
 from scalevit.data.order import Order
 from scalevit.data.stores import Store
 
@@ -57,8 +56,8 @@ def pack(
         target = out / f"shard-{number:06d}.{recipe.form}"
         if not target.exists():
             samples = _samples(recipe, np.arange(edges[number], edges[number + 1]))
-            write = partial(WRITERS[recipe.form], store, samples, left_out=left_out)
-            _write_whole(target, write)
+            with whole(target) as part:
+                WRITERS[recipe.form](store, samples, part, left_out)
             written += 1
         if progress:
             progress(number + 1, recipe.shards)
@@ -80,16 +79,8 @@ def _claim(recipe: Recipe, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty, and not a pack that was begun; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    _write_whole(file, lambda part: part.write_text(json.dumps(wanted, indent=2)))
-
-
-def _write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(file) as part:
+        part.write_text(json.dumps(wanted, indent=2))
 
 
 def _write_tar(store: Store, samples: np.ndarray, part: Path, left_out: list[str]) -> None:
