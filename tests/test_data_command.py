@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,25 @@ def test_what_cannot_be_done_is_said_before_anything_is(folder, tmp_path, capsys
     assert main(["data", word, str(folder), *rest]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line and {*tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("word", ["index", "pack", "preview", "dedup"])
+def test_no_room_for_what_a_word_writes(folder, tmp_path, capsys, word):
+    """Files may not grow beyond 100 bytes, as on a disk that fills up; then they may, and it goes on."""
+    out = ["--out", str(tmp_path / ("out.png" if word != "pack" else "out"))]
+    words = {
+        "index": ["--workers", "1"], "pack": out, "preview": out, "dedup": [str(folder), *out],
+    }  # fmt: skip
+    if word == "dedup":
+        run(capsys, "index", str(folder), "--workers", "1")
+    before = {*tmp_path.rglob("*")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        code, stopped = run(capsys, word, str(folder), *words[word])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 3 and "File too large; what is finished stays, run it again" in stopped["stopped"]
+    new = {path.name for path in {*tmp_path.rglob("*")} - before}
+    assert new <= {".scalevit-index.parts", "out"}
+    assert run(capsys, word, str(folder), *words[word])[0] == 0

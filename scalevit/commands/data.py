@@ -43,7 +43,14 @@ def main(args: argparse.Namespace) -> Answer:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, {found}")
     if "://" in str(getattr(args, "out", "")):
         raise ValueError(f"--out {args.out}: give a path on a disk; data are written nowhere else")
-    return WORDS[args.word][0](args)
+    try:
+        return WORDS[args.word][0](args)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = getattr(args, "out", args.path)
+        reason = f"{where}: {os.strerror(error.errno)}; what is finished stays, run it again to go on"
+        return Answer(reason, {"stopped": reason}, RESUMABLE)
 
 
 def _file(path: Path) -> Path:
@@ -126,14 +133,8 @@ def _pack(args: argparse.Namespace) -> Answer:
     store = open_store(args.path)
     shards = max(1, round(store.samples / args.samples_per_shard))
     recipe = Recipe(args.path, store.samples, shards, args.form, args.seed, store.class_names, args.order)
-    try:
-        with _bar("packing") as progress:
-            made = pack(store, recipe, Path(args.out), progress)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        reason = f"{args.out}: {os.strerror(error.errno)}; finished shards stay, run it again to go on"
-        return Answer(reason, {"stopped": reason}, RESUMABLE)
+    with _bar("packing") as progress:
+        made = pack(store, recipe, Path(args.out), progress)
     lines = [f"{shards} shards in {args.out}, {made['written']} of them written now"]
     lines += [f"  left out  {name}" for name in made["left_out"]]
     return Answer("\n".join(lines), made)
