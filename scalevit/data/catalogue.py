@@ -47,7 +47,7 @@ def facts_of(headers: Sequence[Header]) -> Facts:
     another class."""
     odd = next((header for header in headers if header.names != headers[0].names), None)
     if odd is not None:
-        raise ValueError(f"{odd.path}: its labels are words, and not those of {headers[0].path}")
+        raise ValueError(f"{odd.path}: its classes have other names than those of {headers[0].path}")
     return Facts(
         form=headers[0].form,
         shards=len(headers),

@@ -20,6 +20,7 @@ from scalevit.data.decode import BrokenImage, image_ending
 from scalevit.data.index import whole
 from scalevit.data.order import Order
 from scalevit.data.stores import Store
+from scalevit.data.tables import pyarrow, schema_for
 
 RECIPE = "pack.json"
 #: Rows of a table's group, through which each of them is read.
@@ -103,15 +104,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _write_parquet(store: Store, samples: np.ndarray, part: Path, left_out: list[str]) -> None:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError('parquet needs pyarrow: pip install "scalevit[parquet]"') from None
-    kind = pyarrow.list_(pyarrow.int64()) if store.multi else pyarrow.int64()
-    image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
-    schema = pyarrow.schema({"image": image, "label": kind})
-    with pyarrow.parquet.ParquetWriter(part, schema) as table:
+    arrow, schema = pyarrow(), schema_for(store.class_names, store.multi)
+    with arrow.parquet.ParquetWriter(part, schema) as table:
         for start in range(0, len(samples), ROWS):
             rows = []
             for number in samples[start : start + ROWS].tolist():
@@ -120,7 +114,7 @@ def _write_parquet(store: Store, samples: np.ndarray, part: Path, left_out: list
                     labels = store.labels(number).tolist() if store.is_labelled(number) else None
                     value = labels[0] if labels and not store.multi else labels
                     rows.append({"image": {"bytes": data, "path": f"{number:012d}"}, "label": value})
-            table.write_table(pyarrow.Table.from_pylist(rows, schema))
+            table.write_table(arrow.Table.from_pylist(rows, schema))
 
 
 def _bytes_of(store: Store, number: int, left_out: list[str]) -> bytes | None:
