@@ -174,14 +174,17 @@ def lock_study(folder: Path) -> Iterator[None]:
 
 
 def refuse_changes(nodes: Sequence[grid.Node], folder: Path) -> None:
-    """Raises ValueError when a node's folder already holds another run, or when a run that has records is no
-    longer a node: what is done keeps its meaning."""
+    """Raises ValueError when a node's folder already holds another run: what is done keeps its meaning."""
     changed = [node.name for node in nodes if _other(folder / "runs" / node.name, node)]
     if changed:
         raise ValueError(
             f"{folder}: the study now means something else by {len(changed)} of its runs ({_some(changed)}); "
             "choose another --out, or undo the change"
         )
+
+
+def refuse_losses(nodes: Sequence[grid.Node], folder: Path) -> None:
+    """Raises ValueError when the folder holds records of runs that are none of the nodes."""
     kept = {node.name for node in nodes}
     lost = [home.parent.name for home in sorted((folder / "runs").glob(f"*/{records.FILE}"))]
     lost = [name for name in lost if name not in kept]

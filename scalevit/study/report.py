@@ -58,10 +58,17 @@ def render(studies: Sequence[Results], pictures: Sequence[Picture] = ()) -> str:
         _clean([_study(study, index) for index, study in enumerate(studies)]), allow_nan=False
     )
     return template.render(
-        title=" · ".join(study.title for study in studies), studies=[_head(study) for study in studies],
+        title=" · ".join(study.title for study in studies), kind=_kind(studies),
+        studies=[_head(study) for study in studies],
         pictures=pictures, style=(here / "page.css").read_text(), script=_script(here),
         data=payload.replace("<", "\\u003c"), version=__version__, made=time.strftime("%Y-%m-%d %H:%M %Z"),
     )  # fmt: skip
+
+
+def _kind(studies: Sequence[Results]) -> str:
+    """What the page is of, for its first line."""
+    runs = sum(len(study.facts) for study in studies)
+    return "A Vision Transformer's run" if runs == 1 else "Scaling study of Vision Transformers"
 
 
 def _script(here: Traversable) -> str:

@@ -22,7 +22,7 @@ from scalevit.memory import optimizer_bytes
 from scalevit.study import grid
 from scalevit.study.followups import FINETUNED
 from scalevit.study.frontier import frontier
-from scalevit.study.launch import refuse_changes, write_whole
+from scalevit.study.launch import refuse_changes, refuse_losses, write_whole
 from scalevit.study.laws import Fit, fit
 
 FORECAST, NODES, SPEC = "forecast.json", "nodes.json", "study.yaml"
@@ -135,6 +135,7 @@ def require_claimable(folder: Path, nodes: Sequence[grid.Node]) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / SPEC).exists():
         raise ValueError(f"--out {folder}: holds something that is no study; choose an empty or new folder")
     refuse_changes(nodes, folder)
+    refuse_losses(nodes, folder)
 
 
 # --------------------------------------------------------------------------- reading folders

@@ -55,7 +55,7 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
             _extent(results), _asked(task) if tasks else "", _bill_words(results), results.note,
         ],
         "What was learnt": [
-            _frontier(task, law) if sizes or len(points) == 1 else "", _law_words(law) if sizes else "",
+            _frontier(task, law) if sizes else "", _law_words(law) if sizes else "",
             _halving(law), _data_words(points),
         ],
         "How sure this is": [
@@ -426,8 +426,8 @@ def _floor_words(results: Results, points: Sequence[Point]) -> str:
         gap = floor.error - top.error
         verdict = "beaten" if gap > noise else "NOT beaten" if gap < 0 else "beaten, but within the noise"
         said.append(f"{floor.name} {percent(floor.error)} ± {100 * floor.spread:.1f} ({verdict})")
-    which = "largest" if grows else "best"
-    return f"What needs no training, beside {percent(top.error)} of the {which} run: {', '.join(said)}."
+    which = "the largest run" if grows else "the best run" if len(points) > 1 else "this run"
+    return f"What needs no training, beside {percent(top.error)} of {which}: {', '.join(said)}."
 
 
 def _next(law: Law) -> str:
@@ -455,7 +455,11 @@ def cards(results: Results) -> list[dict[str, str]]:
         who = " ".join(filter(None, (best[-1].facts.model, best[-1].facts.recipe)))
         note = f"{who} · ± {100 * best[-1].spread:.1f} over {best[-1].draws} draws"
         found.append(
-            {"what": f"best {task_name(tasks[0])} error", "value": percent(best[-1].error), "note": note}
+            {
+                "what": f"{'best ' * (len(points) > 1)}{task_name(tasks[0])} error",
+                "value": percent(best[-1].error),
+                "note": note,
+            }
         )
     if law.fit is not None:
         low, high = law.fit.ranges(LEVEL)["b"]

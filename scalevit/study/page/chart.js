@@ -121,7 +121,7 @@ function placeLabels(spec, out, x, y, box, places) {
     out.push(`<text class="halo" x="${from}" y="${py}" style="fill:var(--warn)">${esc(level.name)}</text>`);
   }
   for (const line of spec.lines.filter((l) => l.name && l.points.length)) {
-    const length = line.name.length * 6.2, above = Array.from({ length: 9 }, (_, i) => along(line.points.map((p) => [x(p[0]), y(p[1])]), i / 8));
+    const length = line.name.length * 6.2, above = [4, 3, 5, 2, 6, 1, 7, 0, 8].map((i) => along(line.points.map((p) => [x(p[0]), y(p[1])]), i / 8));
     const spots = above.flatMap(([px, py]) => [-7, 16].map((up) => ({ from: Math.max(box.left + 4, Math.min(px - length / 2, box.right - length - 4)), py: py + up })));
     const crowd = (s) => [...places, ...named].filter((q) => q.px > s.from - 8 && q.px < s.from + length + 8 && Math.abs(q.py - s.py + 4) < 14).length + (s.py < box.top + 8 || s.py > box.bottom - 4);
     const { from, py } = spots.reduce((best, spot) => (crowd(spot) < crowd(best) ? spot : best), spots[0]);

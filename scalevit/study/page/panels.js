@@ -21,12 +21,12 @@ panel("The best of each model size", "Where this line flattens, another model si
   tasked(() => varies((r) => r.forward)), () => ({ ...bestOf((r) => r.forward), x: { label: "forward FLOPs an image", log: true, form: si }, y: yAxis(true) }));
 panel("The best of each data size", "The best run at each number of unique images: how soon images run short.",
   tasked(() => varies((r) => r.unique)), () => ({ ...bestOf((r) => r.unique), x: { label: "unique images", log: true, form: si }, y: yAxis(true) }));
-panel("Few shots", "Error of the best run by examples a class, beside the floors that need no training.",
+panel("Few shots", "Error by examples a class, the best run of each model, beside the floors that need no training.",
   tasked(() => tasks.filter(([key]) => key.split("|")[0] === state.task.split("|")[0]).length > 1), fewShot);
 panel("What more images are worth", "Error of the largest model while training goes on, a line for each number of unique images.",
   tasked(() => values.images.length > 1 && varies((r) => r.steps)), moreImages);
 panel("Weight decay of head and body", "Accuracy of the best run of each pair; darker is better.", tasked(bothDecays), decays, heatMap);
-panel("Learning rates", "The largest model's; without a horizon, shorter runs branch off the longest.",
+panel("Learning rates", runs.length > 1 ? "The largest model's; without a horizon, shorter runs branch off the longest." : "As the schedule gave them.",
   () => runs.some((r) => r.rates.length > 2), rates);
 panel("Training", "Loss of each run against its steps, as far as it was logged.",
   () => runs.some((r) => r.curve.length > 1), training);
