@@ -5,15 +5,19 @@ from __future__ import annotations
 import torch
 
 from scalevit import config, fp8, mesh, optim
+from scalevit.allocator import keep_freed
 from scalevit.averages import start_average
 from scalevit.evals.finetune import first_values
 from scalevit.model import ViT
+from scalevit.precision import compile_blocks
 from scalevit.replay import Replay
 from scalevit.train import State
 
 
 def build(run: config.Run, world: mesh.World) -> State:
     """The state of step 0."""
+    if world.device.type == "cpu":
+        keep_freed()
     shard = world.size > 1 and run.parallel.strategy != "ddp"
     model = ViT(run.model, device="meta" if shard else world.device, seed=run.train.seed)
     model.preprocessing = run.start.preprocessing
@@ -22,8 +26,7 @@ def build(run: config.Run, world: mesh.World) -> State:
     if run.parallel.recompute != "none":
         mesh.recompute(model.blocks, run.parallel.recompute)
     if run.train.compile:
-        for block in model.blocks:
-            block.compile()
+        compile_blocks(model.blocks)
     forward = mesh.share(model, run.parallel, world)
     if shard:
         model.to_empty(device=world.device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import json
 import os
@@ -15,7 +16,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from scalevit import __version__
-from scalevit.answer import MISTAKE, Answer
+from scalevit.answer import MISTAKE, RESUMABLE, Answer
+
+#: What a system says when a disk, or a user's share of it, is full.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 #: Every verb and what it does; its file is scalevit/commands/VERB.py.
 VERBS = {
@@ -72,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _mistake(str(error))
     except OSError as error:
+        if error.errno in FULL:
+            return _mistake(f"{error}; make room and say the same again, what is done stays done", RESUMABLE)
         if error.filename is None:
             raise
         return _mistake(f"{error.filename}: {error.strerror}")
@@ -131,7 +137,7 @@ def _finite(value: Any) -> Any:
     return item() if item else value
 
 
-def _mistake(message: str) -> int:
+def _mistake(message: str, code: int = MISTAKE) -> int:
     for line in message.splitlines():
         print(f"scalevit: {line}", file=sys.stderr)
-    return MISTAKE
+    return code

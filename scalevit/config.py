@@ -102,7 +102,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Update rule and decay in the authors' units: weights shrink by learning rate × decay, kernels only."""
+    """Update rule and decay in the authors' units: weights shrink by learning rate × decay, kernels only.
+    momentum: what the first moment is kept in."""
 
     name: Literal["adafactor", "adam", "sgd"] = "adafactor"
     beta1: float = 0.9
@@ -111,6 +112,7 @@ class Optimizer:
     head_decay: float = 3.0
     clip: float = 1.0
     layer_decay: float = 1.0
+    momentum: Literal["bf16", "fp32"] = "bf16"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class Train:
     from which on their plain mean is kept instead (Polyak & Juditsky 1992), 0 for none. Steps between saves,
     log lines and evaluations; 0 means only at the end. Of the checkpoints the last keep_last stay, those of
     multiples of keep_every (0: of none), and those of the steps keep_at. checkpoints: a folder or an address
-    such as s3://bucket/runs, below which they are put under the run's id; empty: the run's own folder."""
+    such as s3://bucket/runs, below which they are put under the run's id; empty: the run's own folder.
+    trackers: where numbers go besides the run's records. deterministic: on a GPU, too, only operations that
+    give the same bits each time."""
 
     batch: int = 4096
     micro_batch: int = 0
@@ -138,6 +142,8 @@ class Train:
     keep_every: int = 0
     keep_at: tuple[int, ...] = ()
     checkpoints: str = ""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    deterministic: bool = False
 
     @property
     def averages(self) -> bool:
@@ -285,7 +291,8 @@ def resolved(run: Run) -> Run:
 #: Keys that came later, and the value that means what runs did before.
 NEWER = (
     ("data", "part", "all"), ("data", "randaugment", 0), ("data", "mixup", 0.0), ("train", "polyak", 0),
-    ("data", "more", []), ("data", "weights", []),
+    ("data", "more", []), ("data", "weights", []), ("optimizer", "momentum", "bf16"),
+    ("train", "deterministic", False),
 )  # fmt: skip
 
 
@@ -294,7 +301,9 @@ def run_id(run: Run) -> str:
     facts = to_dict(resolved(run))
     for section, key in (("data", "workers"), ("data", "tolerate"), ("branch", "trunk"), ("model", "shape")):
         facts[section].pop(key)
-    for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at", "checkpoints"):
+    for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at"):
+        facts["train"].pop(key)
+    for key in ("checkpoints", "trackers"):
         facts["train"].pop(key)
     for key in ("name", "probe", "parallel", "guard"):
         facts.pop(key)
@@ -407,6 +416,8 @@ def _train_mistakes(run: Run) -> Iterator[str]:
             f"train.micro_batch={train.micro_batch} does not divide train.batch={train.batch}; "
             f"nearest: {near}"
         )
+    if not 0 < run.optimizer.layer_decay <= 1:
+        yield f"optimizer.layer_decay: must lie in (0, 1], found {run.optimizer.layer_decay}"
     if not 0 <= train.ema < 1:
         yield f"train.ema: must lie in [0, 1), found {train.ema}"
     if train.polyak < 0 or (train.polyak and train.ema):

@@ -1,9 +1,10 @@
-"""What this machine can do, measured in a few seconds, and what limits a given run on it."""
+"""What this machine can do, measured in a few seconds, and what to change on it."""
 
 from __future__ import annotations
 
+import io
 import os
-import shutil
+import re
 import statistics
 import tempfile
 import time
@@ -12,10 +13,12 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
-from scalevit.config import Run
-from scalevit.fp8choice import Choice, choose
+from scalevit.data import decode, transforms
+from scalevit.data.hashing import key
 from scalevit.shapes import shape
 
 #: Optional packages, what they bring, and the extra that installs them.
@@ -31,17 +34,23 @@ EXTRAS = {
 
 
 def examine() -> dict[str, Any]:
-    """Facts and ceilings: cores, devices, matrix products and copies as fast as they get here, the disk."""
+    """Facts and ceilings: cores, devices, matrix products and copies as fast as they get here, reading of
+    images, the disk, and why compiling does not work, None where it does."""
+    written, read = disk_speed(Path.cwd())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "blas": blas(),
+        "bf16": bf16_path(device),
         "gflops": {name: matmul_gflops(dtype, device) for name, dtype in DTYPES.items()},
         "copy_gb_per_second": copy_speed(device),
-        "disk_mb_per_second": disk_speed(Path.cwd()),
-        "compiler": bool(shutil.which("c++") or shutil.which("clang++")),
+        "decoder": decoder(),
+        "images_per_second_per_core": reading_speed(),
+        "disk_mb_per_second": {"written": written, "read": read},
+        "compile_fails": compile_fault(device),
         "packages": {name: util.find_spec(name) is not None for name in EXTRAS},
     }
 
@@ -65,67 +74,9 @@ def advice(facts: dict[str, Any]) -> list[str]:
         brings, extra = EXTRAS[name]
         if not there:
             found.append(f'no {name}: pip install "scalevit[{extra}]" brings {brings}')
-    if not facts["compiler"]:
-        found.append("no C++ compiler: train.compile=true will not work on the CPU")
+    if facts["compile_fails"]:
+        found.append(f"train.compile=true does not work here: {facts['compile_fails']}")
     return found
-
-
-def limits(run: Run) -> dict[str, Any]:
-    """Seconds of one training step without its data, and of one batch without its step, for `run` here.
-
-    The larger one limits the run when the loader works ahead; both add up when it does not (workers=0)."""
-    from scalevit.data.sources import batches_of
-    from scalevit.losses import LOSSES
-    from scalevit.model import ViT
-    from scalevit.precision import compute_in
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, side = ViT(run.model, device=device), run.model.image
-    share = run.train.micro_batch or run.train.batch
-    images = torch.rand(share, 3, side, side, device=device) * 2 - 1
-    labels = torch.zeros(share, dtype=torch.long, device=device)
-
-    def step() -> None:
-        with compute_in(run.train.precision, device):
-            loss = LOSSES[run.train.loss](model(images), labels)
-        loss.backward()
-        _wait(device)
-
-    batches = batches_of(run.data, image=side, classes=run.model.classes, batch=share)
-    steps = iter(range(10**9))
-    computing, loading = seconds(step), seconds(lambda: batches[next(steps)])
-    together = max(computing, loading) if run.data.workers else computing + loading
-    return {
-        "step_seconds": computing,
-        "batch_seconds": loading,
-        "images_per_second": share / together,
-        "limited_by": "the model" if computing >= loading else "the data",
-    }
-
-
-def layers(run: Run) -> list[Choice]:
-    """How each linear layer of the run's blocks is fastest here; empty where nothing computes in fp8, and for
-    a run in fp32."""
-    from scalevit.precision import mistakes
-
-    if run.train.precision == "fp32" or mistakes("fp8"):
-        return []
-    return choose(run, 1, torch.device("cuda"))
-
-
-def verdict(run: Run, found: dict[str, Any]) -> str:
-    """One sentence on what limits `run` here and what would help."""
-    computing, loading = found["step_seconds"], found["batch_seconds"]
-    said = (
-        f"{run.name}: limited by {found['limited_by']}: a micro-batch takes {computing:.3f} s to compute and "
-        f"{loading:.3f} s to load, {found['images_per_second']:.0f} images/s"
-    )
-    if not run.data.workers and loading > 0.1 * computing:
-        gain = (computing + loading) / max(computing, loading)
-        return f"{said}; data.workers=1 should give {gain:.2f} ×"
-    if run.data.workers and loading > computing:
-        return f"{said}; more data.workers help while cores are free"
-    return said
 
 
 # --------------------------------------------------------------------------- measuring
@@ -151,7 +102,7 @@ def matmul_gflops(dtype: torch.dtype, device: torch.device) -> float:
 
     def work() -> None:
         _ = left @ right
-        _wait(device)
+        wait(device)
 
     return 2 * tokens * s.width * s.mlp / seconds(work, most=0.5) / 1e9
 
@@ -163,26 +114,97 @@ def copy_speed(device: torch.device) -> float:
 
     def work() -> None:
         target.copy_(source)
-        _wait(device)
+        wait(device)
 
     return 2 * source.numel() * 4 / seconds(work, most=0.5) / 1e9
 
 
-def disk_speed(folder: Path) -> float:
-    """MB/s of writing 64 MB to `folder`, on disk before the clock stops; 0 where it cannot be written."""
+def disk_speed(folder: Path) -> tuple[float, float]:
+    """MB/s of writing 64 MB to `folder`, on disk before the clock stops, and of reading them, from the disk
+    where the system forgets them on request; 0 where nothing can be written."""
     block = os.urandom(2**20)
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             began = time.perf_counter()
             for _ in range(64):
                 file.write(block)
-            file.flush()
             os.fsync(file.fileno())
-            return 64 * 1.048576 / (time.perf_counter() - began)
+            written = time.perf_counter() - began
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+            began = time.perf_counter()
+            while file.read(2**20):
+                pass
+            return 64 * 1.048576 / written, 64 * 1.048576 / (time.perf_counter() - began)
     except OSError:
-        return 0.0
+        return 0.0, 0.0
 
 
-def _wait(device: torch.device) -> None:
+def blas() -> str:
+    """The library of torch's matrix products, and its threads."""
+    built = torch.__config__.show()
+    found = re.search(r"BLAS_INFO=(\w+)", built)
+    dnn = re.search(r"MKL-DNN v([\d.]+)", built)
+    return " and ".join([found[1] if found else "unknown", *([f"oneDNN {dnn[1]}"] if dnn else [])])
+
+
+def bf16_path(device: torch.device) -> str:
+    """By which instructions bf16 products are computed."""
+    if device.type == "cuda":
+        return "tensor cores" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated"
+    for name, words in INSTRUCTIONS.items():
+        if any(word in _cpu_flags() for word in words):
+            return name
+    return "emulated in fp32"
+
+
+#: Instructions for bf16 products, fastest first, by their flags in Linux's /proc/cpuinfo.
+INSTRUCTIONS = {"AMX": ("amx_bf16",), "AVX512-bf16": ("avx512_bf16",), "Arm bf16": ("bf16",)}
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+def decoder() -> str:
+    """What decodes JPEGs and what resizes."""
+    return f"{'simplejpeg' if decode.simplejpeg else 'Pillow'}, {'OpenCV' if transforms.cv2 else 'Pillow'}"
+
+
+def reading_speed() -> float:
+    """Images a second and core: a JPEG of 500 × 375 pixels, random crop, 224 × 224."""
+    waves = np.add.outer(np.sin(np.arange(375) / 9), np.cos(np.arange(500) / 7))[..., None]
+    noise = np.random.default_rng(0).normal(0, 12, (375, 500, 3))
+    pixels = np.clip(128 + 50 * waves + noise, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    jpeg, keys = file.getvalue(), [int(one) for one in key(0, np.arange(16))]
+
+    def work() -> None:
+        for one in keys:
+            transforms.train_view(jpeg, "", 224, one)
+
+    return len(keys) / seconds(work, most=0.3)
+
+
+def compile_fault(device: torch.device) -> str | None:
+    """Why torch.compile fails here, in one line; None when a small function comes out right."""
+    given = torch.arange(64.0, device=device)
+    try:
+        made = torch.compile(lambda x: torch.sin(x) * 2 + x)(given)
+    except Exception as error:  # a missing compiler, header or Triton: each raises its own
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    right = torch.allclose(made, torch.sin(given) * 2 + given, atol=1e-4)
+    return None if right else "a small function came out wrong"
+
+
+def wait(device: torch.device) -> None:
+    """Until an accelerator has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -60,6 +60,12 @@ def shards_of(run: Run, devices: int) -> int:
     return {"ddp": 1, "fsdp": devices, "hybrid": run.parallel.shard or 1}[run.parallel.strategy]
 
 
+def optimizer_bytes(run: Run, resolved: Shape) -> int:
+    """What the optimizer of `run` keeps of all parameters."""
+    model, momentum = run.model, {"bf16": 2, "fp32": FP32}[run.optimizer.momentum]
+    return resolved.optimizer_bytes(run.optimizer.name, model.image, model.pool, model.classes, momentum)
+
+
 def memory_of(run: Run, resolved: Shape, micro_batch: int, devices: int) -> Memory:
     """The fullest moment of a step of `run` on one of `devices` devices, `micro_batch` images at once."""
     counted = _Counted(run, resolved, micro_batch, devices)
@@ -134,7 +140,7 @@ class _Counted:
         buffers = self.shape.tokens(self.run.model.image) * self.shape.width * positions
         return Memory(
             weights=FP32 * (self.numbers + buffers) / self.shards,
-            optimizer=self.shape.optimizer_bytes(self.run.optimizer.name, *self.size) / self.shards,
+            optimizer=optimizer_bytes(self.run, self.shape) / self.shards,
             averages=FP32 * self.numbers / self.shards * self.run.train.averages,
             inputs=self.share * (3 * self.run.model.image**2 + 8),
         )

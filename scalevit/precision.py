@@ -7,10 +7,13 @@ same, with linear layers of the blocks in eight bits where that is faster (fp8.p
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import util
 
 import torch
+from torch import nn
 
 from scalevit.devices import peak_of
 
@@ -42,10 +45,39 @@ def compute_in(precision: str, device: torch.device) -> AbstractContextManager[o
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+#: On CPUs: a product and a sum may be one operation, as in torch's own kernels; and what tracing has settled
+#: about sizes is not asked again at every call.
+COMPILER = {
+    "cpp.enable_floating_point_contract_flag": "fast",
+    "size_asserts": False,
+    "alignment_asserts": False,
+}
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Have each block compiled when it is first called; alike ones share their code."""
+    for block in blocks:
+        block.compile(options=COMPILER)
+
+
 def uncompiled(compiled: bool) -> AbstractContextManager[object]:
     """The context in which a model that trains compiled is measured: without gradients, and with batches of
     other sizes, it would be compiled again for each."""
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+@contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """The context in which the same step gives the same bits on a GPU, too: torch takes an operation's slower
+    implementation where the fast one does not, and refuses where it has none."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def peak_flops(precision: str, device: torch.device) -> float | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scalevit import config, mesh, precision, progress, records, rundir
+from scalevit import config, mesh, precision, progress, records, rundir, trackers
 from scalevit.data.broken import Replaced
 from scalevit.fp8choice import Choice
 
@@ -55,6 +56,7 @@ class Reporter:
     display: progress.Quiet | progress.Line
     saved: int | None = None
     replaced: int = 0
+    trackers: trackers.Trackers = field(default_factory=lambda: trackers.Trackers(progress.nothing))
 
     @classmethod
     def begin(cls, run: config.Run, out: Path, world: mesh.World) -> Reporter:
@@ -63,9 +65,12 @@ class Reporter:
         return cls(Facts.of(run), out, world, rundir.Log(out), progress.Quiet())
 
     def show(self, step: int) -> None:
-        """Events only up to now: a progress line from step `step` on, where stderr is a terminal."""
+        """Events only up to now: from step `step` on trackers, and where stderr is a terminal a progress
+        line."""
         if self.world.first:
             run = self.facts.run
+            self.trackers = trackers.Trackers(self.say)
+            self.trackers.begin(run, self.out, step)
             self.display = progress.display(run.name, run.schedule.steps, step)
 
     def say(self, text: str) -> None:
@@ -75,6 +80,7 @@ class Reporter:
     def record(self, rows: Sequence[records.Row]) -> None:
         if self.world.first:
             records.append(self.out, rows)
+            self.trackers.record(rows)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """One line of log and one row a value."""
@@ -128,8 +134,15 @@ class Reporter:
         about = {
             **records.provenance(), **self.where(), "name": self.facts.run.name, "seconds": round(seconds, 3),
             "images_per_second": speed, "mfu": self.mfu({"images_per_second": speed}),
+            "memory": round(self.memory(), 4),
         }  # fmt: skip
         self.record([*rows, self.facts.row("run", step, "seconds", seconds) | about])
+
+    def memory(self) -> float:
+        """GiB that were held at the fullest moment: the device's, else the process's own."""
+        if self.world.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.world.device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
 
     def where(self) -> dict[str, Any]:
         device, world = self.world.device, self.world.size

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalevit import branching, config, mesh, precision, rundir
+from scalevit import branching, config, mesh, precision, rundir, trackers
 from scalevit.data.loader import Batches
 from scalevit.data.sources import batches_of
 from scalevit.evals.evaluator import mistakes as probe_mistakes
+from scalevit.precision import reproducible
 from scalevit.session import Session
 from scalevit.stopping import Stop
 
@@ -36,7 +37,7 @@ class Outcome:
 def mistakes(run: config.Run, out: Path | None) -> list[str]:
     """Everything that keeps this run from being trained, into `out` if that is said, its images apart, one
     line each; creates nothing."""
-    found = [*config.validate(run), *probe_mistakes(run.probe)]
+    found = [*config.validate(run), *probe_mistakes(run.probe), *trackers.mistakes(run)]
     found += rundir.mistakes(run, out) if out is not None else []
     found += mesh.mistakes(run.parallel, run.train.batch)
     found += precision.mistakes(run.train.precision)
@@ -58,9 +59,10 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
         if world.tell(rundir.ended(out)):
             return Outcome(out, run.schedule.steps, None)
         batches = open_batches(run, world)
-        with claimed(run, out, world), Stop(max_minutes) as stop:
+        same = reproducible(run.train.deterministic)
+        with claimed(run, out, world), same, Stop(max_minutes) as stop:
             session = Session.begin(run, out, batches, world)
-            with session.reporter.display:
+            with session.reporter.display, session.reporter.trackers:
                 stopped = session.go(stop)
     return Outcome(out, session.state.step, stopped)
 

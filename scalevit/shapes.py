@@ -122,11 +122,11 @@ class Shape:
         return sum(self.flops_by_part(image, pool, classes).values())
 
     def optimizer_bytes(
-        self, optimizer: str, image: int = 224, pool: str | None = None, classes: int = 0
+        self, optimizer: str, image: int = 224, pool: str | None = None, classes: int = 0, momentum: int = 2
     ) -> int:
-        """Bytes of optimizer state: first moments in bf16; Adafactor's second moment is factored where the
-        reference factors it (paper §3.4 and App. B)."""
-        return _optimizer_bytes(self, optimizer, image, pool, classes)
+        """Bytes of optimizer state: first moments of `momentum` bytes each (bf16); Adafactor's second moment
+        is factored where the reference factors it (paper §3.4 and App. B)."""
+        return _optimizer_bytes(self, optimizer, image, pool, classes, momentum)
 
     def activation_bytes(self, image: int = 224, pool: str | None = None, itemsize: int = 2) -> int:
         """Bytes that one image's forward pass keeps for the backward pass: per token and block the two
@@ -142,9 +142,11 @@ def _parameters(of: Shape, image: int, pool: str | None, classes: int) -> int:
 
 
 @cache
-def _optimizer_bytes(of: Shape, optimizer: str, image: int, pool: str | None, classes: int) -> int:
+def _optimizer_bytes(
+    of: Shape, optimizer: str, image: int, pool: str | None, classes: int, momentum: int
+) -> int:
     tensors = [shape for _, shape in of.tensors(image, pool, classes)]
-    return sum(2 * math.prod(shape) + SECOND_MOMENT[optimizer](shape) for shape in tensors)
+    return sum(momentum * math.prod(shape) + SECOND_MOMENT[optimizer](shape) for shape in tensors)
 
 
 def factored(shape: tuple[int, ...]) -> bool:

@@ -27,7 +27,10 @@ def section(name):
     ("name", "rows"),
     [
         ("heads", {"token": "class token", "gap": "mean (GAP)", "map": "attention (MAP)"}),
-        ("optimizers", {"sgd": "SGD", "adam": "Adam", "adafactor": "Adafactor"}),
+        (
+            "optimizers",
+            {"sgd": "SGD", "adam": "Adam, rate", "adam-bf16": "Adam, bf16", "adafactor": "Adafactor"},
+        ),
     ],
 )
 def test_means_and_spreads_over_seeds(name, rows):
@@ -35,6 +38,18 @@ def test_means_and_spreads_over_seeds(name, rows):
         errors = [100 * p.error for p in longest(name) if p.facts.recipe == recipe]
         line = next(line for line in section(name).splitlines() if line.startswith(f"| {title}"))
         assert f"{np.mean(errors):.1f} % ± {np.std(errors, ddof=1):.1f}" in line
+
+
+def test_bytes_of_the_optimizers_state():
+    """As the table says, and as a study of today counts them."""
+    from scalevit.memory import optimizer_bytes
+    from scalevit.study import grid
+
+    runs = {node.recipe: node.run for node in grid.expand(grid.load("optimizers"))}
+    shown = [line.split(" | ")[2] for line in section("optimizers").splitlines() if " MB " in line]
+    order = ("sgd", "adam", "adam-bf16", "adafactor")
+    counted = [optimizer_bytes(runs[name], runs[name].model.resolve()) / 1e6 for name in order]
+    assert shown == [f"{size:.2f} MB" for size in counted]
 
 
 def test_the_heat_map_of_decays():

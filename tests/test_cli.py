@@ -1,5 +1,6 @@
 """What a person or a script sees of the command line: one line for a mistake, clean JSON, exit status."""
 
+import errno
 import json
 
 import pytest
@@ -58,3 +59,12 @@ def test_python_names_are_all_there():
     assert all(getattr(scalevit, name) is not None for name in scalevit.__all__)
     with pytest.raises(AttributeError, match="no 'nonsense'"):
         _ = scalevit.nonsense
+
+
+def test_a_full_disk_is_one_line_that_says_what_to_do(monkeypatch, capsys):
+    def full(*words):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "_dispatch", full)
+    assert cli.main(["pretrain", "demo"]) == 3
+    assert capsys.readouterr().err.count("\n") == 1

@@ -73,11 +73,12 @@ def test_impossible_combinations_are_found_together():
                 "train.micro_batch=5",
                 "model.heads=7",
                 "train.ema=1",
+                "optimizer.layer_decay=2",
                 "data.mixup=-1",
             ],
         )
     text = str(caught.value)
-    assert len(caught.value.mistakes) == 6
+    assert len(caught.value.mistakes) == 7
     assert "nearest: 224, 240" in text
     assert "warmup 9000000000 + cooldown 50000 steps are longer than the run's 4000000" in text
     assert "nearest: [6, 8]" in text

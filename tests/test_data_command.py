@@ -2,6 +2,8 @@
 
 import errno
 import json
+import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,24 @@ def test_check_names_everything_that_is_wrong(folder, capsys):
     assert found["twins"] == 2 and found["contradictions"] == 2
     assert "200×10" in found["listed"]["absurd"][0]
     assert found["listed"]["classes"] == ["class dog has no image"]
+
+
+def test_check_in_threads_finds_the_same_and_names_classes_of_few(tmp_path, capsys):
+    folder = make_folder(tmp_path / "f", 300)
+    (folder / "dog").mkdir()
+    for number in (3, 7):
+        (folder / f"dog/{number}.jpg").write_bytes((folder / f"ant/{3 * number:03d}.jpg").read_bytes())
+    found = [run(capsys, "check", str(folder), "--workers", workers)[1] for workers in ("1", "3")]
+    assert found[0] == found[1] and found[0]["samples"] == 302 and found[0]["twins"] == 2
+    assert found[0]["listed"]["classes"] == ["class dog has 2, where the median class has 100 images"]
+
+
+def test_dedup_says_beforehand_how_long_it_takes(folder, tmp_path, capsys):
+    assert main(["data", "index", str(folder), "--workers", "1"]) == 0
+    assert main(["data", "dedup", str(folder), str(folder), "--out", str(tmp_path / "gone.txt")]) == 0
+    said = capsys.readouterr()
+    assert re.fullmatch(rf"scalevit: {folder}: copies of 30 images among 30: about \d+ s\n", said.err)
+    assert "30 of 30 training samples are near-duplicates" in said.out
 
 
 def test_check_notices_bytes_that_changed(folder, capsys):
@@ -142,3 +162,47 @@ def test_mistakes_are_one_line_and_status_two(tmp_path, capsys):
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and lines[0].startswith("scalevit: ")
     assert list(Path(tmp_path).iterdir()) == [tmp_path / "empty"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pack", "--out", "s3://bucket/shards"), "--out s3://bucket/shards: give a path on a disk"),
+        (("pack", "--out", "{}/p", "--samples-per-shard", "0"), "--samples-per-shard must be at least 1"),
+        (("preview", "--out", "{}/none/p.png"), "there is no folder"),
+        (("preview", "--out", "{}/p.png", "--count", "0"), "--count must be at least 1, found 0"),
+        (("preview", "--out", "{}/p.png", "--image", "-1"), "--image must be at least 1, found -1"),
+        (("dedup", "{}/f", "--out", "{}/none/x.txt"), "there is no folder"),
+        (("index", "--workers", "0"), "--workers must be at least 1"),
+        (("check", "--workers", "-2"), "--workers must be at least 1"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is(folder, tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    word, *rest = (one.format(tmp_path) for one in words)
+    before = {*tmp_path.rglob("*")}
+    assert main(["data", word, str(folder), *rest]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and {*tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("word", ["index", "pack", "preview", "dedup"])
+def test_no_room_for_what_a_word_writes(folder, tmp_path, capsys, word):
+    """Files may not grow beyond 100 bytes, as on a disk that fills up; then they may, and it goes on."""
+    out = ["--out", str(tmp_path / ("out.png" if word != "pack" else "out"))]
+    words = {
+        "index": ["--workers", "1"], "pack": out, "preview": out, "dedup": [str(folder), *out],
+    }  # fmt: skip
+    if word == "dedup":
+        run(capsys, "index", str(folder), "--workers", "1")
+    before = {*tmp_path.rglob("*")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        code, stopped = run(capsys, word, str(folder), *words[word])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 3 and "File too large; what is finished stays, run it again" in stopped["stopped"]
+    new = {path.name for path in {*tmp_path.rglob("*")} - before}
+    assert new <= {".scalevit-index.parts", "out"}
+    assert run(capsys, word, str(folder), *words[word])[0] == 0

@@ -2,15 +2,18 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from scalevit import cli, doctor
-from scalevit.config import load
+from scalevit.bench.data import photographs
+from scalevit.data.hashing import key
+from scalevit.data.transforms import train_view
 
 FACTS = {
     "torch": "2", "device": "cpu", "cores": 2, "threads": 2, "gflops": {"fp32": 100.0, "bf16": 400.0},
-    "copy_gb_per_second": 30.0, "disk_mb_per_second": 100.0, "compiler": True,
+    "compile_fails": None,
     "packages": dict.fromkeys(doctor.EXTRAS, True),
 }  # fmt: skip
 
@@ -33,7 +36,7 @@ def test_matrix_products_agree_with_a_plain_loop():
         ({"gflops": {"fp32": 100.0, "bf16": 50.0}}, "train.precision=fp32"),
         ({"threads": 1}, "torch uses 1 of 2 cores"),
         ({"packages": {"simplejpeg": False}}, 'pip install "scalevit[jpeg]"'),
-        ({"compiler": False}, "no C++ compiler"),
+        ({"compile_fails": "no C++ compiler"}, "does not work here: no C++ compiler"),
     ],
 )
 def test_advice_follows_from_the_facts(change, said):
@@ -44,20 +47,45 @@ def test_a_good_machine_needs_no_advice():
     assert doctor.advice({**FACTS, "gflops": {"fp32": 100.0, "bf16": 120.0}}) == []
 
 
-def test_the_slower_side_is_named():
-    run = load("demo", ["train.batch=8"])
-    slow_data = {
-        "step_seconds": 0.1,
-        "batch_seconds": 0.3,
-        "images_per_second": 20.0,
-        "limited_by": "the data",
-    }
-    assert "limited by the data" in doctor.verdict(run, slow_data)
-    assert "data.workers=1 should give 1.33 ×" in doctor.verdict(run, slow_data)
+@pytest.mark.parametrize(
+    ("flags", "path"),
+    [
+        ({"avx512f", "avx512_bf16"}, "AVX512-bf16"),
+        ({"avx512_bf16", "amx_bf16"}, "AMX"),
+        ({"avx2"}, "emulated in fp32"),
+    ],
+)
+def test_the_bf16_path_follows_from_the_processors_flags(monkeypatch, flags, path):
+    monkeypatch.setattr(doctor, "_cpu_flags", lambda: flags)
+    assert doctor.bf16_path(torch.device("cpu")) == path
+
+
+def test_reading_agrees_with_the_bench_of_data():
+    jpegs, draw = photographs(8), iter(range(10**6))
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < 0.5:
+        train_view(jpegs[done % 8], "", 224, int(key(0, np.array([next(draw)]))[0]))
+        done += 1
+    assert 0.2 < doctor.reading_speed() / (done / (time.perf_counter() - began)) < 5
+
+
+def test_a_folder_that_cannot_be_written_has_no_speed(tmp_path):
+    assert min(doctor.disk_speed(tmp_path)) > 0
+    assert doctor.disk_speed(tmp_path / "absent") == (0.0, 0.0)
+
+
+def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
+    def fail(function):
+        raise RuntimeError("InvalidCxxCompiler: none\nmore")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    assert doctor.compile_fault(torch.device("cpu")) == "InvalidCxxCompiler: none"
+    monkeypatch.setattr(torch, "compile", lambda function: torch.zeros_like)
+    assert doctor.compile_fault(torch.device("cpu")) == "a small function came out wrong"
 
 
 def test_the_command_examines_a_run(capsys):
     assert cli.main(["doctor", "demo", "train.batch=8", "model.depth=1"]) == 0
     text = capsys.readouterr().out
-    assert "GFLOP/s" in text
-    assert "demo: limited by" in text
+    for said in ("GFLOP/s", "bf16: ", "a second and core", "MB/s read", "compile ", "demo: limited by"):
+        assert said in text

@@ -219,11 +219,25 @@ def test_timm_models_load_without_a_network(monkeypatch, capsys):
         open_model("timm:vit_tinny_patch16_224")
 
 
+def test_networks_compute_where_they_are_told_to(tmp_path, monkeypatch):
+    """The device without memory stands for an accelerator: weights lie there, and so does what comes out."""
+    weights.save(small(), tmp_path / "model")
+    (tmp_path / "own.py").write_text("import torch\nnet = torch.nn.Linear(8, 4)\n")
+    monkeypatch.chdir(tmp_path)
+    there = torch.device("meta")
+    for word in ("model", "timm-local:model", "own:net"):
+        found = open_model(word, image=8, device=there)
+        assert found.device == there
+        assert found.run(torch.zeros(1, 3, 8, 8), (LAST,))[LAST].device == there
+
+
 def test_functions_and_modules_of_others(tmp_path, monkeypatch):
     (tmp_path / "theirs.py").write_text(
         "import torch\n"
         "def mean(images): return images.mean((2, 3))\n"
         "def wrong(images): return images.mean()\n"
+        "def pair(images): return images, images\n"
+        "def breaks(images): raise RuntimeError('shapes (2, 3)\\nand more lines')\n"
         "net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 4))\n"
         "number = 3\n"
     )
@@ -235,6 +249,13 @@ def test_functions_and_modules_of_others(tmp_path, monkeypatch):
     assert mean.fingerprint is None and net.fingerprint is not None
     with pytest.raises(ValueError, match=r"expected \(2, d\) features, found \(\)"):
         extract(open_model("theirs:wrong"), images, whole=True, layers=(LAST,))
+    with pytest.raises(ValueError, match=r"expected \(2, d\) features, found tuple"):
+        extract(open_model("theirs:pair"), images, whole=True, layers=(LAST,))
+    with pytest.raises(ValueError, match=r"theirs:breaks on images .*: RuntimeError: shapes \(2, 3\)$"):
+        extract(open_model("theirs:breaks"), images, whole=True, layers=(LAST,))
+    (tmp_path / "cannot.py").write_text("def f(:")
+    with pytest.raises(ValueError, match="cannot:f: SyntaxError"):
+        open_model("cannot:f")
     with pytest.raises(ValueError, match="no callable 'number'"):
         open_model("theirs:number")
     with pytest.raises(ValueError, match="No module named 'nowhere'"):

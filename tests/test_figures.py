@@ -132,7 +132,7 @@ def test_figure_5_maps_the_accuracy_of_every_pair_of_decays_where_both_were_vari
     assert scores[1, 0] == pytest.approx(1 - 0.1 - 3.0 - 0.01)
 
 
-def test_models_run_from_blue_to_red_and_more_images_are_larger(drawn):
+def test_models_run_from_blue_to_orange_and_more_images_are_larger(drawn):
     look = panels.look_of(drawn[0].of(("digits", 10)))
     assert [*look.colours] == ["32x2", "64x3", "96x4"]
     blue, red = look.colours["32x2"], look.colours["96x4"]

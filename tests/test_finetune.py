@@ -273,8 +273,9 @@ FORMS = [("scalevit", "npz"), ("timm", "tar"), ("hf", "parquet"), ("bigvision", 
 
 
 @pytest.mark.parametrize(("weights_form", "data_form"), FORMS)
-def test_weights_and_images_of_every_form_are_taken(tmp_path, weights_form, data_form):
-    """Training begins with those weights and ends with an accuracy on those images."""
+def test_weights_and_images_of_every_form_are_taken(tmp_path, weights_form, data_form, capsys):
+    """Training begins with those weights and ends with an accuracy on those images, which evaluate
+    repeats: on the half that was not trained on."""
     net = ViT(replace(MODEL, pool="token"), seed=3)  # what every form can hold
     path = tmp_path / ("weights.npz" if weights_form == "bigvision" else "weights")
     store.write(net, path, weights_form)
@@ -294,4 +295,8 @@ def test_weights_and_images_of_every_form_are_taken(tmp_path, weights_form, data
     )
     run = config.load(str(out / "run.yaml"))
     assert run.model.classes == 3 and run.start.content == content(store.load(path))
-    assert 0 <= finetune_rows(out)["accuracy"]["value"] <= 1
+    capsys.readouterr()
+    assert main(["evaluate", str(out), str(data), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["results"].values()
+    assert found["images"] == 6 and found["top1"] == finetune_rows(out)["accuracy"]["value"]
+    assert found["nll"] == pytest.approx(finetune_rows(out)["nll"]["value"], rel=1e-6)

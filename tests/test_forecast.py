@@ -1,6 +1,7 @@
 """Forecasts: what is known comes back, intervals hold and widen, units and order do not matter, bad input."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -9,9 +10,8 @@ from hypothesis import strategies as st
 
 from scalevit.answer import DONE
 from scalevit.cli import main
-from scalevit.study.backtest import curve, cuts
+from scalevit.study.backtest import curve, cuts, smoothed
 from scalevit.study.forecast import forecast
-from scalevit.study.width import smoothed
 
 X = np.geomspace(1, 300, 20)
 AHEAD = np.array([600.0, 1200.0])
@@ -119,6 +119,11 @@ def test_inside_the_data_and_before_it():
     assert np.log(found.high[0] / found.low[0]) > 2 * np.log(found.high[1] / found.low[1])
 
 
+def test_a_forecast_absurdly_far_stays_finite():
+    found = forecast(X * 1e25, noisy(0), [1e-30, 1e300])
+    assert np.all(np.isfinite(found.high)) and np.all(found.high / found.low > 1e6)
+
+
 def test_cuts_predict_only_what_lies_behind_them():
     piece = curve(X, law(X))
     for short, distance, truth in cuts(piece, (2.0, 4.0), np.log(2.2)):
@@ -187,6 +192,36 @@ def test_command_names_the_mistake(tmp_path, capsys, words, says):
     assert says in capsys.readouterr().err
 
 
+def test_a_group_without_a_law_does_not_stop_the_others(tmp_path, capsys):
+    table = tmp_path / "runs.csv"
+    lines = [f"{x},{law(x)},S" for x in X] + ["1,0.5,B", "2,0.4,B"] + [f"{x},{x - 1},C" for x in X]
+    table.write_text("\n".join(["x,y,model", *lines]))
+    assert main(["fit", str(table), "--x", "x", "--y", "y", "--group", "model", "--json"]) == DONE
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["groups"]) == ["S"] and list(found["refused"]) == ["B", "C"]
+    assert "2 different x" in found["refused"]["B"] and "first x = 1, y = 0" in found["refused"]["C"]
+
+
+def test_points_of_no_weight_do_not_count_in_forecasts(tmp_path, capsys):
+    clean = forecast(X, noisy(0), AHEAD)
+    x, y = np.append(X, [500, 5.0]), np.append(noisy(0), [0.9, 0.01])
+    spoilt = forecast(x, y, AHEAD, weights=np.append(np.ones(len(X)), [0, 0]))
+    assert np.array_equal(spoilt.mean, clean.mean) and np.array_equal(spoilt.high, clean.high)
+    doubted = forecast(x[:-2], y[:-2] * np.where(X > 100, 1.1, 1), AHEAD, weights=np.where(X > 100, 1e-3, 1))
+    assert abs(np.log(doubted.mean / law(AHEAD))).max() < 0.06
+
+
+def test_long_curves_take_no_longer_and_are_forecast_as_well():
+    x = np.geomspace(1, 300, 20_000)
+    y = law(x) * np.exp(0.05 * np.random.default_rng(0).normal(size=len(x)))
+    start = time.process_time()
+    found = forecast(x, y, AHEAD, related=[(x, y * k) for k in (1.1, 1.2, 1.3, 1.4)])
+    assert time.process_time() - start < 10  # 0.6 s where types are not checked
+    assert np.all(np.abs(np.log(found.mean / law(AHEAD))) < 0.02)
+    half = np.log(found.high / found.low) / 2
+    assert np.all((half > 1.645 * 0.05) & (half < 2.5 * 0.05))
+
+
 def rows(y, x=X):
     return [f"{a},{b}" for a, b in zip(x, y)]
 
@@ -202,6 +237,8 @@ REFUSED = {
     "an infinite error": (["0.5,inf", "1,0.5", "2,0.4", "4,0.3", "8,0.2"], [], "infinite"),
     "all missing": (["1,nan", "2,", "4,nan"], [], "no points"),
     "no rows": ([], [], "has no rows"),
+    "numbers that no unit has": (rows(law(X), 1e-300 * X), [], "take other units"),
+    "a law that is none": (rows(law(X)), ["--law", "M5"], "no law 'M5'"),
     "accuracies in per cent": (rows(100 - 100 * law(X)), ["--accuracy"], "divide by 100"),
     "errors in per cent, chance 1": (rows(100 * law(X)), ["--chance", "1"], "is it in per cent?"),
     "a forecast at nothing": (rows(law(X)), ["--forecast", "0"], "positive and finite"),

@@ -128,7 +128,7 @@ def test_every_ablation_varies_what_it_is_named_for_and_nothing_else(name, size)
     sizes = {"model.width", "model.depth", "model.mlp", "model.heads"}
     keys = {
         "heads": {"model.pool"}, "head-decay": {"optimizer.head_decay", "optimizer.body_decay"},
-        "optimizers": {"optimizer.name", "schedule.lr"},
+        "optimizers": {"optimizer.name", "optimizer.momentum", "schedule.lr"},
         "schedules": {"schedule.name", "schedule.steps", "schedule.cooldown"},
         "sample-efficiency": {*sizes, "schedule.steps", "schedule.cooldown"},
         "data-size": {*sizes, "data.images", "schedule.steps", "schedule.cooldown"},

@@ -251,3 +251,14 @@ def test_sharded_parameters_get_the_same_update():
     # sums taken in another order may tip the rounding of single bf16 entries, in fp32 nothing is left
     assert max(whole for whole, _ in errors.values()) <= 1e-6
     assert max(errors[kind][1] for kind in ("clipped", "adam", "sgd")) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["adam", "adafactor", "sgd"])
+def test_a_run_says_what_its_momentum_is_kept_in(name):
+    model = ViT(Model(shape="mu/16", image=16))
+    for word, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        rules = replace(config.Optimizer(), name=name, momentum=word)
+        made = optim.build(rules, model)
+        model(torch.ones(2, 3, 16, 16)).sum().backward()
+        made.step()
+        assert {state["momentum"].dtype for state in made.state.values()} == {dtype}

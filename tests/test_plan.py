@@ -1,6 +1,5 @@
 """Plans against published numbers, against closed forms, and against the machine half."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from scalevit.devices import DEVICES
 from scalevit.memory import KINDS, memory_of
 from scalevit.presets import PRESETS
 from scalevit.shapes import Shape, shape
-from scalevit.study.budget import ANCHOR, Basis, Budget, best, candidates, rank, sovit
+from scalevit.study.budget import Basis, Budget, best, rank
+from scalevit.study.candidates import ANCHOR, candidates, sovit
 from scalevit.study.expect import paper
 from scalevit.study.plan import names_of, plan
 
@@ -122,16 +122,60 @@ def test_more_time_is_never_worse(name, devices, days):
 def test_time_that_few_images_cannot_use_is_named():
     starved = Budget("h200", 64, 7, 3e7)
     answer = best(starved)
-    assert answer.enough_days is not None and answer.enough_days <= 3.5
-    shorter = rank(dataclasses.replace(starved, days=answer.enough_days), PAPER, 1)[0]
+    assert answer.enough is not None and answer.enough <= 0.5
+    shorter = rank(starved.times(answer.enough), PAPER, 1)[0]
     assert shorter.error == pytest.approx(answer.best.error, rel=0.0101)
-    assert best(Budget("h100", 8, 1, 1e10)).enough_days is None
+    assert best(Budget("h100", 8, 1, 1e10)).enough is None
 
 
 def test_an_inference_limit_is_kept():
     answer = best(Budget("h100", 8, 7, 1e9, inference_gflops=10))
     assert answer.best.run.model.resolve().flops() <= 10e9
     assert answer.prices["no limit on inference"] <= answer.best.error
+
+
+@pytest.mark.parametrize(
+    "limit", [{"device_hours": 1344.0}, {"money": 2688.0, "price": 2.0}, {"train_flops": 1.67e21}]
+)
+def test_what_is_spent_may_be_hours_money_or_flops(limit):
+    whole = best(Budget("h100", 8, 7, 1e9))
+    answer = best(Budget("h100", None, 7, 1e9, **limit))
+    assert answer.best.devices == 8 and answer.best.days <= 7.001
+    assert answer.best.error == pytest.approx(whole.best.error, rel=0.001)
+    made = plan(answer.best.run, devices=8, price=limit.get("price"))
+    assert made.hours * 8 == pytest.approx(24 * answer.best.devices * answer.best.days, rel=1e-6)
+    assert made.train_flops == pytest.approx(1.67e21, rel=0.01)
+    assert answer.best.cost == (pytest.approx(2688, rel=0.001) if "price" in limit else None)
+
+
+def test_of_several_limits_the_tightest_counts_and_each_has_its_price():
+    budget = Budget("h100", 8, 7, 1e9, device_hours=300, money=1e6, price=2)
+    answer = best(budget)
+    assert answer.best.error == best(Budget("h100", None, 7, 1e9, device_hours=300)).best.error
+    assert answer.prices["no limit on device hours"] < answer.best.error
+    assert answer.prices["no limit on money"] == answer.prices["no limit on days"] == answer.best.error
+
+
+def test_the_deadline_and_the_memory_decide_how_many_devices():
+    within = [best(Budget("h100", None, days, 1e9, device_hours=1000)).best for days in (1, 10, 100)]
+    assert [one.devices for one in within] == [64, 8, 1]
+    assert all(one.days <= days for one, days in zip(within, (1, 10, 100)))
+    roomy, tight = (best(Budget("h100", None, 7, 1e9, device_hours=1e4, memory=m)).best for m in (80, 3))
+    assert roomy.devices == 64 < tight.devices
+    assert plan(tight.run, devices=tight.devices, memory=3).fits
+
+
+def test_less_memory_costs_and_says_so():
+    answer = best(Budget("h100", 8, 7, 1e9, memory=2))
+    assert answer.prices["no limit on memory"] < answer.best.error
+    assert plan(answer.best.run, devices=8, memory=2).fits
+
+
+@pytest.mark.parametrize("devices", [3, 24, 100])
+def test_any_number_of_devices_shares_a_batch(devices):
+    run = best(Budget("h100", devices, 7, 1e9)).best.run
+    assert run.train.batch % devices == 0
+    assert run.train.batch == pytest.approx(4096 if run.model.resolve().width < 1408 else 16_384, rel=0.02)
 
 
 def test_sovit_scales_from_its_anchor():
@@ -213,6 +257,16 @@ def test_the_written_run_is_the_one_that_pretrain_reads(tmp_path, capsys):
         (["--days", "1e300"], "at most 100000, found 1e+300"),
         (["--study", "/nowhere"], "there is no such folder"),
         (["paper/G14", "--out", "/nowhere/run.yaml"], "there is no folder"),
+        (["--money", "100"], "money buys nothing without a price"),
+        (["--device-hours", "inf"], "no limit on what is spent"),
+        (["--train-flops", "1e10"], "gets 0 steps"),
+        (["--memory", "0.01"], "fits into 0.01 GiB"),
+        (["--memory", "nan"], "above 0 GiB"),
+        (["--price", "-1"], "above 0, found -1"),
+        (["paper/G14", "--price", "nan"], "above 0, found nan"),
+        (["paper/G14", "--money", "5"], "--money is for a budget"),
+        (["--unique-images", "10"], "fewer than 1000 classes"),
+        (["--unique-images", "1000"], "no better than guessing"),
     ],
 )
 def test_impossible_wishes_are_one_line(words, said, capsys):

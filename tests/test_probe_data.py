@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from scalevit.data.decode import ENDINGS
 from scalevit.data.procedural import Procedural
 from scalevit.evals import named, probeset
 from scalevit.evals.datasets import is_set, open_set
@@ -88,6 +89,15 @@ def test_folders_of_classes_with_and_without_halves(tmp_path):
     assert is_set(str(tmp_path / "flat")) and is_set(str(tmp_path / "split"))
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "Testing"), ("TRAIN", "valid")])
+def test_halves_are_known_by_many_names(tmp_path, names):
+    x, y = arrays(channels=(3,))
+    for name, part in zip(names, (slice(9), slice(9, None))):
+        save_images(tmp_path / name, x[part], y[part])
+    found = open_set(str(tmp_path))
+    assert (len(found.support), len(found.query), found.classes) == (9, 3, 3)
+
+
 def test_grey_and_palette_files_become_colour(tmp_path):
     x, y = arrays(n=8, classes=2)
     save_images(tmp_path, x, y)
@@ -100,8 +110,8 @@ def png(image):
     return out.getvalue()
 
 
-def write_table(path, x, y):
-    rows = {"image": [{"bytes": png(image), "path": None} for image in x], "label": y.tolist()}
+def write_table(path, x, y, **columns):
+    rows = {"image": [{"bytes": png(image), "path": None} for image in x], "label": y.tolist(), **columns}
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(rows), path)
 
@@ -128,6 +138,37 @@ def test_parquet_and_tars_are_halved_or_say_their_half(tmp_path):
     assert table.fingerprint == tar.fingerprint != hub.fingerprint
     assert (np.stack(list(hub.query)) == x[9:]).all() and (hub.query_labels == y[9:]).all()
     assert all(is_set(str(tmp_path / name)) for name in ("all.parquet", "all.tar", "hub"))
+
+
+def halves_are(found, x, y, first=9):
+    assert (np.stack(list(found.support)) == x[:first]).all() and (found.support_labels == y[:first]).all()
+    assert (np.stack(list(found.query)) == x[first:]).all() and (found.query_labels == y[first:]).all()
+
+
+def test_shards_in_folders_of_halves_and_a_column_that_tells_them(tmp_path):
+    x, y = arrays(channels=(3,))
+    for folder, part in (("Train", slice(9)), ("validation", slice(9, None))):
+        (tmp_path / "tars" / folder).mkdir(parents=True)
+        write_tar(tmp_path / "tars" / folder / "00000.tar", x[part], y[part])
+    halves_are(open_set(str(tmp_path / "tars")), x, y)
+    write_table(tmp_path / "column.parquet", x, y, split=["train"] * 9 + ["test"] * 3)
+    halves_are(open_set(str(tmp_path / "column.parquet")), x, y)
+    write_table(tmp_path / "odd.parquet", x, y, split=["train"] * 9 + ["later"] * 3)
+    with pytest.raises(ValueError, match=r"odd\.parquet: its column split must say train or test"):
+        open_set(str(tmp_path / "odd.parquet"))
+
+
+def test_labels_of_tables_may_be_words_and_a_test_half_without_labels_is_no_half(tmp_path):
+    x, y = arrays(channels=(3,))
+    words = np.array(["cat", "Ant", "ärmel"])[y]
+    write_table(tmp_path / "hub" / "train-0.parquet", x[:2], words[:2])
+    write_table(tmp_path / "hub" / "train-1.parquet", x[2:9], words[2:9])
+    write_table(tmp_path / "hub" / "validation-0.parquet", x[9:], words[9:])
+    write_table(tmp_path / "hub" / "test-0.parquet", x[:2], np.array([-1, -1]))
+    halves_are(open_set(str(tmp_path / "hub")), x, words)
+    write_table(tmp_path / "none.parquet", x, np.full(12, -1))
+    with pytest.raises(ValueError, match="row 0 of group 0 has 0 labels; a probe needs one"):
+        open_set(str(tmp_path / "none.parquet"))
 
 
 def write_idx(path, values):
@@ -176,6 +217,19 @@ def test_mistakes_name_the_file(tmp_path, message, spoil):
     with pytest.raises(ValueError, match=message) as error:
         open_set(str(tmp_path / "bad.npz"))
     assert "bad.npz" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_that_are_cut_or_no_images_are_named(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\3\4 and then nothing")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    for name, message in (("cut", "not a whole .npz file"), ("other", "no arrays x and y; there: a")):
+        assert is_set(str(tmp_path / f"{name}.npz"))
+        with pytest.raises(ValueError, match=message):
+            open_set(str(tmp_path / f"{name}.npz"))
+
+
+def test_endings_are_those_that_can_be_decoded():
+    assert set(ENDINGS) == probeset.SUFFIXES
 
 
 def test_unknown_names_empty_folders_and_broken_files(tmp_path):
@@ -232,6 +286,14 @@ def layouts(x, y, split):
         "words": {"x": x, "y": y, "split": words},
         "flags": {"x": x, "y": y, "split": split == 1},
         "named": {"images": x, "labels": y, "split": split},
+        "capitals": {"X": x, "Y": y, "Split": split},
+        "data": {"data": x, "target": y, "split": split},
+        "one hot": {"x": x, "y": np.eye(3)[y.astype(int)], "split": split},
+        "validation": {"x_train": x[first], "y_train": y[first], "x_val": x[second], "y_val": y[second]},
+        "three words": {
+            "x": np.concatenate([x, x[:1]]), "y": np.concatenate([y, y[:1]]),
+            "split": np.concatenate([words, ["val"]]),
+        },
         "keras": {"x_train": x[first], "y_train": y[first], "x_test": x[second], "y_test": y[second]},
         "medmnist": {
             "train_images": x[first], "train_labels": y[first][:, None], "val_images": x[:1],

@@ -1,6 +1,7 @@
 """Where pooling looks and what is found alike: against the model's own arithmetic, and in the report."""
 
 import base64
+import json
 import re
 
 import numpy as np
@@ -94,12 +95,31 @@ def drawn(tmp_path_factory):
 
 def test_pictures_are_files_and_the_runs_report_shows_them(drawn, capsys):
     names = sorted(path.name for path in (drawn / "run" / "pictures").iterdir())
-    assert names == ["digits-attention.png", "digits-neighbours.png"]
+    assert names == ["digits-attention.png", "digits-neighbours.png", "digits-shots.png"]
     assert cli.main(["report", str(drawn / "run")]) == 0
     inside = re.findall(r"data:image/png;base64,([^\"]+)", (drawn / "run" / "report.html").read_text())
     assert [base64.b64decode(text) for text in inside] == [
         (drawn / "run" / "pictures" / name).read_bytes() for name in names
     ]
+
+
+def test_several_models_share_their_curves_and_layers_have_their_own(drawn, tmp_path, capsys):
+    words = [
+        "probe",
+        "digits",
+        str(drawn / "model"),
+        str(drawn / "run"),
+        "--shots",
+        "1",
+        "--draws",
+        "1",
+        "--json",
+    ]
+    folder = tmp_path / "pictures"
+    assert cli.main([*words, "--no-cache", "--layers", "all", "--pictures", str(folder)]) == 0
+    told = json.loads(capsys.readouterr().out)["pictures"]
+    there = [path for path in folder.rglob("*") if path.is_file()]
+    assert {*map(str, there)} == {*told} and (folder / "digits-layers.png") in there and len(there) == 4
 
 
 def test_a_page_takes_no_more_pictures_than_it_can_hold(drawn, tmp_path):

@@ -69,6 +69,11 @@ def test_scores_do_not_depend_on_the_chunk(monkeypatch):
     assert (probes.ridge_probe(x, y, z, truth, l2=l2) == whole).all()
 
 
+def test_features_that_do_not_vary_say_one_class_for_all():
+    x, y = np.ones((6, 4)), np.array([0, 0, 0, 1, 1, 1])
+    assert (probes.ridge_probe(x, y, x, y, l2=(0.0, 1.0, 1024.0)) == 0.5).all()
+
+
 def test_labels_may_be_names():
     x, y = clusters(np.random.default_rng(0), 3, 10)
     names = np.array(["cat", "ant", "bee"])[y]

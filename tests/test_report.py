@@ -212,6 +212,14 @@ window.addEventListener("load", () => {
   document.querySelector("#runs tbody tr").click();
   seen.dimmed = document.querySelectorAll("#main .dim").length;
   document.getElementById("theme").click();
+  const saved = [];
+  window.Blob = class { constructor(parts) { saved.push(parts[0]); } };
+  URL.createObjectURL = () => "#";
+  for (const button of document.querySelectorAll("[data-save]")) button.click();
+  const tables = saved.filter((text) => text.startsWith("run,")), drawn = saved.filter((t) => t[0] === "<");
+  const pictures = drawn.map((text) => new DOMParser().parseFromString(text, "image/svg+xml"));
+  seen.tables = tables.map((text) => text.trim().split("\\n").length - 1);
+  seen.pictures = pictures.filter((one) => one.querySelector("svg > text").style.fontSize).length;
   seen.charts = document.querySelectorAll("figure svg").length;
   seen.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   seen.requests = performance.getEntriesByType("resource").length;
@@ -273,6 +281,7 @@ def test_a_browser_uses_every_control_without_error_or_request(study, tmp_path, 
     assert seen["wide"] <= 0, "the page scrolls sideways"
     assert seen["marks"] == seen["rows"] == 18 and seen["charts"] == 8
     assert seen["filtered"] == 6 and seen["dimmed"] > 0
+    assert seen["pictures"] == len(seen["tables"]) == 8 and seen["tables"][0] == 6 + 80
     assert seen["tip"].startswith("32x2")
 
 

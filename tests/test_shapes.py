@@ -94,6 +94,7 @@ def test_optimizer_state_is_bounded_by_its_moments(s, grid):
     count = s.parameters(image)
     assert s.optimizer_bytes("sgd", image) == 2 * count
     assert s.optimizer_bytes("adam", image) == 6 * count
+    assert s.optimizer_bytes("adam", image, momentum=4) == 8 * count
     assert 2 * count < s.optimizer_bytes("adafactor", image) <= 6 * count
 
 

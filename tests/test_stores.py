@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import CLASSES, encoded, make_folder, make_shards, picture
+from test_storage import serving
 
 from scalevit.config import Data
 from scalevit.data import photographs
@@ -14,6 +15,7 @@ from scalevit.data.decode import BrokenImage
 from scalevit.data.indexing import build
 from scalevit.data.sources import batches_of, open_source
 from scalevit.data.stores import open_store
+from scalevit.data.tables import schema_for
 
 pyarrow = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
@@ -56,6 +58,56 @@ def test_multi_label_tables_become_multi_hot(tmp_path):
     assert labels.sum(dim=0).tolist() == [4, 4, 0, 8, 0]
 
 
+def as_datasets_saves(folder, out, rows: int):
+    """What `datasets.save_to_disk` leaves: Arrow streams, two files of JSON, types beside the schema."""
+    out.mkdir()
+    schema, store = schema_for(CLASSES, multi=False), open_store(str(folder))
+    for shard, numbers in enumerate(np.array_split(np.arange(store.samples), 2)):
+        with (
+            pyarrow.OSFile(str(out / f"data-0000{shard}-of-00002.arrow"), "wb") as file,
+            pyarrow.ipc.new_stream(file, schema) as stream,
+        ):
+            images = [{"bytes": store.encoded(n), "path": None} for n in numbers.tolist()]
+            columns = {"image": images, "label": [int(store.labels(n)[0]) for n in numbers.tolist()]}
+            stream.write_table(pyarrow.table(columns, schema), max_chunksize=rows)
+    (out / "state.json").write_text("{}")
+    (out / "dataset_info.json").write_text("{}")
+    return out
+
+
+def test_what_datasets_saved_is_the_folder(folder, tmp_path):
+    saved = as_datasets_saves(folder, tmp_path / "saved", 4)
+    mine, theirs = open_store(str(folder)), open_store(str(saved))
+    build(str(saved))
+    for store in (theirs, open_store(str(saved))):
+        assert (store.samples, store.class_names, len(store.shards)) == (30, CLASSES, 2)
+        assert [store.encoded(n) for n in range(30)] == [mine.encoded(n) for n in range(30)]
+        assert [store.labels(n).tolist() for n in range(30)] == [mine.labels(n).tolist() for n in range(30)]
+    assert len({int(record["offset"]) for record in theirs.shards[0].records}) == 4
+    with serving(saved) as (address, _):
+        far = open_store(f"{address}/data-{{00000..00001}}-of-00002.arrow")
+        assert far.encoded(29) == mine.encoded(29) and far.name(29).endswith(theirs.name(29)[-40:])
+    cut = tmp_path / "cut.arrow"
+    for size, message in (
+        (0, "is no Arrow stream"),
+        (100, "is no Arrow stream"),
+        (9_000, "is damaged or cut"),
+    ):
+        cut.write_bytes((saved / "data-00000-of-00002.arrow").read_bytes()[:size])
+        with pytest.raises(ValueError, match=rf"cut.arrow {message}") as error:
+            open_store(str(cut))
+        assert "\n" not in str(error.value)
+
+
+def test_packed_tables_keep_the_names_of_classes(folder, tmp_path):
+    packed = make_shards(folder, tmp_path / "p", "parquet")
+    assert open_store(str(packed)).class_names == CLASSES
+    features = json.loads(pq.read_schema(packed / "shard-000000.parquet").metadata[b"huggingface"])
+    assert features["info"]["features"] == {
+        "image": {"_type": "Image"}, "label": {"names": [*CLASSES], "_type": "ClassLabel"},
+    }  # fmt: skip
+
+
 def test_several_labels_one_and_none_mean_the_same_in_every_form(tmp_path):
     """Beside images in a folder, packed into tars and tables: a sample of no class is no unlabelled one."""
     flat, labels = tmp_path / "flat", [[0, 2], [1], [], [2], [0, 1, 2], []]
@@ -91,7 +143,11 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     (tmp_path / "empty/cat").mkdir(parents=True)
     (tmp_path / "x.parquet").write_bytes(b"PAR1nothing")
     pq.write_table(pyarrow.table({"a": [1]}), tmp_path / "none.parquet")
-    pq.write_table(pyarrow.table({"image": [b"x"], "label": ["cat"]}), tmp_path / "words.parquet")
+    pq.write_table(pyarrow.table({"image": [b"x"], "label": [0.5]}), tmp_path / "floats.parquet")
+    (tmp_path / "words").mkdir()
+    for name in "ab":
+        table = pyarrow.table({"image": [b"x"], "label": [name]})
+        pq.write_table(table, tmp_path / f"words/{name}.parquet")
     for path, message in (
         ("missing", "no such file or folder"),
         ("flat", "no folder for each class, and no image"),
@@ -99,7 +155,8 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
         ("empty", "no image"),
         ("x.parquet", "is no parquet table"),
         ("none.parquet", "no column of images"),
-        ("words.parquet", "must be integers"),
+        ("floats.parquet", "must be words, integers"),
+        ("words", r"b\.parquet: its classes have other names than those of .*a\.parquet"),
         ("s-{0..3}.tar", "No such file"),
         ("*.tar", "no file matches"),
     ):

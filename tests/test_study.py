@@ -185,3 +185,17 @@ def test_a_study_whose_runs_would_change_their_meaning_is_refused(tmp_path, caps
     assert cli.main(["study", "demo", "schedule.lr=0.5", "--out", str(tmp_path / "demo")]) == 2
     assert "means something else" in capsys.readouterr().err
     assert (tmp_path / "demo" / "study.yaml").read_text() == before
+
+
+def test_another_study_into_the_same_folder_is_refused(tmp_path, capsys):
+    pretend_study.write(tmp_path / "demo")
+    before = (tmp_path / "demo" / "study.yaml").read_text()
+    assert cli.main(["study", "demo-small", "--out", str(tmp_path / "demo")]) == 2
+    assert "18 of its runs are not in this study" in capsys.readouterr().err
+    assert (tmp_path / "demo" / "study.yaml").read_text() == before
+
+
+def test_a_cluster_that_does_not_answer_is_one_line_and_creates_nothing(tmp_path, capsys):
+    words = ["study", "demo-small", "--executor", "local", "--cluster", "a=1", "--out", str(tmp_path / "x")]
+    assert cli.main(words) == 2
+    assert "belongs to the executors" in capsys.readouterr().err and not (tmp_path / "x").exists()

@@ -12,7 +12,8 @@ from scalevit.commands import evaluate
 from scalevit.evals import backbones
 from scalevit.evals.backbones import LAST, LOGITS, Backbone
 from scalevit.evals.features import Preprocessing
-from scalevit.evals.testsets import open_tests, synsets
+from scalevit.evals.testsets import open_tests
+from scalevit.evals.wordnet import synsets
 
 
 def brightness(outputs):
@@ -33,7 +34,7 @@ def image(path, k, outputs):
 
 
 def run(monkeypatch, outputs, *data, **options):
-    monkeypatch.setattr(backbones, "open_model", lambda word, image=0, scale="": brightness(outputs))
+    monkeypatch.setattr(backbones, "open_model", lambda word, **options: brightness(outputs))
     parser = argparse.ArgumentParser()
     evaluate.arguments(parser)
     words = ["model", *map(str, data)]
@@ -93,6 +94,91 @@ def test_flat_folders_take_labels_by_name_by_order_and_from_real(tmp_path, monke
         run(monkeypatch, 4, flat, labels=tmp_path / "order.txt")
 
 
+def test_lists_of_labels_may_hold_wordnet_ids_and_columns(tmp_path):
+    """As val.txt, Kaggle's LOC_val_solution.csv (with boxes), and a list of ids a line hold them."""
+    ids, flat = synsets(), tmp_path / "val"
+    for number in (1, 2):
+        image(flat / f"ILSVRC2012_val_{number:08}.png", 0, 4)
+    solution = (
+        "ImageId,PredictionString\nILSVRC2012_val_00000002,{} 1 2 3 4\nILSVRC2012_val_00000001,{} 5 6 7 8\n"
+    )
+    (tmp_path / "kaggle.csv").write_text(solution.format(ids[7], ids[998]))
+    (tmp_path / "ids.txt").write_text(f"{ids[998]}\n{ids[7]}\n")
+    (tmp_path / "named.json").write_text(
+        json.dumps({f"ILSVRC2012_val_{n:08}": k for n, k in ((2, 7), (1, [998]))})
+    )
+    for name in ("kaggle.csv", "ids.txt", "named.json"):
+        assert open_tests(str(flat), 1000, labels=tmp_path / name)[0].truth == [(998,), (7,)]
+    (tmp_path / "words.txt").write_text("0\ntench\n")
+    with pytest.raises(
+        ValueError, match=r"words\.txt: a class must be a number or a WordNet id, found 'tench'"
+    ):
+        open_tests(str(flat), 1000, labels=tmp_path / "words.txt")
+
+
+def test_heads_of_all_of_imagenet_are_asked_by_wordnet_id(tmp_path):
+    """Folders of ids, V2's numbers and ReaL's, for the 21 843 outputs of the authors' public weights."""
+    ids, every = synsets(), synsets(21_843)
+    image(tmp_path / "a" / ids[150] / "a.png", 0, 4)
+    assert open_tests(str(tmp_path / "a"), 21_843)[0].truth == [(every.index(ids[150]),)]
+    for k in range(1000):
+        (tmp_path / "v2" / str(k)).mkdir(parents=True)
+    image(tmp_path / "v2" / "10" / "a.png", 0, 4)
+    assert open_tests(str(tmp_path / "v2"), 21_843)[0].truth == [(every.index(ids[10]),)]
+    assert open_tests(str(tmp_path / "v2"), 1000)[0].truth == [(10,)]
+    image(tmp_path / "val" / "ILSVRC2012_val_00000002.png", 0, 4)  # whose ReaL labels are 970 and 795
+    (found,) = open_tests(str(tmp_path / "val"), 21_843, real=True)
+    assert found.truth == [(every.index(ids[970]), every.index(ids[795]))]
+    assert open_tests(str(tmp_path / "val"), 1000, real=True)[0].truth == [(970, 795)]
+
+
+def test_objectnet_as_it_is_given_away(tmp_path, monkeypatch):
+    """Two folders that mean classes of ImageNet, one of them two, and one that means none; a red border."""
+    root = tmp_path / "objectnet-1.0"
+    for name, k in (("alarm_clock", 410), ("band_aid", 420), ("air_freshener", 5)):
+        image(root / "images" / name / "a.png", k, 1000)
+        path = root / "images" / name / "a.png"
+        framed = np.full((13, 16, 3), (255, 0, 0), np.uint8)
+        framed[2:-2, 2:-2] = np.asarray(Image.open(path))
+        Image.fromarray(framed).save(path)
+    folder = root / "mappings"
+    folder.mkdir()
+    labels = {"alarm_clock": "Alarm clock", "band_aid": "Band Aid", "air_freshener": "Air freshener"}
+    lines = ["Band Aid", "digital clock", "analog clock"]
+    (folder / "folder_to_objectnet_label.json").write_text(json.dumps(labels))
+    (folder / "imagenet_to_label_2012_v2").write_text("\n".join(lines) + "\n")
+    (folder / "pytorch_to_imagenet_2012_id.json").write_text(json.dumps({"420": 0, "530": 1, "410": 2}))
+    known = {"Alarm clock": "analog clock; digital clock", "Band Aid": "Band Aid"}
+    (folder / "objectnet_to_imagenet_1k.json").write_text(json.dumps(known))
+    for target in (root, root / "images"):
+        (found,) = run(monkeypatch, 1000, target).data["results"].values()
+        assert (found["images"], found["unlabelled"], found["top1"]) == (2, 1, 1.0)
+    (folder / "imagenet_to_label_2012_v2").write_text("Band Aid\n")
+    with pytest.raises(ValueError, match="not ObjectNet's mappings") as error:
+        open_tests(str(root), 1000)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_halves_is_its_test_half_and_misses_no_number(tmp_path, monkeypatch):
+    for name, k in (("ant", 0), ("bee", 1), ("cat", 2)):
+        image(tmp_path / "Train" / name / "a.png", 0, 3)
+        if name != "ant":
+            image(tmp_path / "Val" / name / "a.png", k, 3)
+    answer = run(monkeypatch, 3, tmp_path)
+    assert top1(answer) == [1.0] and "class 2 cat: 100.0 % of 1" in answer.text
+    image(tmp_path / "Val" / "dog" / "a.png", 0, 3)
+    with pytest.raises(ValueError, match=r"dog is no class of .*Train"):
+        run(monkeypatch, 3, tmp_path)
+
+
+def test_sets_of_one_name_are_kept_apart(tmp_path, monkeypatch):
+    for folder in ("a", "b"):
+        for k in range(3):
+            image(tmp_path / folder / "val" / str(k) / "a.png", k if folder == "a" else 0, 3)
+    answer = run(monkeypatch, 3, tmp_path / "a" / "val", tmp_path / "b" / "val")
+    assert top1(answer) == [1.0, pytest.approx(1 / 3)]
+
+
 def test_corruptions_are_apart_and_averaged(tmp_path, monkeypatch):
     for corruption, shift in (("fog", 0), ("blur", 1)):
         for severity in (1, 2):
@@ -103,6 +189,7 @@ def test_corruptions_are_apart_and_averaged(tmp_path, monkeypatch):
     assert answer.data["corruption_error"]["fog"] == 0
     assert answer.data["corruption_error"]["blur"] == pytest.approx((0 + 2 / 3) / 2)
     assert answer.data["mean_corruption_error"] == pytest.approx(1 / 6)
+    assert "mean error over corruptions: 16.67 %" in answer.text
 
 
 def test_arrays_keep_their_query_half_and_a_missing_head_is_said(tmp_path, monkeypatch):

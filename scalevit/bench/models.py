@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalevit import config, optim
+from scalevit.allocator import keep_freed
 from scalevit.bench.markdown import markdown, share, times
 from scalevit.bench.peers import CLASSES, PEERS
 from scalevit.bench.turns import device_name, here, take_turns
 from scalevit.losses import LOSSES
 from scalevit.model import ViT
-from scalevit.precision import compute_in, peak_flops
+from scalevit.precision import compile_blocks, compute_in, peak_flops
 from scalevit.replay import Replay
 from scalevit.schedule import Schedule
 from scalevit.shapes import Shape, shape
@@ -125,6 +126,8 @@ def measure(
         raise ValueError("--batch must not be negative, --rounds and --threads must be at least 1")
     torch.set_num_threads(threads)
     device, rows, missing = here(), [], dict[str, str]()
+    if device.type == "cpu":
+        keep_freed()  # as a run does; it helps the peers, too
     for name in model:
         usual = CASES[name].gpu_batch if device.type == "cuda" else CASES[name].batch
         for kind in precision:
@@ -216,8 +219,7 @@ def _ours(job: Job, among: Sequence[str]) -> Iterator[Candidate]:
             words = config.Model(shape=job.case.shape, image=job.case.image, pool="gap", classes=CLASSES)
             model = ViT(words, device=job.device)
             if suffix:
-                for block in model.blocks:
-                    block.compile()
+                compile_blocks(model.blocks)
             inputs = partial(tuple, job.inputs())  # the same each time
             step = partial(our_step, model, job, inputs, bool(suffix))
             run = step() if job.work == "train" else _inference(model, job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scalevit.answer import Answer
@@ -38,11 +38,16 @@ class Option:
 @dataclass(frozen=True)
 class Bench:
     """One question. module: in scalevit.bench; its `measure(**options)` gives the numbers or raises
-    ValueError for options that make no sense, its `table(found)` turns them into text."""
+    ValueError for options that make no sense, its `table(found)` turns them into text. among_all: what `all`
+    takes in place of defaults that would take it an hour."""
 
     module: str
     summary: str
     options: tuple[Option, ...]
+    among_all: dict[str, Any] = field(default_factory=dict)
+
+    def defaults(self) -> dict[str, Any]:
+        return {option.name: option.default for option in self.options} | self.among_all
 
 
 #: Libraries, and each of them compiled.
@@ -51,6 +56,8 @@ CANDIDATES = tuple(
     for name in ("scalevit", "timm", "vit-pytorch SimpleViT", "transformers")
     for how in ("", " compiled")
 )
+#: Where time counts: compiling takes each peer a minute or more.
+QUICK = ("scalevit", "scalevit compiled", "timm", "vit-pytorch SimpleViT", "transformers")
 THREADS = Option("threads", 1, "threads of the CPU")
 
 BENCHES = {
@@ -67,6 +74,7 @@ BENCHES = {
             Option("rounds", 5, "the median of so many counts"),
             THREADS,
         ),
+        {"model": ("Ti/16-128px",), "among": QUICK},
     ),
     "optim": Bench(
         "optimizers",
@@ -119,16 +127,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         own = below.add_parser(name, help=bench.summary, description=bench.summary)
         for option in bench.options:
             option.add(own)
-    below.add_parser("all", help="every one of these with its defaults", description="every bench in turn")
+    words = "every one of these in turn, of models the smallest case, in minutes"
+    below.add_parser("all", help=words, description=words)
 
 
 def main(args: argparse.Namespace) -> Answer:
     if args.what != "all":
         options = {option.name: option.of(args) for option in BENCHES[args.what].options}
         return _run(BENCHES[args.what], options)
-    answers = {
-        name: _run(bench, {o.name: o.default for o in bench.options}) for name, bench in BENCHES.items()
-    }
+    answers = {name: _run(bench, bench.defaults()) for name, bench in BENCHES.items()}
     return Answer(_joined(answers.values()), {name: answer.data for name, answer in answers.items()})
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,9 @@ from scalevit.answer import DONE, FAILED, RESUMABLE, Answer
 if TYPE_CHECKING:
     from scalevit.data.dedup import Match
     from scalevit.data.stores import Store
+
+#: Seconds between lines of progress.
+_EVERY = 30.0
 
 SUMMARY = "Index, check, pack, preview and de-duplicate images: a folder of classes, tars, or parquet tables."
 
@@ -32,14 +37,34 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> Answer:
-    return WORDS[args.word][0](args)
+    for name in ("workers", "samples_per_shard", "image", "count"):
+        if getattr(args, name, 1) < 1:
+            found = f"found {getattr(args, name)}"
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, {found}")
+    if "://" in str(getattr(args, "out", "")):
+        raise ValueError(f"--out {args.out}: give a path on a disk; data are written nowhere else")
+    try:
+        return WORDS[args.word][0](args)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = getattr(args, "out", args.path)
+        reason = f"{where}: {os.strerror(error.errno)}; what is finished stays, run it again to go on"
+        return Answer(reason, {"stopped": reason}, RESUMABLE)
+
+
+def _file(path: Path) -> Path:
+    """A file to be written, known to be possible before the work for it is done."""
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {path.parent}")
+    return path
 
 
 # --------------------------------------------------------------------------- index, check, stats
 
 
-def _declare_index(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+def _declare_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="at a time (all cores)")
 
 
 def _index(args: argparse.Namespace) -> Answer:
@@ -68,7 +93,7 @@ def _check(args: argparse.Namespace) -> Answer:
     from scalevit.data.stores import open_store
 
     with _bar("checking") as progress:
-        findings = check(open_store(args.path), progress)
+        findings = check(open_store(args.path), max(1, args.workers), progress)
     data = findings.as_dict()
     whole = not (findings.broken or findings.changed)
     lines = [f"{findings.samples} samples read and decoded: {'all whole' if whole else 'some are not'}"]
@@ -92,7 +117,7 @@ def _stats(args: argparse.Namespace) -> Answer:
 
 
 def _declare_pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="an empty folder for the shards")
+    parser.add_argument("--out", required=True, help="an empty folder for the shards")
     parser.add_argument("--form", choices=("tar", "parquet"), default="tar", help="kind of shard (tar)")
     parser.add_argument("--samples-per-shard", type=int, default=10_000, help="about (10000)")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle (0)")
@@ -105,26 +130,18 @@ def _pack(args: argparse.Namespace) -> Answer:
     from scalevit.data.packing import Recipe, pack
     from scalevit.data.stores import open_store
 
-    if args.samples_per_shard < 1:
-        raise ValueError(f"--samples-per-shard must be at least 1, found {args.samples_per_shard}")
     store = open_store(args.path)
     shards = max(1, round(store.samples / args.samples_per_shard))
     recipe = Recipe(args.path, store.samples, shards, args.form, args.seed, store.class_names, args.order)
-    try:
-        with _bar("packing") as progress:
-            made = pack(store, recipe, args.out, progress)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        reason = f"{args.out}: {os.strerror(error.errno)}; finished shards stay, run it again to go on"
-        return Answer(reason, {"stopped": reason}, RESUMABLE)
+    with _bar("packing") as progress:
+        made = pack(store, recipe, Path(args.out), progress)
     lines = [f"{shards} shards in {args.out}, {made['written']} of them written now"]
     lines += [f"  left out  {name}" for name in made["left_out"]]
     return Answer("\n".join(lines), made)
 
 
 def _declare_preview(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="the sheet (preview.png)")
+    parser.add_argument("--out", default="preview.png", help="the sheet (preview.png)")
     parser.add_argument("--image", type=int, default=224, help="side in pixels (224)")
     parser.add_argument("--transform", choices=("inception", "central", "none"), default="inception")
     parser.add_argument("--count", type=int, default=64, help="how many images (64)")
@@ -135,17 +152,19 @@ def _preview(args: argparse.Namespace) -> Answer:
     from PIL import Image
 
     from scalevit.config import Data
+    from scalevit.data.index import whole
     from scalevit.data.sources import FAMILIES, batches_of
     from scalevit.data.stores import open_store
 
-    procedural = args.path in FAMILIES
+    out, procedural = _file(Path(args.out)), args.path in FAMILIES
     classes = 512 if procedural else open_store(args.path).classes
     transform = "none" if procedural else args.transform
     data = Data(args.path, seed=args.seed, transform=transform, tolerate=1.0)
     batch = batches_of(data, image=args.image, classes=classes, batch=args.count)[0]
-    Image.fromarray(_sheet(batch.images.numpy())).save(args.out, "PNG")
+    with whole(out) as part:
+        Image.fromarray(_sheet(batch.images.numpy())).save(part, "PNG")
     labels = batch.labels.tolist()
-    text = f"{args.out}: the first {args.count} images of a run with seed {args.seed}, as the model sees them"
+    text = f"{out}: the first {args.count} images of a run with seed {args.seed}, as the model sees them"
     return Answer(text, {"out": str(args.out), "labels": labels})
 
 
@@ -166,7 +185,7 @@ def _sheet(images):
 
 def _declare_dedup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("evaluation", nargs="+", help="the evaluation sets to take out of PATH")
-    parser.add_argument("--out", type=Path, default=Path("exclude.txt"), help="the list (exclude.txt)")
+    parser.add_argument("--out", default="exclude.txt", help="the list (exclude.txt)")
     parser.add_argument("--radius", type=int, default=7, help="bits of 64 that may differ, at most 7 (7)")
     parser.add_argument("--hashes-only", action="store_true", help="do not compare candidates' pixels")
     parser.add_argument(
@@ -187,30 +206,39 @@ def _dedup(args: argparse.Namespace) -> Answer:
         raise ValueError(f"--radius must lie between 0 and 7, found {args.radius}")
     if args.distance is not None and not (args.confirm and args.distance >= 0):
         raise ValueError("--distance goes with --confirm MODEL, and must not be negative")
-    train = open_store(args.path)
+    out, train = _file(Path(args.out)), open_store(args.path)
     if not train.measured:
         raise ValueError(f"{args.path} has no perceptual hashes yet; run scalevit data index {args.path}")
     found: dict[int, tuple[Match, str]] = {}
     for path in args.evaluation:
         evaluation = open_store(path)
-        table, owners = dedup.evaluation_table(evaluation)
+        with _bar(f"hashing {path}") as progress:
+            table, owners = dedup.evaluation_table(evaluation, progress)
         here: dict[int, tuple[Match, str]] = {}
-        seconds, seen = dedup.seconds_for(train, table, owners), dedup.thumbnails(evaluation)
-        with _bar(f"{path}: about {seconds:.0f} s") as progress:
+        seen = None if args.hashes_only else dedup.thumbnails(evaluation)
+        seconds = dedup.seconds_for(train, table, owners, args.radius, seen)
+        _say(f"{path}: copies of {evaluation.samples} images among {train.samples}: {_long(seconds)}")
+        with _bar(path) as progress:
             for shard, first in zip(train.shards, train.starts.tolist()):
                 hashes = shard.records["phash"]
                 for matches in dedup.candidates(hashes, table, owners, args.radius, first):
-                    match = matches[0] if args.hashes_only else dedup.confirmed(matches, train, seen)
+                    match = dedup.confirmed(matches, train, seen) if seen else matches[0]
                     if match:
                         here[match.train] = (match, evaluation.name(match.evaluation))
                     progress(matches[0].train + 1, train.samples)
         found |= _alike(here, train, evaluation, args.confirm, args.distance) if args.confirm else here
-    dedup.write_exclusions(args.out, train, list(found.values()))
+    dedup.write_exclusions(out, train, list(found.values()))
     text = (
         f"{len(found)} of {train.samples} training samples are near-duplicates; "
         f"leave them out with data.exclude={args.out}"
     )
     return Answer(text, {"removed": len(found), "samples": train.samples, "out": str(args.out)})
+
+
+def _long(seconds: float) -> str:
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 6000 else f"about {seconds / 3600:.0f} hours"
 
 
 def _alike(
@@ -231,19 +259,34 @@ def _alike(
 
 @contextmanager
 def _bar(what: str):
-    """A progress bar on stderr where that is a terminal; gives a function of (done, all)."""
+    """A progress bar on stderr, and where that is no terminal a line now and then; gives a function of (done,
+    all)."""
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    console, told = Console(stderr=True), time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() >= told + _EVERY:
+            told = time.monotonic()
+            _say(f"{what}: {done} of {total}")
+
+    if not console.is_terminal:
+        yield line
+        return
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def _say(text: str) -> None:
+    print(f"scalevit: {text}", file=sys.stderr, flush=True)
+
+
 WORDS: dict[str, tuple[Callable, str, Callable]] = {
-    "index": (_index, "one pass that makes opening instant, and finds what is broken", _declare_index),
-    "check": (_check, "read and decode everything; list what is broken, doubled, odd", _declare_nothing),
+    "index": (_index, "one pass that makes opening instant, and finds what is broken", _declare_workers),
+    "check": (_check, "read and decode everything; list what is broken, doubled, odd", _declare_workers),
     "stats": (_stats, "samples, classes and their balance, sizes", _declare_nothing),
     "pack": (_pack, "shards of equal size, tar or parquet, shuffled; restartable", _declare_pack),
     "preview": (_preview, "a sheet of what the model will see, after augmentation", _declare_preview),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from scalevit.answer import Answer
 
@@ -15,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> Answer:
-    from scalevit import doctor
+    from scalevit import bottleneck, doctor
     from scalevit.config import Mistakes, load, missing
 
     run = load(args.target, args.overrides) if args.target else None
@@ -27,18 +28,26 @@ def main(args: argparse.Namespace) -> Answer:
             raise Mistakes(found)
     facts = doctor.examine()
     facts["advice"] = doctor.advice(facts)
-    lines = [
-        f"torch {facts['torch']} on {facts['device']}, {facts['threads']} threads of {facts['cores']} cores",
-        *(f"matrix products  {name} {value:8.0f} GFLOP/s" for name, value in facts["gflops"].items()),
-        f"copy             {facts['copy_gb_per_second']:8.1f} GB/s",
-        f"disk             {facts['disk_mb_per_second']:8.0f} MB/s written",
-        *(f"- {line}" for line in facts["advice"]),
-    ]
+    lines = _lines(facts)
     if run is not None:
-        facts["run"] = doctor.limits(run)
-        facts["verdict"] = doctor.verdict(run, facts["run"])
+        facts["run"] = bottleneck.examine_run(run)
+        facts["verdict"] = bottleneck.verdict(run, facts["run"])
         lines.append(facts["verdict"])
-        layers = doctor.layers(run)
+        layers = bottleneck.layers(run)
         facts["fp8"] = {choice.layer: {"way": choice.way} | choice.milliseconds for choice in layers}
         lines += [f"fp8: {choice}" for choice in layers]
     return Answer("\n".join(lines), facts)
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    disk = facts["disk_mb_per_second"]
+    return [
+        f"torch {facts['torch']} on {facts['device']}, {facts['threads']} threads of {facts['cores']} cores",
+        f"products by      {facts['blas']}; bf16: {facts['bf16']}",
+        *(f"matrix products  {name} {value:8.0f} GFLOP/s" for name, value in facts["gflops"].items()),
+        f"copy             {facts['copy_gb_per_second']:8.1f} GB/s",
+        f"images           {facts['images_per_second_per_core']:8.0f} a second and core ({facts['decoder']})",
+        f"disk             {disk['written']:8.0f} MB/s written, {disk['read']:.0f} MB/s read",
+        f"compile          {'fails' if facts['compile_fails'] else 'works'}",
+        *(f"- {line}" for line in facts["advice"]),
+    ]

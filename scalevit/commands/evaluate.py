@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalevit import config
+from scalevit import config, rundir
 from scalevit.answer import Answer
 
 if TYPE_CHECKING:
@@ -59,27 +60,38 @@ def _answer(args: argparse.Namespace, world: World) -> Answer:
     from scalevit.evals.backbones import open_model
     from scalevit.evals.features import Share
     from scalevit.evals.metrics import measure
-    from scalevit.evals.testsets import open_tests, real_labels
+    from scalevit.evals.testsets import open_tests
 
-    model = open_model(args.model, image=args.image, scale=args.scale)
+    model = open_model(args.model, image=args.image, scale=args.scale, device=world.device)
     if not model.outputs:
         raise ValueError(f"{args.model} has no head; scalevit probe measures its features")
-    labels = real_labels() if args.real else args.labels
-    found: dict[str, Metrics] = {}
-    share = Share.of(world)
+    found: list[tuple[TestSet, Metrics]] = []
+    share, trained = Share.of(world), _trained_on(args.model)
     for target in args.data:
-        for test in open_tests(target, model.outputs, labels=labels, label_map=args.map):
+        halved = trained is not None and trained == Path(target).resolve()
+        for test in open_tests(
+            target, model.outputs, labels=args.labels, real=args.real, label_map=args.map, halved=halved
+        ):
+            test = replace(test, name=target) if any(test.name == t.name for t, _ in found) else test
             if world.first:
-                print(f"scalevit: evaluating {test.name}", file=sys.stderr, flush=True)
+                half = ", the half that the model was not trained on" if halved else ""
+                print(f"scalevit: evaluating {test.name}{half}", file=sys.stderr, flush=True)
             logits = _logits(model, test, args.crops, share)
             try:
-                found[test.name] = measure(logits, test.truth, restrict=args.restrict)
+                found.append((test, measure(logits, test.truth, restrict=args.restrict)))
             except ValueError as error:
                 raise ValueError(f"{target}: {error}") from None
     about = {"model": model.name, "preprocessing": asdict(model.preprocessing), "note": model.note}
     about |= {"crops": args.crops, "restrict": args.restrict}
-    data = {**about, "results": {name: _json(m) for name, m in found.items()}}
-    return Answer(_text(found, args.classes, model.note), data | _corruptions(found))
+    data = {**about, "results": {test.name: _json(test, m) for test, m in found}} | _corruptions(found)
+    return Answer(_text(found, args.classes, model.note), data)
+
+
+def _trained_on(model: str) -> Path | None:
+    """The labelled set that a run was fine-tuned on half of."""
+    path = Path(model) / rundir.CONFIG
+    data = config.load(str(path)).data if path.is_file() else None
+    return Path(data.source).resolve() if data and data.part != "all" else None
 
 
 def _logits(model: Backbone, test: TestSet, crops: int, share: Share) -> np.ndarray:
@@ -93,18 +105,18 @@ def _logits(model: Backbone, test: TestSet, crops: int, share: Share) -> np.ndar
     return averaged([one[LOGITS] for one in found])
 
 
-def _json(metrics: Metrics) -> dict[str, Any]:
-    plain = asdict(metrics)
-    return plain | {"classes": metrics.classes.tolist(), "confusion": metrics.confusion.tolist()}
+def _json(test: TestSet, metrics: Metrics) -> dict[str, Any]:
+    plain = asdict(metrics) | {"confusion": metrics.confusion.tolist()}
+    rows = [asdict(one) | {"name": test.names.get(one.label, "")} for one in metrics.per_class]
+    return plain | {"per_class": rows}
 
 
-def _corruptions(found: dict[str, Metrics]) -> dict[str, Any]:
+def _corruptions(found: Sequence[tuple[TestSet, Metrics]]) -> dict[str, Any]:
     """Mean error over severities of each corruption, and over corruptions; not relative to a network."""
     errors: dict[str, list[float]] = {}
-    for name, metrics in found.items():
-        corruption, _, severity = name.rpartition(" ")
-        if corruption and severity in set("12345"):
-            errors.setdefault(corruption, []).append(1 - metrics.top1)
+    for test, metrics in found:
+        if test.corruption:
+            errors.setdefault(test.corruption, []).append(1 - metrics.top1)
     means = {name: sum(values) / len(values) for name, values in errors.items()}
     return (
         {"corruption_error": means, "mean_corruption_error": sum(means.values()) / len(means)}
@@ -113,19 +125,28 @@ def _corruptions(found: dict[str, Metrics]) -> dict[str, Any]:
     )
 
 
-def _text(found: dict[str, Metrics], worst: int, note: str) -> str:
-    width = max(map(len, found))
-    lines = [f"{'':{width}}  images   top-1   top-5     nll  calibration"]
-    for name, m in found.items():
-        numbers = f"{100 * m.top1:7.2f} {100 * m.top5:7.2f} {m.nll:7.3f}  {m.calibration:11.4f}"
-        lines.append(f"{name:{width}}  {m.images:6} {numbers}")
+def _text(found: Sequence[tuple[TestSet, Metrics]], worst: int, note: str) -> str:
+    width = max(len(test.name) for test, _ in found)
+    lines = [f"{'':{width}}  images   top-1  [95 % interval]   top-5     nll  calibration"]
+    for test, m in found:
+        between = f"[{100 * m.low:.2f}, {100 * m.high:.2f}]"
+        numbers = (
+            f"{100 * m.top1:7.2f}  {between:>15} {100 * m.top5:7.2f} {m.nll:7.3f}  {m.calibration:11.4f}"
+        )
+        lines.append(f"{test.name:{width}}  {m.images:6} {numbers}")
+    corrupted = _corruptions(found)
+    if corrupted:
+        lines.append(f"mean error over corruptions: {100 * corrupted['mean_corruption_error']:.2f} %")
     if len(found) == 1:
-        lines += _worst(next(iter(found.values())), worst)
+        lines += _worst(*found[0], worst)
     return "\n".join([*lines, *([note] if note else [])])
 
 
-def _worst(metrics: Metrics, count: int) -> list[str]:
+def _worst(test: TestSet, metrics: Metrics, count: int) -> list[str]:
+    def called(label: int) -> str:
+        return " ".join(filter(None, (str(label), test.names.get(label, ""))))
+
     rows = sorted(metrics.per_class, key=lambda c: c.accuracy)[:count]
-    said = [f"class {c.label}: {100 * c.accuracy:.1f} % of {c.images}" for c in rows]
-    other = [f", most often taken for {c.mistaken_for}" if c.mistaken_for >= 0 else "" for c in rows]
+    said = [f"class {called(c.label)}: {100 * c.accuracy:.1f} % of {c.images}" for c in rows]
+    other = [f", most often taken for {called(c.mistaken_for)}" if c.mistaken_for >= 0 else "" for c in rows]
     return [a + b for a, b in zip(said, other)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 SUMMARY = "Fit a scaling law to any table and forecast, with intervals from forecast errors."
 
 
+LAW = "saturating"
+#: A slope that is only rounding.
+EXACT = 1e-9
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "scalevit fit runs.csv --x flops --y error --forecast 1e21 1e22 --picture law.svg    "
@@ -29,13 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--y", metavar="COL", help="column of the error or loss (or accuracy, see --accuracy)"
     )
-    parser.add_argument(
-        "--law", default="saturating", help="M1 M2 M3 M4 saturating BNSL BNSL2 BNSL3 (saturating)"
-    )
+    parser.add_argument("--law", help="M1 M2 M3 M4 saturating BNSL BNSL2 BNSL3 (saturating)")
     parser.add_argument(
         "--group", metavar="COL", help="one curve a value of this column; each helps the others"
     )
-    parser.add_argument("--weight", metavar="COL", help="weights of the points")
+    parser.add_argument("--weight", metavar="COL", help="weights of the points, 0 to leave one out")
     parser.add_argument("--accuracy", action="store_true", help="y is an accuracy between 0 and 1")
     parser.add_argument("--chance", type=float, help="largest error possible (1 with --accuracy, else none)")
     parser.add_argument(
@@ -51,51 +55,81 @@ def main(args: argparse.Namespace) -> Answer:
 
 
 def _table(args: argparse.Namespace) -> Answer:
-    from scalevit.study.forecast import forecast
-    from scalevit.study.laws import check_level, fit
+    from scalevit.study.laws import check_level
     from scalevit.study.table import Column, read
 
     if not (args.x and args.y):
         raise ValueError("which columns? give --x and --y")
     groups = read(Path(args.table), Column(args.x, args.y, args.group, args.weight, args.accuracy))
-    groups = [_best(group) for group in groups] if args.frontier else groups
     check_level(args.level)
     if args.chance is not None and not args.chance > 0:
         raise ValueError(f"--chance is the largest error possible, above 0, not {args.chance:g}")
-    chance = args.chance or (1.0 if args.accuracy else float("inf"))
-    fits: list[tuple[Group, Fit, Forecast | None]] = []
+    fits, refused = [], {}
     for group in groups:
         try:
-            law = fit(group.x, group.y, args.law, weights=group.weight, chance=chance)
-            others = [(other.x, other.y) for other in groups if other is not group and len(set(other.x)) > 1]
-            ahead = (
-                forecast(group.x, group.y, args.forecast, args.level, others, chance=chance)
-                if args.forecast else None
-            )  # fmt: skip
+            fits.append(_fitted(group, groups, args))
         except ValueError as error:
-            raise ValueError(f"{args.table}, {group.name}: {error}" if args.group else str(error)) from None
-        fits.append((group, law, ahead))
+            refused[group.name] = str(error)
+    if not fits:
+        name, why = next(iter(refused.items()))
+        raise ValueError(f"{args.table}, {name}: {why}" if args.group else why)
     if args.picture:
         from scalevit.study.lawplot import Panel, draw
 
         label = f"1 - {args.y}" if args.accuracy else args.y
         draw(args.picture, [Panel(group.name, law, ahead) for group, law, ahead in fits], args.x, label)
     data = {group.name: _data(group, law, ahead, args) for group, law, ahead in fits}
-    text = "\n\n".join(_text(group, law, ahead, args) for group, law, ahead in fits)
-    return Answer(text, {"law": args.law, "level": args.level, "groups": data})
+    texts = [_text(group, law, ahead, args) for group, law, ahead in fits]
+    texts += [f"{name}: no law: {why}" for name, why in refused.items()]
+    facts = {"law": args.law or LAW, "level": args.level, "groups": data, "refused": refused}
+    return Answer("\n\n".join(texts), facts)
+
+
+def _fitted(
+    group: Group, groups: Sequence[Group], args: argparse.Namespace
+) -> tuple[Group, Fit, Forecast | None]:
+    """The law of a group and its forecast, which the other groups help. ValueError for what carries none."""
+    from scalevit.study.forecast import forecast
+    from scalevit.study.laws import fit
+
+    chance = args.chance or (1.0 if args.accuracy else float("inf"))
+    used = _best(group) if args.frontier else group
+    law = fit(used.x, used.y, args.law or LAW, weights=used.weight, chance=chance)
+    if not args.forecast:
+        return group, law, None
+    others = [_related(other, args.frontier) for other in groups if other is not group]
+    others = [(x, y) for x, y in others if len(set(x)) > 1]
+    ahead = forecast(used.x, used.y, args.forecast, args.level, others, weights=used.weight, chance=chance)
+    return group, law, ahead
+
+
+def _related(group: Group, frontier: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The points of another group that a forecast may learn from."""
+    kept = (group.weight > 0) & (group.x > 0) & (group.y > 0) & np.isfinite(group.x) & np.isfinite(group.y)
+    group = _some(group, np.flatnonzero(kept))
+    group = _some(group, _unbeaten(group)) if frontier and len(group.x) else group
+    return group.x, group.y
 
 
 def _best(group: Group) -> Group:
-    from dataclasses import replace
-
-    from scalevit.study.frontier import frontier
-
-    index = frontier(group.x, group.y).index
+    """The runs that none beats at its cost. ValueError where that leaves one of many."""
+    index = _unbeaten(group)
     if len(index) == 1 < len(group.x):
         raise ValueError(
-            f"{group.name}: the frontier keeps 1 of {len(group.x)} runs, the cheapest is the best; leave "
-            f"--frontier away"
+            f"the frontier keeps 1 of {len(group.x)} runs, the cheapest is the best; leave --frontier away"
         )
+    return _some(group, index)
+
+
+def _unbeaten(group: Group) -> np.ndarray:
+    from scalevit.study.frontier import frontier
+
+    return frontier(group.x, group.y).index
+
+
+def _some(group: Group, index: np.ndarray) -> Group:
+    from dataclasses import replace
+
     return replace(group, x=group.x[index], y=group.y[index], weight=group.weight[index])
 
 
@@ -104,7 +138,8 @@ def _data(group: Group, law: Fit, ahead: Forecast | None, args: argparse.Namespa
         "formula": law.form.formula, "params": law.params, "ranges": law.ranges(args.level),
         "floor": law.floor,
         "starts": law.starts, "agreeing": law.agreeing, "spread": law.spread, "points": len(law.x),
-        "rows_left_out": group.left_out, "warnings": _notes(law, ahead, args.accuracy),
+        "correlation": law.correlation().tolist(), "rows_left_out": group.left_out,
+        "warnings": _notes(law, ahead, args.accuracy),
     }  # fmt: skip
     if ahead:
         found["forecast"] = _ahead(ahead, args.accuracy)
@@ -115,7 +150,8 @@ def _data(group: Group, law: Fit, ahead: Forecast | None, args: argparse.Namespa
 def _notes(law: Fit, ahead: Forecast | None, accuracy: bool) -> list[str]:
     """What weakens the answer, and what may be meant instead."""
     found = [*law.warnings, *(ahead.warnings if ahead else ())]
-    if not accuracy and np.polyfit(np.log(law.x), np.log(law.y), 1)[0] > 0 and law.y.max() <= 100:
+    rises = np.polyfit(np.log(law.x), np.log(law.y), 1)[0] > EXACT
+    if not accuracy and rises and law.y.max() <= 100:
         found.append("y rises with x; if it is an accuracy, give --accuracy with values between 0 and 1")
     return found
 
@@ -157,7 +193,7 @@ def _paper(args: argparse.Namespace) -> Answer:
     from scalevit.study.published import PRINTED, points
     from scalevit.study.refit import BLIND, giants, refit
 
-    for name in ("x", "y", "group", "weight"):
+    for name in ("x", "y", "law", "group", "weight", "accuracy", "chance", "frontier", "forecast"):
         if getattr(args, name):
             raise ValueError(f"--{name} is for a table of yours; `fit paper` has its own")
     refits = [refit(task, args.level) for task in PRINTED]

@@ -10,23 +10,33 @@ from scalevit.config import dump, load
 
 SUMMARY = "What a run costs, or the best run for a budget, before anything is spent."
 
-BACKWARD = ("days", "unique_images", "inference_gflops", "classes")
+BACKWARD = (
+    "days", "unique_images", "inference_gflops", "classes", "device_hours", "money", "train_flops",
+)  # fmt: skip
+SPENDING = ("device_hours", "money", "train_flops")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "forward: scalevit plan paper/G14 --devices 256 --device h200    "
-        "backward: scalevit plan --devices 64 --device h200 --days 7 --unique-images 3e8 --out run.yaml"
+        "backward: scalevit plan --money 20000 --price 2.5 --unique-images 3e8    or    "
+        "scalevit plan --devices 64 --device h200 --days 7 --unique-images 3e8 --out run.yaml"
     )
     parser.add_argument(
         "target", nargs="?", help="a preset or a run.yaml; none: find the best run for a budget"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the run")
     parser.add_argument("--device", "--gpu", help="which accelerator (h100, or the one of --bench)")
-    parser.add_argument("--devices", "--gpus", type=int, help="how many (1; for a budget 8)")
+    parser.add_argument(
+        "--devices", "--gpus", type=int, help="how many (1; for a budget 8, or as many as finish in time)"
+    )
+    parser.add_argument("--memory", type=float, help="GiB that a device offers (what is in it)")
     parser.add_argument("--mfu", type=float, help="share of the peak that training reaches, 0 to 1")
     parser.add_argument("--price", type=float, help="money for one device and hour")
-    parser.add_argument("--days", type=float, help="budget: how long the devices are yours (7)")
+    parser.add_argument("--days", type=float, help="budget: how long until it must be ready (7)")
+    parser.add_argument("--device-hours", type=float, help="budget: hours of all devices together")
+    parser.add_argument("--money", type=float, help="budget: to be spent at --price")
+    parser.add_argument("--train-flops", type=float, help="budget: FLOPs of the training")
     parser.add_argument(
         "--unique-images", "--images", type=float, help="budget: different images you have (1e9)"
     )
@@ -73,7 +83,7 @@ def _forward(args: argparse.Namespace) -> Answer:
     run = load(args.target, args.overrides)
     made = plan(
         run, device_name=args.device or "h100", devices=args.devices or 1, mfu=args.mfu, price=args.price,
-        bench=_bench(args), laws=_laws(args),
+        bench=_bench(args), laws=_laws(args), memory=args.memory,
     )  # fmt: skip
     if args.out:
         _write(args.out, dump(run))
@@ -105,23 +115,27 @@ def _rehearsed(made) -> Answer:
 def _backward(args: argparse.Namespace) -> Answer:
     from dataclasses import asdict
 
-    from scalevit.study.budget import Basis, Budget, best, draw
+    from scalevit.study.budget import Basis, Budget, best
     from scalevit.study.plan import plan
 
-    names = (*BACKWARD, "device", "devices", "mfu", "task")
+    names = (*BACKWARD, "device", "devices", "mfu", "task", "price", "memory")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     basis = Basis(_laws(args), _bench(args))
     if basis.bench:
         given["device"] = basis.bench.hardware().name
+    if any(name in given for name in SPENDING):
+        given.setdefault("devices", None)
     budget = Budget(**given)
     answer = best(budget, basis)
     made = plan(
-        answer.best.run, device_name=budget.device, devices=budget.devices, mfu=args.mfu, price=args.price,
-        bench=basis.bench, laws=basis.laws,
+        answer.best.run, device_name=budget.device, devices=answer.best.devices, mfu=args.mfu,
+        price=args.price, bench=basis.bench, laws=basis.laws, memory=args.memory,
     )  # fmt: skip
     if args.out:
         _write(args.out, dump(answer.best.run))
     if args.picture:
+        from scalevit.study.budgetplot import draw
+
         draw(budget, basis, answer, args.picture)
     data = {
         **asdict(answer),
@@ -200,6 +214,7 @@ def forward_text(made) -> str:
         f"{made.train_flops:.3g} to train",
         f"  run       {made.run.schedule.steps:,} steps × {made.run.train.batch:,} = "
         f"{made.images:.3g} images seen",
+        f"  rate      {_rates(made.run)}",
         f"  memory    {memory.total:.1f} of {made.device.memory:.0f} GiB on each {made.device.name}, "
         f"weights {share}, micro-batch {memory.micro_batch}",
         f"            fullest when {memory.moment}: {kinds}",
@@ -213,6 +228,15 @@ def forward_text(made) -> str:
         for task, one in made.expected.items()
     ]
     return "\n".join([*lines, *(f"  warning   {warning}" for warning in made.warnings)])
+
+
+def _rates(run) -> str:
+    """Optimizer and schedule."""
+    schedule = run.schedule
+    return (
+        f"{run.optimizer.name}, {schedule.lr:g} at most, {schedule.name}, warm-up {schedule.warmup:,} and "
+        f"cooldown {schedule.cooldown:,} steps"
+    )
 
 
 def rehearsal_lines(facts) -> list[str]:
@@ -242,20 +266,28 @@ def backward_text(budget, answer) -> str:
 
     def line(choice) -> str:
         return (
-            f"{choice.name:<22} {choice.images:9.3g} images   expected error {100 * choice.error:5.2f} % "
-            f"({100 * choice.low:.1f} to {100 * choice.high:.1f})"
+            f"{choice.name:<22} {choice.images:9.3g} images   {choice.devices} × {choice.days:.3g} days   "
+            f"expected error {100 * choice.error:5.2f} % ({100 * choice.low:.1f} to {100 * choice.high:.1f})"
         )
 
     lines = [
-        f"{budget.devices} × {budget.device} for {budget.days:g} days, "
-        f"{budget.unique_images:.3g} unique images:",
+        f"{_limits(budget)}, {budget.unique_images:.3g} unique images:",
         f"  best      {line(answer.best)}",
         *(f"  next      {line(choice)}" for choice in answer.others),
         *(f"  with {name:<28} {100 * error:5.2f} %" for name, error in answer.prices.items()),
     ]
-    if answer.enough_days:
+    if answer.enough:
+        days = answer.enough * answer.best.days
         lines.append(
-            f"  enough    {answer.enough_days:.2g} days come within 1 % of this error: more time alone gains "
-            f"nothing"
+            f"  enough    {answer.enough:.2g} of it, {days:.2g} days, comes within 1 % of this error: "
+            f"spending more gains nothing"
         )
     return "\n".join(lines)
+
+
+def _limits(budget) -> str:
+    """What may be spent, in words."""
+    devices = f"{budget.devices} × {budget.device}" if budget.devices else budget.device
+    words = {"device_hours": "device-hours", "money": "of money", "train_flops": "FLOPs"}
+    spending = [f"at most {value:.4g} {words[name]}" for name, value in budget.spending.items()]
+    return ", ".join([f"{devices} for {'' if budget.devices else 'up to '}{budget.days:g} days", *spending])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalevit import config
+from scalevit import config, records, rundir
 from scalevit.answer import Answer
 
 if TYPE_CHECKING:
@@ -55,8 +56,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figure", type=Path, help="draw accuracy against shots, or against layers, here")
     parser.add_argument(
         "--pictures", type=Path, metavar="DIR",
-        help="draw where each model's pooling looks and which images it finds alike; what lies in "
-        "RUN/pictures is shown in the run's report",
+        help="draw accuracies, where each model's pooling looks and which images it finds alike; what lies "
+        "in RUN/pictures is shown in the run's report",
+    )  # fmt: skip
+    parser.add_argument(
+        "--records", type=Path, metavar="DIR",
+        help="also write what one run's folder reaches as records there; its report then shows them",
     )  # fmt: skip
 
 
@@ -78,10 +83,14 @@ def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answe
     from scalevit.evals.features import Share, default_cache
     from scalevit.evals.suites import SUITES, means, open_suite
 
+    _require_places(args)
+    began = time.monotonic()
     models, names = _sorted(args.what, args.suite)
+    if args.records:
+        _require_recordable(models, protocol)
     sets = [open_set(name) for name in names]
     sets += open_suite(args.suite, args.root, _note if world.first else _silent) if args.suite else []
-    opened = [open_model(name, image=args.image, scale=args.scale) for name in models]
+    opened = [open_model(name, image=args.image, scale=args.scale, device=world.device) for name in models]
     cache = None if args.no_cache else args.cache or default_cache()
     share, tell = Share.of(world), _tell if world.first else _silent
     lines = list(compare(opened, sets, protocol, cache=cache, share=share, tell=tell))
@@ -90,11 +99,23 @@ def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answe
 
         draw(lines, args.figure)
     answer = Answer(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
+    if args.records and world.first:
+        _record(Path(models[0]), lines, time.monotonic() - began, args.records)
     if args.suite:
         answer = _with_means(answer, means(lines, SUITES[args.suite]), args.suite)
-    if args.pictures:
-        answer = _with_pictures(answer, opened, sets, args.pictures)
+    if args.pictures and world.first:
+        answer = _with_pictures(answer, opened, sets, lines, args.pictures)
     return answer
+
+
+def _require_places(args: argparse.Namespace) -> None:
+    """Before anything is computed: whether what is to be drawn has a place."""
+    if args.figure:
+        from scalevit.evals.figures import require_format
+
+        require_format(args.figure)
+    if args.pictures and args.pictures.exists() and not args.pictures.is_dir():
+        raise ValueError(f"--pictures {args.pictures}: there is a file of that name, not a folder")
 
 
 def _note(text: str) -> None:
@@ -123,6 +144,31 @@ def _protocol(args: argparse.Namespace) -> Protocol:
     wanted = {"ridge": True, "knn": args.knn, "nearest-mean": args.nearest_mean, "linear": args.linear}
     methods = tuple(name for name, yes in wanted.items() if yes)
     return Protocol(shots, args.draws, l2, methods, tuple(args.layer))
+
+
+def _require_recordable(models: Sequence[str], protocol: Protocol) -> None:
+    if len(models) != 1 or not (Path(models[0]) / rundir.CONFIG).is_file():
+        raise ValueError(f"--records: name one run's folder as the model, found {', '.join(models)}")
+    if (protocol.methods, len(protocol.l2), protocol.layers) != (("ridge",), 1, ()):
+        raise ValueError("--records: the ridge probe of the last layer with one --l2 only")
+
+
+def _record(run: Path, lines: Sequence[Line], seconds: float, folder: Path) -> None:
+    """The run's rows, as if it had been probed at its end, and one that says that all are there."""
+    from scalevit.evals.comparison import PIXELS, UNTRAINED
+    from scalevit.reporting import Facts
+
+    metrics = {PIXELS: "raw_pixels_accuracy", UNTRAINED: "untrained_accuracy"}
+    trained = config.load(str(run / rundir.CONFIG))
+    facts, step = Facts.of(trained), trained.schedule.steps
+    rows = [
+        facts.row("floor" if line.floor else "probe", step, metrics.get(line.floor, "accuracy"), value)
+        | {"dataset": line.data, "shots": line.found.shots, "seed": draw}
+        for line in lines
+        for draw, value in enumerate(line.found.accuracies)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    records.append(folder, [*rows, facts.row("run", step, "seconds", seconds) | records.provenance()])
 
 
 def _number(kind: type, word: str, flag: str, least: float) -> Any:
@@ -224,11 +270,14 @@ def _asked(mean: Mean) -> str:
 
 
 def _with_pictures(
-    answer: Answer, models: Sequence[Backbone], sets: Sequence[ProbeSet], folder: Path
+    answer: Answer, models: Sequence[Backbone], sets: Sequence[ProbeSet], lines: Sequence[Line], folder: Path
 ) -> Answer:
-    """The answer, and the names of the pictures drawn, below a folder for each of several models."""
+    """The answer, and the names of the pictures drawn: all models' accuracies of each data set, and what each
+    model sees, below a folder for each of several."""
+    from scalevit.evals import figures
     from scalevit.evals.pictures import draw
 
+    curves = [str(figures.draw_set(lines, data.name, folder)) for data in sets]
     several = len(models) > 1
     places = [folder / re.sub(r"[^\w.-]+", "_", m.name) if several else folder for m in models]
     drawn = [
@@ -237,6 +286,7 @@ def _with_pictures(
         for data in sets
         for path in draw(model, data, place)
     ]
+    drawn = [*curves, *drawn]
     return Answer("\n".join([answer.text, "", *drawn]), answer.data | {"pictures": drawn})
 
 

@@ -212,8 +212,10 @@ def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> Outcome | Answ
     nodes = grid.expand(spec, folder.absolute() / "runs")
     known = (folder / results.SPEC).exists()
     with launch.lock_study(folder) if known else contextlib.nullcontext():
-        results.claim(folder, spec, nodes)
+        results.require_claimable(folder, nodes)
         executor = _executor(args, folder)
+        results.claim(folder, spec, nodes)
+        launch.write_whole(folder / EXECUTOR, _told(args))
     try:
         with progress.display(nodes, folder, lambda: results.foresee(folder, spec, nodes)) as display:
             outcome = launch.launch(nodes, folder, display, launch.PRETRAIN, executor, args.attempts)
@@ -228,17 +230,17 @@ def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> Outcome | Answ
 
 
 def _executor(args: argparse.Namespace, folder: Path) -> Executor:
-    """What the command line says, else what the study began with; remembered once it has answered."""
-    from scalevit.study.launch import write_whole
-
+    """What the command line says, else what the study began with."""
     if args.executor is None:
         remembered = _remembered(folder)
         args.executor = remembered["executor"]
         args.cluster = args.cluster or remembered["cluster"]
-    executor = EXECUTORS[args.executor](args, folder)
-    told = {"executor": args.executor, "cluster": args.cluster}
-    write_whole(folder / EXECUTOR, json.dumps(told))
-    return executor
+    return EXECUTORS[args.executor](args, folder)
+
+
+def _told(args: argparse.Namespace) -> str:
+    """What is remembered of the executor, once it has answered."""
+    return json.dumps({"executor": args.executor, "cluster": args.cluster})
 
 
 def _remembered(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def by_blocks(store: Store, block: int, world: int = 1) -> Store:
     Raises ValueError when what is in use takes more than MOST bytes."""
     first = store.shards[0]
     length = float(first.records["length"].mean())  # 0 in a table that is not indexed
-    if first.header.form == "parquet":
+    if first.header.form in ("parquet", "arrow"):
         rows = int((first.records["offset"] == first.records["offset"][0]).sum())
         return replace(store, reader=Reader(groups=Kept(_in_use(block / rows, rows * length, block))))
     if is_remote(first.header.path) and WORTH * world * length <= PIECE:

@@ -43,7 +43,11 @@ class Facts:
 
 
 def facts_of(headers: Sequence[Header]) -> Facts:
-    """The facts of some shards."""
+    """The facts of some shards. Raises ValueError where their classes have other names: a number would mean
+    another class."""
+    odd = next((header for header in headers if header.names != headers[0].names), None)
+    if odd is not None:
+        raise ValueError(f"{odd.path}: its classes have other names than those of {headers[0].path}")
     return Facts(
         form=headers[0].form,
         shards=len(headers),

@@ -26,9 +26,9 @@ MAX_PIXELS = 89_478_485
 #: A progressive JPEG of more scans is refused: each costs a pass over all pixels.
 MAX_SCANS = 100
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 #: File names with these endings are images.
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Part = UInt8[np.ndarray, "h2 w2 3"]
@@ -74,7 +74,7 @@ def decode_reference(data: bytes, name: str) -> Pixels:
 #: First bytes of a file, and the ending it should have.
 _BEGINNINGS = {
     b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp",
-    b"II": "tif", b"MM": "tif",
+    b"II": "tif", b"MM": "tif", b"P5": "pgm", b"P6": "ppm",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from scalevit.data.alike import Grey, alike, mirrored, thumbnail
 from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.fingerprint import CROPS, distance, luminance, phash, views
+from scalevit.data.index import whole
 from scalevit.data.stores import Store
 
 #: Bits that may differ.
@@ -79,10 +80,13 @@ def _bucketed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return starts, entries[order]
 
 
-def evaluation_table(store: Store) -> tuple[Table, np.ndarray]:
+def evaluation_table(
+    store: Store, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Table, np.ndarray]:
     """Table of all views of the evaluation images that can be read, and which image each entry is of."""
-    hashes, owners = [], []
+    hashes, owners, store = [], [], store.in_turn()
     for number in range(store.samples):
+        progress(number, store.samples)
         try:
             grey = luminance(decode(store.encoded(number), store.name(number)))
         except BrokenImage:
@@ -131,12 +135,24 @@ def is_copy(mine: Grey, theirs: Grey, view: int) -> bool:
     return alike(mine, *mirrored(theirs, crop)) if view % 2 else alike(mine, theirs, crop)
 
 
-def seconds_for(train: Store, table: Table, owners: np.ndarray) -> float:
-    """How long the search of all training hashes will take, from timing a few thousand."""
-    probe = np.resize(train.shards[0].records["phash"][: 2 * _BLOCK], 2 * _BLOCK)
-    began = time.perf_counter()
-    sum(1 for _ in candidates(probe, table, owners))
-    return (time.perf_counter() - began) * train.samples / len(probe)
+def seconds_for(
+    train: Store, table: Table, owners: np.ndarray, radius: int = RADIUS, seen: Callable | None = None
+) -> float:
+    """How long it will take to search all training hashes, from a few thousand of up to eight shards, and to
+    compare as many candidates as these have, from timing a few; `seen`: thumbnails, if they are compared."""
+    shards = [*range(0, len(train.shards), -(-len(train.shards) // 8))]
+    matches, hashes, searched, compared = list[list[Match]](), 0, 0.0, 0.0
+    for number in shards:
+        some = train.shards[number].records["phash"][: 2 * _BLOCK // len(shards)]
+        began = time.perf_counter()
+        matches += candidates(some, table, owners, radius, int(train.starts[number]))
+        searched, hashes = searched + time.perf_counter() - began, hashes + len(some)
+    if seen and matches:
+        few, began = matches[:: -(-len(matches) // 8)], time.perf_counter()
+        for one in few:
+            confirmed(one, train, seen)
+        compared = (time.perf_counter() - began) / len(few) * len(matches)
+    return (searched + compared) * train.samples / hashes
 
 
 # --------------------------------------------------------------------------- the list that sources honour
@@ -148,9 +164,8 @@ def write_exclusions(target: Path, train: Store, matches: list[tuple[Match, str]
     """One line a sample: its number, its name, the evaluation image that it copies, bits of difference."""
     lines = [f"{_TITLE} {train.samples}"]
     lines += [f"{m.train}\t{train.name(m.train)}\t{name}\t{m.bits}" for m, name in sorted(matches)]
-    part = target.with_name(target.name + ".part")
-    part.write_text("\n".join(lines) + "\n", errors="surrogateescape")
-    part.replace(target)
+    with whole(target) as part:
+        part.write_text("\n".join(lines) + "\n", errors="surrogateescape")
 
 
 def read_exclusions(path: str, samples: int) -> np.ndarray:

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -166,12 +167,18 @@ def written(target: Path, facts: dict[str, Any], blocks: Sequence[np.ndarray]) -
     """Put facts, as a line of JSON, and arrays into a file, whole or not at all."""
     line = json.dumps(facts).encode()
     target.parent.mkdir(parents=True, exist_ok=True)
+    with whole(target) as part, part.open("wb") as file:
+        file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
+        for block in blocks:
+            file.write(block.tobytes())
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """A file to write to, which then takes the target's name; when that fails, nothing is left of it."""
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
-            for block in blocks:
-                file.write(block.tobytes())
+        yield part
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

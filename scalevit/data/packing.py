@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scalevit.data.decode import BrokenImage, image_ending
+from scalevit.data.index import whole
 from scalevit.data.order import Order
 from scalevit.data.stores import Store
+from scalevit.data.tables import pyarrow, schema_for
 
 RECIPE = "pack.json"
 #: Rows of a table's group, through which each of them is read.
@@ -57,8 +57,8 @@ def pack(
         target = out / f"shard-{number:06d}.{recipe.form}"
         if not target.exists():
             samples = _samples(recipe, np.arange(edges[number], edges[number + 1]))
-            write = partial(WRITERS[recipe.form], store, samples, left_out=left_out)
-            _write_whole(target, write)
+            with whole(target) as part:
+                WRITERS[recipe.form](store, samples, part, left_out)
             written += 1
         if progress:
             progress(number + 1, recipe.shards)
@@ -80,16 +80,8 @@ def _claim(recipe: Recipe, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty, and not a pack that was begun; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    _write_whole(file, lambda part: part.write_text(json.dumps(wanted, indent=2)))
-
-
-def _write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(file) as part:
+        part.write_text(json.dumps(wanted, indent=2))
 
 
 def _write_tar(store: Store, samples: np.ndarray, part: Path, left_out: list[str]) -> None:
@@ -112,15 +104,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _write_parquet(store: Store, samples: np.ndarray, part: Path, left_out: list[str]) -> None:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError('parquet needs pyarrow: pip install "scalevit[parquet]"') from None
-    kind = pyarrow.list_(pyarrow.int64()) if store.multi else pyarrow.int64()
-    image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
-    schema = pyarrow.schema({"image": image, "label": kind})
-    with pyarrow.parquet.ParquetWriter(part, schema) as table:
+    arrow, schema = pyarrow(), schema_for(store.class_names, store.multi)
+    with arrow.parquet.ParquetWriter(part, schema) as table:
         for start in range(0, len(samples), ROWS):
             rows = []
             for number in samples[start : start + ROWS].tolist():
@@ -129,7 +114,7 @@ def _write_parquet(store: Store, samples: np.ndarray, part: Path, left_out: list
                     labels = store.labels(number).tolist() if store.is_labelled(number) else None
                     value = labels[0] if labels and not store.multi else labels
                     rows.append({"image": {"bytes": data, "path": f"{number:012d}"}, "label": value})
-            table.write_table(pyarrow.Table.from_pylist(rows, schema))
+            table.write_table(arrow.Table.from_pylist(rows, schema))
 
 
 def _bytes_of(store: Store, number: int, left_out: list[str]) -> bytes | None:

@@ -9,15 +9,15 @@ from types import ModuleType
 
 import numpy as np
 
-from scalevit.data import folders, parquet, shards
+from scalevit.data import arrow, folders, parquet, shards
 from scalevit.data.catalogue import Facts, Shards, catalogue, facts_of, starts_of
 from scalevit.data.index import ShardIndex, opened, stamp_of
 from scalevit.data.kept import PLAIN, Reader, in_turn
 from scalevit.data.storage import expand, is_remote
 
 #: Each knows how to scan a shard, and to name and read one of its samples.
-FORMS: dict[str, ModuleType] = {"folder": folders, "tar": shards, "parquet": parquet}
-ENDINGS = {".tar": "tar", ".parquet": "parquet"}
+FORMS: dict[str, ModuleType] = {"folder": folders, "tar": shards, "parquet": parquet, "arrow": arrow}
+ENDINGS = {".tar": "tar", ".parquet": "parquet", ".arrow": "arrow"}
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Store:
         """What the index knows of all samples, in one array."""
         return np.concatenate([shard.records for shard in self.shards])
 
-    def in_turn(self) -> Store:
+    def in_turn(self, threads: int = 1) -> Store:
         """The same, to be read from the first sample to the last."""
-        return replace(self, reader=in_turn())
+        return replace(self, reader=in_turn(threads))
 
 
 def store_of(shards: list[ShardIndex]) -> Store:

@@ -1,50 +1,51 @@
 """Labelled images in an .npz file, under the names and in the layouts that people use.
 
-x, y and optionally split; images, labels and split; x_train, y_train, x_test, y_test (Keras); train_images,
-train_labels, test_images, test_labels (MedMNIST, whose validation images are left out).
+x, y and optionally split; or images, data and labels, targets; or the two halves apart, as x_train, y_train,
+x_test, y_test (Keras) or train_images, train_labels, test_images, test_labels (MedMNIST). Where there are
+both validation and test images, the former are left out.
 """
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from scalevit.evals.probeset import ProbeSet, from_arrays
+from scalevit.evals.probeset import QUERY, SUPPORT, ProbeSet, from_arrays, halves_of
 
-#: Names of (images, labels) of one array, and of the two halves where they are apart.
-TOGETHER = (("x", "y"), ("images", "labels"))
-APART = (
-    (("x_train", "y_train"), ("x_test", "y_test")),
-    (("train_images", "train_labels"), ("test_images", "test_labels")),
-)
-#: How a split says which half an image belongs to.
-SUPPORT, QUERY = ("support", "train", "training"), ("query", "test", "val", "valid", "validation")
+#: Names of arrays, in lower case.
+IMAGES, LABELS = ("x", "images", "image", "data"), ("y", "labels", "label", "targets", "target")
 
 
-def holds_images(path: Path) -> bool:
-    """Whether an .npz file has arrays of labelled images, rather than weights."""
+def holds_weights(path: Path) -> bool:
+    """Whether an .npz file has a tree of weights, as big_vision writes it, rather than labelled images."""
+    if not zipfile.is_zipfile(path):
+        return False
     with np.load(path) as file:
-        return _names(file.files) is not None
+        return any("/" in name for name in file.files)
 
 
 def open_npz(path: Path) -> ProbeSet:
     """The probe set of a file; ValueError in one line where its arrays are none."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a whole .npz file")
     with np.load(path, allow_pickle=False) as file:
-        halves = _names(file.files)
+        there = {name.lower(): name for name in file.files}
+        halves = _names(there)
         if halves is None:
             raise ValueError(f"{path}: no arrays x and y; there: {', '.join(file.files)}")
         try:
             parts = [(_pixels(file[x], f"{path}: {x}"), _labels(file[y])) for x, y in halves]
-            split = file["split"] if len(halves) == 1 and "split" in file.files else None
+            split = file[there["split"]] if len(halves) == 1 and "split" in there else None
         except ValueError as error:
             if "allow_pickle" in str(error):
                 message = f"{path}: x, y and split must be plain arrays, not Python objects"
                 raise ValueError(message) from None
             raise
     if len(halves) == 1:
-        ((x, y),) = parts
-        return from_arrays(path.stem, x, y, None if split is None else _halves(split), where=str(path))
+        return _together(path, *parts[0], split)
     (a, y), (b, z) = parts
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(f"{path}: images of {a.shape[1:]} and of {b.shape[1:]} in its two halves")
@@ -52,15 +53,38 @@ def open_npz(path: Path) -> ProbeSet:
     return from_arrays(path.stem, np.concatenate([a, b]), np.concatenate([y, z]), split, where=str(path))
 
 
-def _names(there: list[str]) -> list[tuple[str, str]] | None:
-    """Names of images and labels: of everything, or of support and of query."""
-    for pair in TOGETHER:
-        if set(pair) <= set(there):
-            return [pair]
-    for support, query in APART:
-        if {*support, *query} <= set(there):
-            return [support, query]
-    return None
+def _together(path: Path, x: np.ndarray, y: np.ndarray, split: np.ndarray | None) -> ProbeSet:
+    """Of all images in one array. split: 0 and 1, False and True, or words."""
+    if split is not None and split.dtype == bool:
+        split = split.astype(np.uint8)
+    if split is not None and split.dtype.kind in "US" and split.shape == y.shape == x.shape[:1]:
+        said = halves_of(split)
+        x, y, split = x[said != 2], y[said != 2], said[said != 2]
+    return from_arrays(path.stem, x, y, split, where=str(path))
+
+
+def _names(there: Mapping[str, str]) -> list[tuple[str, str]] | None:
+    """Names of images and labels: of everything, or of support and of query. there: by their lower case."""
+    together = _pair(there, "{}")
+    if together:
+        return [together]
+    apart = [
+        next(filter(None, (_pair(there, form) for word in words for form in _forms(word))), None)
+        for words in (SUPPORT, QUERY)
+    ]
+    return None if None in apart else [pair for pair in apart if pair]
+
+
+def _forms(half: str) -> tuple[str, ...]:
+    return f"{{}}_{half}", f"{half}_{{}}", f"{{}}{half}"
+
+
+def _pair(there: Mapping[str, str], form: str) -> tuple[str, str] | None:
+    """The arrays of images and of labels that are called so, "{}" standing for "x", "images", …"""
+    found = [
+        next((there[n] for n in map(form.format, names) if n in there), None) for names in (IMAGES, LABELS)
+    ]
+    return (found[0], found[1]) if found[0] and found[1] else None
 
 
 def _pixels(x: np.ndarray, where: str) -> np.ndarray:
@@ -80,14 +104,8 @@ def _pixels(x: np.ndarray, where: str) -> np.ndarray:
 
 
 def _labels(y: np.ndarray) -> np.ndarray:
-    """(n,) from (n,) or (n, 1), floats that are whole numbers as such."""
+    """(n,) from (n,), (n, 1) or one-hot (n, c), floats that are whole numbers as such."""
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim == 2 and y.dtype.kind in "biuf" and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
+        return y.argmax(axis=1)
     return y.astype(np.int64) if y.dtype.kind == "f" and (y == np.rint(y)).all() else y
-
-
-def _halves(split: np.ndarray) -> np.ndarray:
-    """0 for support and 1 for query, from those numbers or from words; others are left as they are."""
-    if split.dtype.kind not in "US":
-        return split.astype(np.uint8) if split.dtype == bool else split
-    words = np.char.lower(split.astype(str))
-    return np.where(np.isin(words, SUPPORT), 0, np.where(np.isin(words, QUERY), 1, -1))

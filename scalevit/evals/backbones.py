@@ -31,6 +31,7 @@ from scalevit.model import ViT
 LAST = "pre_logits"
 #: What the head says; not listed among the layers.
 LOGITS = "logits"
+CPU = torch.device("cpu")
 
 Run = Callable[[Tensor, tuple[str, ...]], Mapping[str, Tensor]]
 
@@ -42,7 +43,7 @@ class Backbone:
     everything that decides the features; None when that cannot be told. untrained: the same network with
     fresh weights; None when that cannot be had, or when this one is untrained itself. note: what a reader of
     its numbers must know. outputs: classes of the head, which `LOGITS` asks; 0 for none. looks: where the
-    pooling looks in images (maps.py); None where it does not choose."""
+    pooling looks in images (maps.py); None where it does not choose. device: where it computes."""
 
     name: str
     run: Run
@@ -54,13 +55,17 @@ class Backbone:
     note: str = ""
     outputs: int = 0
     looks: Callable[[Tensor], Tensor] | None = None
+    device: torch.device = CPU
 
 
-def open_model(target: str, *, image: int = 0, scale: str = "") -> Backbone:
+def open_model(target: str, *, image: int = 0, scale: str = "", device: torch.device = CPU) -> Backbone:
     """The model that a word names. image: side in pixels to resample a ViT's positions to, or the side of
     the images that a function takes (224 unless given). scale: one of `SCALES` instead of what came with the
-    weights, which stderr is told where it differs. Raises ValueError when there is no such model."""
-    found = _open(target, image)
+    weights, which stderr is told where it differs. device: where networks compute; functions stay where they
+    are. Raises ValueError when there is no such model."""
+    if image < 0:
+        raise ValueError(f"--image: must be at least 1, found {image}")
+    found = _open(target, image, device)
     if not scale:
         return found
     preprocessing = rescaled(found.preprocessing, scale)
@@ -77,29 +82,30 @@ def _is_function(target: str) -> bool:
     return bool(colon) and scheme not in OPENERS and not Path(target).exists() and dotted
 
 
-def _open(target: str, image: int) -> Backbone:
+def _open(target: str, image: int, device: torch.device) -> Backbone:
     scheme, colon, rest = target.partition(":")
     if colon and scheme in OPENERS:
-        return OPENERS[scheme](rest, image)
+        return OPENERS[scheme](rest, image, device)
     if _is_function(target):
-        return _callable(scheme, rest, image)
-    return of_vit(weights.load(target, image=image), target)
+        return _callable(scheme, rest, image, device)
+    return of_vit(weights.load(target, image=image).to(device), target)
 
 
 def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
     """A ViT of ours. Layers of tokens are averaged over the patches."""
+    device = next(model.parameters()).device
     layers = ("embedded", *(f"blocks.{i}" for i in range(len(model.blocks))), "pooled", LAST)
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
         # what is kept cannot be written over: without a reason, every layer's memory would be new to the CPU
         taps: dict[str, Tensor] = {}
         inner = not set(wanted) <= {LAST, LOGITS}
-        last = model.features(images.to(next(model.parameters()).device), taps if inner else None)
+        last = model.features(images.to(device), taps if inner else None)
         taps |= {LAST: last, LOGITS: model.head(last)} if LOGITS in wanted else {LAST: last}
         return {layer: _flat(taps[layer], model.prefix) for layer in wanted}
 
     def untrained() -> Backbone:
-        fresh = ViT(model.config, device=next(model.parameters()).device, seed=0)
+        fresh = ViT(model.config, device=device, seed=0)
         fresh.preprocessing = model.preprocessing
         return of_vit(fresh, f"{name} untrained")
 
@@ -107,7 +113,9 @@ def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
     told = partial(fingerprint, model.state_dict(), about)
     side, outputs = model.config.image, model.config.classes
     looks = None if model.config.pool == "gap" else partial(pooling_weights, model)
-    return Backbone(name, run, layers, side, model.preprocessing, told, untrained, note, outputs, looks)
+    return Backbone(
+        name, run, layers, side, model.preprocessing, told, untrained, note, outputs, looks, device
+    )
 
 
 def _flat(x: Tensor, prefix: int) -> Tensor:
@@ -128,19 +136,19 @@ def fingerprint(state: Mapping[str, Tensor], about: str) -> str:
 # --------------------------------------------------------------------------- timm
 
 
-def _timm(name: str, image: int) -> Backbone:
+def _timm(name: str, image: int, device: torch.device) -> Backbone:
     timm = import_timm()
     if not timm.is_model(name):
         near = ", ".join(nearest(name.split(".")[0], timm.list_models()))
         raise ValueError(f"timm has no model {name!r}; nearest: {near}")
     module, note = _with_weights(timm, name)
-    return _of_timm(module, f"timm:{name}", image, note)
+    return _of_timm(module.to(device), f"timm:{name}", image, note)
 
 
-def _timm_local(folder: str, image: int) -> Backbone:
+def _timm_local(folder: str, image: int, device: torch.device) -> Backbone:
     timm = import_timm()
     try:
-        return of_vit(weights.load(folder, image=image), f"timm-local:{folder}")
+        return of_vit(weights.load(folder, image=image).to(device), f"timm-local:{folder}")
     except ValueError as error:
         if not (Path(folder) / "config.json").is_file():
             raise
@@ -149,7 +157,7 @@ def _timm_local(folder: str, image: int) -> Backbone:
         module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (RuntimeError, KeyError, OSError, AssertionError):
         raise ValueError(reason) from None
-    return _of_timm(module, f"timm-local:{folder}", image, "")
+    return _of_timm(module.to(device), f"timm-local:{folder}", image, "")
 
 
 def _of_timm(module: nn.Module, name: str, image: int, note: str) -> Backbone:
@@ -174,17 +182,17 @@ def _raw_timm(module: Any, name: str, image: int, note: str) -> Backbone:
         tuple(given["mean"]), tuple(given["std"]), str(given["interpolation"]), float(given["crop_pct"])
     )
     module.eval()
+    device = next(module.parameters()).device
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
-        images = images.to(next(module.parameters()).device)
-        tokens = module.forward_features(images)
+        tokens = _asked(name, module.forward_features, images.to(device))
         found = {LAST: module.forward_head(tokens, pre_logits=True).flatten(1)}
         return found | {LOGITS: module.forward_head(tokens)} if LOGITS in wanted else found
 
     side = image or given["input_size"][-1]
     told = partial(fingerprint, module.state_dict(), name)
     outputs = int(module.num_classes)
-    return Backbone(name, run, (LAST,), side, found, told, note=note, outputs=outputs)
+    return Backbone(name, run, (LAST,), side, found, told, note=note, outputs=outputs, device=device)
 
 
 def _with_weights(timm: Any, name: str) -> tuple[nn.Module, str]:
@@ -223,13 +231,13 @@ class _no_vain_retries:
 # --------------------------------------------------------------------------- functions
 
 
-def _callable(module: str, attribute: str, image: int) -> Backbone:
-    """A function, or a torch module, that somebody else wrote."""
+def _callable(module: str, attribute: str, image: int, device: torch.device) -> Backbone:
+    """A function, or a torch module, that somebody else wrote. A function gets its images on the CPU."""
     try:
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{module}:{attribute}: {error}") from None
+    except Exception as error:  # what somebody else's module does when it is imported
+        raise ValueError(f"{module}:{attribute}: {_first_line(error)}") from None
     finally:
         sys.path.pop(0)
     function = getattr(found, attribute, None)
@@ -237,17 +245,34 @@ def _callable(module: str, attribute: str, image: int) -> Backbone:
         near = ", ".join(nearest(attribute, [n for n in vars(found) if callable(getattr(found, n))]))
         raise ValueError(f"{module} has no callable {attribute!r}; nearest: {near}")
     name, side = f"{module}:{attribute}", image or 224
-    told = None
+    told, device = None, device if isinstance(function, nn.Module) else CPU
     if isinstance(function, nn.Module):
+        function.to(device)
         told = partial(fingerprint, function.eval().state_dict(), f"{name} {function}")
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
-        given = torch.as_tensor(function(images))
-        if given.shape[:1] != images.shape[:1] or given.dim() < 2:
-            raise ValueError(f"{name}: expected ({len(images)}, d) features, found {tuple(given.shape)}")
-        return {LAST: given.flatten(1)}
+        given = _asked(name, function, images.to(device))
+        shape = getattr(given, "shape", None)
+        if shape is None or len(shape) < 2 or shape[0] != len(images):
+            found = type(given).__name__ if shape is None else tuple(shape)
+            raise ValueError(f"{name}: expected ({len(images)}, d) features, found {found}")
+        return {LAST: torch.as_tensor(given).flatten(1)}
 
-    return Backbone(name, run, (LAST,), side, Preprocessing(), told)
+    return Backbone(name, run, (LAST,), side, Preprocessing(), told, device=device)
 
 
-OPENERS: dict[str, Callable[[str, int], Backbone]] = {"timm": _timm, "timm-local": _timm_local}
+def _asked(name: str, function: Callable[[Tensor], Any], images: Tensor) -> Any:
+    """What somebody else's network says of images; ValueError in one line for whatever it raises, so that
+    every process hears of it."""
+    try:
+        return function(images)
+    except Exception as error:
+        raise ValueError(f"{name} on images {tuple(images.shape)}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    said = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {said:.200}"
+
+
+OPENERS: dict[str, Callable[[str, int, torch.device], Backbone]] = {"timm": _timm, "timm-local": _timm_local}

@@ -7,22 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from scalevit.config import nearest
-from scalevit.evals.arrays import holds_images, open_npz
+from scalevit.evals.arrays import holds_weights, open_npz
 from scalevit.evals.idx import idx_files, open_idx
 from scalevit.evals.named import NAMES
 from scalevit.evals.probeset import (
     SUFFIXES,
     Files,
     ProbeSet,
-    Stored,
     checked,
     digest_of_files,
+    half_folders,
     halves,
     label_bytes,
 )
-
-#: Folders whose names say which half they are.
-SUPPORT, QUERY = ("support", "train"), ("query", "test", "val", "validation")
+from scalevit.evals.stored import open_shards, shards_at
 
 
 def open_set(target: str) -> ProbeSet:
@@ -30,17 +28,17 @@ def open_set(target: str) -> ProbeSet:
 
     An .npz holds images x (n, h, w[, 3]), labels y (n,), and optionally split (n,), 0 support, 1 query; other
     spellings are in arrays.py. A folder holds one folder of images a class, or two folders of such (train and
-    val, …), tars or tables named so, or idx files as MNIST's. Where nothing says to which half an image
-    belongs, the first half of each class in the order of seed 0 is
-    support. Names of `NAMES` come with packages.
+    val, …), tars or tables named so or in such folders, or idx files as MNIST's. Where nothing says to which
+    half an image belongs, the first half of each class in the order of seed 0 is support. Names of `NAMES`
+    come with packages.
     Raises ValueError when there is no such thing or it cannot be probed."""
     path = Path(target)
     if target in NAMES:
         return NAMES[target](target)
     if path.suffix == ".npz" and path.is_file():
         return open_npz(path)
-    if _shards(path):
-        return _stored(path)
+    if shards_at(path):
+        return open_shards(path)
     if path.is_dir():
         return open_idx(path.name, path) if idx_files(path) else _folder(path)
     near = ", ".join(nearest(target, [*NAMES]))
@@ -51,8 +49,8 @@ def is_set(target: str) -> bool:
     """Whether a word looks like images to probe with, rather than like a model."""
     path = Path(target)
     if path.suffix == ".npz" and path.is_file():
-        return holds_images(path)
-    if _shards(path):
+        return not holds_weights(path)
+    if shards_at(path):
         return True
     if path.is_dir():
         return bool(idx_files(path)) or not any((path / name).exists() for name in _OF_MODELS)
@@ -66,10 +64,9 @@ _OF_MODELS = ("model.safetensors", "config.json", "open_clip_config.json", "run.
 
 
 def _folder(path: Path) -> ProbeSet:
-    support = next((path / name for name in SUPPORT if (path / name).is_dir()), None)
-    query = next((path / name for name in QUERY if (path / name).is_dir()), None)
-    if support and query:
-        (a, y), (b, z) = _files(support), _files(query)
+    both = half_folders(path)
+    if both:
+        (a, y), (b, z) = (_files(folder) for folder in both)
     else:
         paths, labels = _files(path)
         half = halves(labels)
@@ -89,46 +86,3 @@ def _files(path: Path) -> tuple[list[Path], np.ndarray]:
     if not paths:
         raise ValueError(f"{path}: no images in folders of classes (CLASS/image.jpg)")
     return paths, np.array(labels)
-
-
-# --------------------------------------------------------------------------- tars and tables
-
-
-def _shards(path: Path) -> list[Path]:
-    """The tars or parquet tables at a path, or in a folder or its data/ folder; none of both kinds."""
-    if path.suffix in (".tar", ".parquet") and path.is_file():
-        return [path]
-    for folder in (path, path / "data"):
-        for ending in ("*.parquet", "*.tar"):
-            found = sorted(folder.glob(ending)) if folder.is_dir() else []
-            if found:
-                return found
-    return []
-
-
-def _stored(path: Path) -> ProbeSet:
-    """Shards whose names begin with train, test, … say which half they are; others are halved by class."""
-    shards = _shards(path)
-    by_half = [[p for p in shards if p.name.lower().startswith(names)] for names in (SUPPORT, QUERY)]
-    if all(by_half):
-        (a, y), (b, z) = (_labelled(half, path) for half in by_half)
-    else:
-        everything, labels = _labelled(shards, path)
-        half = halves(labels)
-        a, b = (Stored(everything.store, everything.numbers[part]) for part in (half, ~half))
-        y, z = labels[half], labels[~half]
-    images = [(half.store, int(number)) for half in (a, b) for number in half.numbers]
-    labels = label_bytes(y) + label_bytes(z)
-    fingerprint = digest_of_files(shards, lambda i: images[i][0].encoded(images[i][1]), len(images), labels)
-    return checked(ProbeSet(path.stem, a, y, b, z, False, fingerprint), str(path))
-
-
-def _labelled(shards: list[Path], where: Path) -> tuple[Stored, np.ndarray]:
-    from scalevit.data.stores import FORMS, store_of
-
-    store = store_of([FORMS[shard.suffix[1:]].scan(str(shard)) for shard in shards])
-    labels = [store.labels(number) for number in range(store.samples)]
-    for number, found in enumerate(labels):
-        if len(found) != 1:
-            raise ValueError(f"{where}: {store.name(number)} has {len(found)} labels; a probe needs one")
-    return Stored(store, np.arange(store.samples)), np.array([int(found[0]) for found in labels])

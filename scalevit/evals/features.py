@@ -28,6 +28,8 @@ from scalevit.evals.probeset import Images
 from scalevit.mesh import World
 
 BATCH = 64
+#: Batches after which features leave the device: each time it has to wait for what it was given.
+TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -88,21 +90,25 @@ def _own(
 
     Ranks that each hold a part of the weights run the network together: so all run it equally often, one that
     has no block left on the last block again, one that met a broken image on nothing."""
-    own: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    own: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     mine, wrong = blocks[share.rank :: share.world], None
     idle = [*blocks[-1:]] * (-(-len(blocks) // share.world) - len(mine))
     try:
         with torch.no_grad():  # weights gathered in inference mode could not be trained on
-            for prepared in _prepared(backbone, images, [*mine, *idle], whole):
+            for number, prepared in enumerate(_prepared(backbone, images, [*mine, *idle], whole), 1):
                 if isinstance(prepared, ValueError):
                     wrong = wrong or prepared
                     prepared = torch.zeros(1, 3, backbone.image, backbone.image)
                 found = backbone.run(prepared, layers)
                 for layer in layers:
-                    own[layer].append(found[layer].float().cpu().numpy())
+                    own[layer].append(found[layer].float())
+                    if number % TOGETHER == 0:
+                        own[layer][-TOGETHER:] = [value.cpu() for value in own[layer][-TOGETHER:]]
     except ValueError as error:
         return error
-    return wrong or {layer: values[: len(mine)] for layer, values in own.items()}
+    return wrong or {
+        layer: [value.cpu().numpy() for value in values[: len(mine)]] for layer, values in own.items()
+    }
 
 
 def _interleaved(shares: list[list[np.ndarray]], blocks: int) -> np.ndarray:
@@ -118,7 +124,8 @@ def _prepared(
 
     def prepare(block: range) -> Tensor | ValueError:
         try:
-            return fit([images[i] for i in block], backbone.image, backbone.preprocessing, whole)
+            ready = fit([images[i] for i in block], backbone.image, backbone.preprocessing, whole)
+            return _sent(ready, backbone.device)
         except ValueError as error:
             return error
 
@@ -131,6 +138,18 @@ def _prepared(
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def _sent(images: Tensor, device: torch.device) -> Tensor:
+    """The images on the device; they are copied there while it computes on others."""
+    if device.type != "cuda":
+        return images
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        there = images.pin_memory().to(device, non_blocking=True)
+    stream.synchronize()
+    there.record_stream(torch.cuda.default_stream(device))  # whose work decides when the memory is free
+    return there
 
 
 # --------------------------------------------------------------------------- images to tensors
@@ -224,7 +243,7 @@ class Cache:
         facts = {
             "weights": backbone.fingerprint(), "images": fingerprint, "side": backbone.image, "whole": whole,
             "layer": layer, "preprocessing": asdict(backbone.preprocessing), "batch": BATCH,
-            "torch": torch.__version__, "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "torch": torch.__version__, "device": backbone.device.type,
         }  # fmt: skip
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.npy"

@@ -9,26 +9,46 @@ from typing import Any
 from scalevit.evals.comparison import Line
 
 
-def draw(lines: Sequence[Line], path: Path) -> None:
-    """One panel a data set, a curve with its 95 % band for each model, method and floor. Where a curve has
-    several layers, they are the horizontal axis, at the largest number of shots. The suffix is the format."""
+def require_format(path: Path) -> None:
+    """ValueError for a suffix that no figure can have."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     known = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix.lower().lstrip(".") not in known:
         raise ValueError(f"--figure {path}: the suffix must be one of {', '.join(sorted(known))}")
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """One panel a data set, a curve with its 95 % band for each model, method and floor. Where a curve has
+    several layers, they are the horizontal axis, at the largest number of shots. The suffix is the format
+    (`require_format`)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names = list(dict.fromkeys(line.data for line in lines))
     figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for name, axes in zip(names, figure.subplots(1, len(names), squeeze=False)[0]):
         here = [line for line in lines if line.data == name]
-        by_layer = len({line.layer for line in here if not line.floor}) > 1
-        (_against_layers if by_layer else _against_shots)(axes, here)
+        (_against_layers if _by_layer(here) else _against_shots)(axes, here)
         axes.set(title=name, ylabel="accuracy in %")
         axes.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    draft = path.with_name(path.name + ".draft")
+    figure.savefig(draft, dpi=150, format=path.suffix.lower().lstrip("."))
+    draft.replace(path)
+
+
+def draw_set(lines: Sequence[Line], data: str, folder: Path) -> Path:
+    """One data set's panel in `folder`: DATA-shots.png, or DATA-layers.png where there are several layers."""
+    here = [line for line in lines if line.data == data]
+    path = folder / f"{data}-{'layers' if _by_layer(here) else 'shots'}.png"
+    draw(here, path)
+    return path
+
+
+def _by_layer(lines: Sequence[Line]) -> bool:
+    return len({line.layer for line in lines if not line.floor}) > 1
 
 
 def _curves(lines: Sequence[Line]) -> dict[str, list[Line]]:

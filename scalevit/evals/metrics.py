@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scalevit.evals.probes import interval
+
 #: Bins of the calibration error (Guo et al. 2017, arXiv 1706.04599).
 BINS = 15
 
@@ -32,16 +34,18 @@ class PerClass:
 class Metrics:
     """images: those with at least one label; the others count nowhere, as ReaL defines it. nll: mean of
     -log of the probability of the right classes together, in nats. calibration: expected error, 15 bins.
-    confusion[i, j]: images of the single label classes[i] for which classes[j] was named."""
+    low, high: Wilson's 95 % interval of top1. confusion (k, 3): a label, a class, and for how many images of
+    that single label that class was named; pairs that never occur are left out."""
 
     images: int
     unlabelled: int
     top1: float
+    low: float
+    high: float
     top5: float
     nll: float
     calibration: float
     per_class: tuple[PerClass, ...]
-    classes: np.ndarray
     confusion: np.ndarray
 
 
@@ -60,13 +64,14 @@ def measure(logits: np.ndarray, truth: Truth, *, restrict: bool = False) -> Metr
     named = z.argmax(axis=1)
     hit = right[np.arange(len(z)), named]
     top = np.argpartition(-z, min(5, z.shape[1]) - 1, axis=1)[:, :5]
-    confusion = _confusion(right, named)
+    confusion = _confusion(right, named, classes)
+    low, high = interval(float(hit.mean()), 0.0, 1, len(z))
     return Metrics(
-        images=len(z), unlabelled=int((~counted).sum()), top1=float(hit.mean()),
+        images=len(z), unlabelled=int((~counted).sum()), top1=float(hit.mean()), low=low, high=high,
         top5=float(np.take_along_axis(right, top, axis=1).any(axis=1).mean()),
         nll=float(-_log_sum(np.where(right, logp, -np.inf)).mean()),
         calibration=calibration_error(np.exp(logp.max(axis=1)), hit),
-        per_class=tuple(_per_class(confusion, classes)), classes=classes, confusion=confusion,
+        per_class=tuple(_per_class(confusion)), confusion=confusion,
     )  # fmt: skip
 
 
@@ -104,19 +109,19 @@ def _log_sum(z: np.ndarray) -> np.ndarray:
     return top + np.log(np.exp(z - top[:, None]).sum(axis=1))
 
 
-def _confusion(right: np.ndarray, named: np.ndarray) -> np.ndarray:
+def _confusion(right: np.ndarray, named: np.ndarray, classes: np.ndarray) -> np.ndarray:
     single = right.sum(axis=1) == 1
-    confusion = np.zeros((right.shape[1], right.shape[1]), np.int64)
-    np.add.at(confusion, (right[single].argmax(axis=1), named[single]), 1)
-    return confusion
+    pairs = np.stack([classes[right[single].argmax(axis=1)], classes[named[single]]], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    return np.column_stack([found, counts])
 
 
-def _per_class(confusion: np.ndarray, classes: np.ndarray) -> list[PerClass]:
+def _per_class(confusion: np.ndarray) -> list[PerClass]:
     found = []
-    for i in np.flatnonzero(confusion.sum(axis=1)):
-        wrong = confusion[i].copy()
-        wrong[i] = 0
-        other = int(classes[wrong.argmax()]) if wrong.any() else -1
-        total = int(confusion[i].sum())
-        found.append(PerClass(int(classes[i]), total, float(confusion[i, i] / total), other))
+    for label in np.unique(confusion[:, 0]):
+        _, named, images = confusion[confusion[:, 0] == label].T
+        wrong = np.where(named == label, 0, images)
+        other = int(named[wrong.argmax()]) if wrong.any() else -1
+        total = int(images.sum())
+        found.append(PerClass(int(label), total, float((total - wrong.sum()) / total), other))
     return found

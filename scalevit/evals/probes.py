@@ -57,14 +57,16 @@ class Ridge:
         left, right = _factors(self.spectrum, l2)
         rank = left.shape[1]
         weights = self.targets / self.spectrum[:, None]
-        columns = (left[:, :, None] * weights[:, None, :]).reshape(len(left), -1).astype(np.float32)
+        size = rank, len(self.classes)
+        columns = (left[:, :, None] * weights[:, None, :]).reshape(len(left), rank * size[1])
+        columns = columns.astype(np.float32)
         bias = self._bias(l2).astype(np.float32)
         right, directions = right.astype(np.float32), self.directions.astype(np.float32)
         mean, scale = self.mean.astype(np.float32), self.inverse_std.astype(np.float32)
         rows = max(1, _CHUNK // (len(self.classes) * (rank + len(l2))))
         for start in range(0, len(x), rows):
             z = ((x[start : start + rows].astype(np.float32) - mean) * scale) @ directions
-            yield np.matmul(right, (z @ columns).reshape(len(z), rank, -1)) + bias
+            yield np.matmul(right, (z @ columns).reshape(len(z), *size)) + bias
 
     def _bias(self, l2: np.ndarray) -> np.ndarray:
         """The constant feature's share of the scores (λ, c): 100² Σ Y / (100² n + λ)."""

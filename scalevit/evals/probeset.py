@@ -16,7 +16,11 @@ import numpy as np
 if TYPE_CHECKING:
     from scalevit.data.stores import Store
 
+#: As in data/decode.py, whose image libraries a run on procedural images need not load.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+#: Words for the two halves, in lower case; of several words for the query half the first here counts.
+SUPPORT = ("support", "train", "training")
+QUERY = ("query", "test", "testing", "val", "valid", "validation")
 #: Files of so many bytes together are told apart by all their bytes; of more, by names, sizes, times of
 #: change and the bytes of this many of their images, evenly spread.
 ALL_BYTES, SAMPLED = 1 << 28, 64
@@ -113,6 +117,22 @@ def from_arrays(
     x = x[..., 0] if x.shape[3:] == (1,) else x
     fingerprint = digest([x.tobytes(), str(x.shape).encode(), label_bytes(y), support.tobytes()])
     return checked(ProbeSet(name, x[support], y[support], x[~support], y[~support], True, fingerprint), where)
+
+
+def halves_of(words: np.ndarray) -> np.ndarray:
+    """(n,) from a word for each image: 0 support, 1 query, 2 left out (validation images where there are test
+    images), -1 for a word that says nothing."""
+    words = np.char.lower(words.astype(str))
+    query = next((word for word in QUERY if (words == word).any()), "")
+    known = [np.isin(words, SUPPORT), words == query, np.isin(words, QUERY)]
+    return np.select(known, [0, 1, 2], -1)
+
+
+def half_folders(path: Path) -> tuple[Path, Path] | None:
+    """The folders (support, query) in a folder, by their names in any case; None unless both are there."""
+    there = {p.name.lower(): p for p in sorted(path.iterdir()) if p.is_dir()}
+    support, query = (next((there[w] for w in words if w in there), None) for words in (SUPPORT, QUERY))
+    return (support, query) if support and query else None
 
 
 def halves(labels: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Test sets of classifiers in their usual layouts, and which of the head's classes each label means.
 
 - ImageNet val, Sketch, A, R: one folder a class, named by its WordNet id; A and R have 200 of the 1000.
-- V2: folders named 0 … 999, in numerical order. ObjectNet and others: any names, with a map.
-- val flat, with a file of labels; ReaL: a JSON list of lists, one a val image in the order of file names.
+- V2: folders named 0 … 999, in numerical order. ObjectNet: objectnet.py. Any other names, with a map.
+- val flat, with a file of labels (labelfiles.py); ReaL: a list of classes for each of its images.
 - C: CORRUPTION/SEVERITY/CLASS/image: one test set for each corruption and severity.
 """
 
@@ -11,22 +11,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalevit.evals.datasets import is_set, open_set
+from scalevit.evals import objectnet
+from scalevit.evals.datasets import open_set
+from scalevit.evals.idx import idx_files
 from scalevit.evals.metrics import Truth
-from scalevit.evals.probeset import SUFFIXES, Files, Images, ProbeSet
+from scalevit.evals.probeset import SUFFIXES, Files, Images, ProbeSet, half_folders
+from scalevit.evals.stored import shards_at
+from scalevit.evals.wordnet import HEADS, IMAGENET, WORDNET, of_imagenet, place, real_labels
 
-WORDNET = re.compile(r"n\d{8}")
+_VAL = re.compile(r"val_(\d{8})")
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """Images and the right classes of each (none: the image does not count). whole: see ProbeSet."""
+    """Images and the right classes of each (none: the image does not count). whole: see ProbeSet. names: of
+    classes, where the data tell them. corruption: the kind, in ImageNet-C's layout."""
 
     __test__ = False  # a name that pytest would take for a test
 
@@ -34,38 +39,53 @@ class TestSet:
     images: Images
     truth: Truth
     whole: bool = False
+    names: Mapping[int, str] = field(default_factory=dict)
+    corruption: str = ""
 
 
 def open_tests(
-    target: str, outputs: int, *, labels: Path | None = None, label_map: Path | None = None
+    target: str,
+    outputs: int,
+    *,
+    labels: Path | None = None,
+    real: bool = False,
+    label_map: Path | None = None,
+    halved: bool = False,
 ) -> list[TestSet]:
     """The test sets at `target` for a head of `outputs` classes; several for ImageNet-C's layout.
 
-    labels: a text or JSON file with the labels of the images in the order of their names. label_map: JSON
-    from folder names to a class or several. Raises ValueError for labels that cannot be told."""
+    labels: a text or JSON file with the labels of the images in the order of their names; real: ReaL's.
+    label_map: JSON from folder names to a class or several. halved: only the query half counts, as the model
+    was trained on the other one. Raises ValueError for labels that cannot be told."""
     path = Path(target)
-    if not path.is_dir():
-        found = open_set(target)
-        return [TestSet(found.name, found.query, _numbers(found.query_labels, outputs), found.whole)]
-    if labels is not None:
+    if halved or not path.is_dir() or shards_at(path) or idx_files(path):
+        return [_of_probe_set(open_set(target), outputs)]
+    if real or labels is not None:
         images = _all_images(path)
-        return [TestSet(path.name, Files(images), read_labels(labels, images, path))]
-    mapping = None if label_map is None else _read_map(label_map)
+        truth = read_labels(labels or real_labels(), images, outputs)
+        truth = [of_imagenet(row, outputs) for row in truth] if real else truth
+        return [TestSet(path.name, Files(images), truth)]
+    mapping = None if label_map is None else _read_map(label_map, outputs)
+    known = objectnet.mappings_at(path) if mapping is None else None
+    if known:
+        return [_objectnet(path, known, outputs)]
     parts = _corruptions(path)
     if parts:
-        return [_folders(part, f"{part.parent.name} {part.name}", outputs, mapping) for part in parts]
-    if is_set(target) and not any(p.is_dir() for p in path.iterdir()):
-        found: ProbeSet = open_set(target)
-        return [TestSet(found.name, found.query, _numbers(found.query_labels, outputs), found.whole)]
-    return [_folders(path, path.name, outputs, mapping)]
+        return [_folders(part, outputs, mapping, corruption=part.parent.name) for part in parts]
+    train, test = half_folders(path) or (path, path)
+    return [_folders(test, outputs, mapping, classes=train)]
 
 
-def _numbers(labels: np.ndarray, outputs: int) -> Truth:
-    if labels.dtype.kind not in "iu":
-        labels = np.unique(labels, return_inverse=True)[1]
+def _of_probe_set(found: ProbeSet, outputs: int) -> TestSet:
+    """The query half. A head with as many classes as the set was trained on them in their order; for any
+    other the labels are the numbers of its classes."""
+    names, labels = np.unique(found.support_labels), found.query_labels
+    if len(names) == outputs or labels.dtype.kind not in "iu":
+        labels = np.searchsorted(names, labels)
     if labels.max() >= outputs:
         raise ValueError(f"label {labels.max()}: the head has classes 0 to {outputs - 1}")
-    return [(int(label),) for label in labels]
+    said = dict(enumerate(map(str, names))) if names.dtype.kind in "US" else {}
+    return TestSet(found.name, found.query, [(int(label),) for label in labels], found.whole, said)
 
 
 def _all_images(path: Path) -> list[Path]:
@@ -84,89 +104,115 @@ def _corruptions(path: Path) -> list[Path]:
     return severities if layout else []
 
 
-def _folders(path: Path, name: str, outputs: int, mapping: Mapping[str, Any] | None) -> TestSet:
+def _folders(
+    path: Path,
+    outputs: int,
+    mapping: Mapping[str, tuple[int, ...]] | None,
+    *,
+    classes: Path | None = None,
+    corruption: str = "",
+) -> TestSet:
+    """classes: another folder whose folders are all the classes, where some may be missing at `path`."""
     folders = sorted(p for p in path.iterdir() if p.is_dir())
     images = [(p, f.name) for f in folders for p in sorted(f.rglob("*")) if p.suffix.lower() in SUFFIXES]
     if not images:
         raise ValueError(f"{path}: no images in folders of classes (CLASS/image.jpg)")
-    known = classes_of([f.name for f in folders], outputs, mapping, str(path))
-    return TestSet(name, Files([p for p, _ in images]), [known[folder] for _, folder in images])
+    every = sorted(p.name for p in (classes or path).iterdir() if p.is_dir())
+    known = classes_of(every, outputs, mapping, str(path))
+    unknown = [folder for _, folder in images if folder not in known]
+    if unknown:
+        raise ValueError(f"{path}: {unknown[0]} is no class of {classes}")
+    names = {found[0]: name for name, found in known.items() if len(found) == 1}
+    name = f"{corruption} {path.name}".lstrip()
+    truth = [known[folder] for _, folder in images]
+    return TestSet(name, Files([p for p, _ in images]), truth, names=names, corruption=corruption)
+
+
+def _objectnet(path: Path, mappings: Path, outputs: int) -> TestSet:
+    of_1000 = objectnet.read_mappings(mappings)
+    known = {folder: of_imagenet(classes, outputs) for folder, classes in of_1000.items()}
+    found = _folders(objectnet.images_at(path), outputs, known)
+    return TestSet("objectnet", objectnet.Inside(found.images), found.truth, names=found.names)
+
+
+# --------------------------------------------------------------------------- which class a label means
 
 
 def classes_of(
-    names: Sequence[str], outputs: int, mapping: Mapping[str, Any] | None, where: str
+    names: Sequence[str], outputs: int, mapping: Mapping[str, tuple[int, ...]] | None, where: str
 ) -> dict[str, tuple[int, ...]]:
     """What each folder's name means: by the map; a number is itself; the order of names, when there are as
-    many as the head has classes; WordNet ids among the 1000 of ImageNet. A name that the map leaves out means
-    no class, and its images do not count."""
+    many as the head has classes; WordNet ids among the classes of ImageNet's usual heads. A name that the map
+    leaves out means no class, and its images do not count."""
     if mapping is not None:
         if not set(names) & set(mapping):
             raise ValueError(f"{where}: the map knows none of its folders, such as {names[0]!r}")
-        return {name: _several(mapping.get(name, ())) for name in names}
+        return {name: mapping.get(name, ()) for name in names}
     if all(name.isdigit() for name in names):
-        return {name: (int(name),) for name in names}
+        numbers = {name: (int(name),) for name in names}
+        v2 = len(names) == IMAGENET and max(numbers.values()) < (IMAGENET,)
+        return {name: of_imagenet(one, outputs) for name, one in numbers.items()} if v2 else numbers
     if len(names) == outputs:
         return {name: (i,) for i, name in enumerate(sorted(names))}
-    if outputs == 1000 and all(WORDNET.fullmatch(name) for name in names):
-        order = {synset: i for i, synset in enumerate(synsets())}
-        unknown = [name for name in names if name not in order]
-        if unknown:
-            raise ValueError(f"{where}: {unknown[0]} is none of ImageNet's 1000 classes")
-        return {name: (order[name],) for name in names}
+    if outputs in HEADS and all(WORDNET.fullmatch(name) for name in names):
+        return {name: (place(name, outputs, where),) for name in names}
     raise ValueError(
         f"{where}: {len(names)} folders for a head of {outputs} classes; say which is which (--map)"
     )
 
 
-def synsets() -> list[str]:
-    """WordNet ids of ImageNet's 1000 classes in the usual order."""
-    return (_timm_file("imagenet_synsets.txt")).read_text().split()
+def _read_map(path: Path, outputs: int) -> Mapping[str, tuple[int, ...]]:
+    found = _read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a JSON object from folder names to classes")
+    return {name: _several(value, outputs, path) for name, value in found.items()}
 
 
-def real_labels() -> Path:
-    """ReaL's labels of ImageNet's 50 000 validation images."""
-    return _timm_file("imagenet_real_labels.json")
-
-
-def _timm_file(name: str) -> Path:
-    from importlib.util import find_spec
-
-    found = find_spec("timm")
-    path = Path(str(found.origin)).parent / "data" / "_info" / name if found else None
-    if path is None or not path.is_file():
-        raise ValueError(f'{name} comes with timm: pip install "scalevit[timm]"')
-    return path
-
-
-def read_labels(path: Path, images: Sequence[Path], where: Path) -> Truth:
-    """Labels from JSON (a list of numbers or of lists of numbers) or text (a number, or a file's name and a
-    number, a line). ReaL's 50 000 serve for a part of ImageNet's validation images, too, by their numbers."""
-    if path.suffix == ".json":
-        rows = [_several(row) for row in json.loads(path.read_text())]
-    else:
-        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
-        named = {line[0]: (int(line[1]),) for line in lines if len(line) == 2}
-        if named:
-            missing = [p.name for p in images if p.name not in named]
-            if missing:
-                raise ValueError(f"{path}: no label for {missing[0]}")
-            return [named[p.name] for p in images]
-        rows = [(int(line[0]),) for line in lines]
-    if len(rows) == 50_000:
-        numbers = [re.search(r"val_(\d{8})", p.name) for p in images]
-        if all(numbers):
-            return [rows[int(n[1]) - 1] for n in numbers if n]
+def read_labels(path: Path, images: Sequence[Path], outputs: int) -> Truth:
+    """Labels of images in the order of their names: JSON, a list of classes or of lists of them, or an object
+    from file names to such; or text, a line a class, or a file's name and a class, as `val.txt` and Kaggle's
+    `LOC_val_solution.csv` have them. A class is a number or a WordNet id. ReaL's 50 000 serve for a part of
+    ImageNet's validation images, too, by their numbers."""
+    found = _read_json(path) if path.suffix == ".json" else _read_lines(path)
+    if isinstance(found, dict):
+        missing = [p.name for p in images if p.name not in found and p.stem not in found]
+        if missing:
+            raise ValueError(f"{path}: no label for {missing[0]}")
+        return [_several(found.get(p.name, found.get(p.stem)), outputs, path) for p in images]
+    rows = [_several(row, outputs, path) for row in found]
+    numbers = [_VAL.search(p.name) for p in images]
+    if len(rows) == 50_000 and all(numbers):
+        return [rows[int(n[1]) - 1] for n in numbers if n]
     if len(rows) != len(images):
-        raise ValueError(f"{path}: {len(rows)} labels for {len(images)} images of {where}")
+        raise ValueError(f"{path}: {len(rows)} labels for {len(images)} images")
     return rows
 
 
-def _read_map(path: Path) -> Mapping[str, Any]:
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected a JSON object from folder names to classes")
-    return found
+def _read_lines(path: Path) -> dict[str, str] | list[str]:
+    lines = [re.split(r"[\s,]+", line.strip()) for line in path.read_text().splitlines() if line.strip()]
+    if lines and not (lines[0][-1].isdigit() or any(map(WORDNET.fullmatch, lines[0]))):
+        lines = lines[1:]  # what the columns are called
+    if any(len(line) > 1 for line in lines):
+        return {line[0]: line[1] for line in lines if len(line) > 1}
+    return [line[0] for line in lines]
 
 
-def _several(value: Any) -> tuple[int, ...]:
-    return tuple(map(int, value)) if isinstance(value, list | tuple) else (int(value),)
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"{path}: no JSON") from None
+
+
+def _several(value: Any, outputs: int, where: Path) -> tuple[int, ...]:
+    """One class or several, each a number or a WordNet id."""
+    values = value if isinstance(value, list | tuple) else [value]
+    found = []
+    for one in values:
+        if isinstance(one, str) and WORDNET.fullmatch(one):
+            found.append(place(one, outputs, str(where)))
+        elif isinstance(one, bool) or not re.fullmatch(r"-?\d+", str(one)):
+            raise ValueError(f"{where}: a class must be a number or a WordNet id, found {one!r:.60}")
+        else:
+            found.append(int(one))
+    return tuple(found)

@@ -41,10 +41,12 @@ def head_decay(size: str) -> Spec:
 
 
 def optimizers(size: str) -> Spec:
-    """Adam and Adafactor, both with half-precision momentum, and SGD (paper §3.4)."""
-    rates = {"adam": 0.002, "adafactor": 0.002, "sgd": 0.1}
+    """Adam, Adam and Adafactor with half-precision momentum (paper §3.4), and SGD."""
+    told = (("adam", "adam", "fp32", 0.002), ("adam-bf16", "adam", "bf16", 0.002),
+            ("adafactor", "adafactor", "bf16", 0.002), ("sgd", "sgd", "bf16", 0.1))  # fmt: skip
     recipes = tuple(
-        Variant(name, (f"optimizer.name={name}", f"schedule.lr={rate}")) for name, rate in rates.items()
+        Variant(name, (f"optimizer.name={rule}", f"optimizer.momentum={momentum}", f"schedule.lr={rate}"))
+        for name, rule, momentum, rate in told
     )
     return Spec("optimizers", "demo", SIZES[size], recipes=recipes, durations=(STEPS[size],), seeds=(0, 1, 2))
 

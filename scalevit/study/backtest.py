@@ -31,20 +31,48 @@ FEWEST, FEWEST_RELATED = 4, 3
 MUCH_LONGER = 3.0
 
 
+RECENT = np.log(2.0)
+#: So many x within a factor of four, of which hardly any rises, are no independent measurements: they were
+#: smoothed, or each is the best so far.
+DENSE, SELDOM = 16, 0.05
+#: Points beyond twice as many are averaged with their neighbours before anything is fitted.
+MOST_POINTS = 400
+
+
 @dataclass(frozen=True)
 class Curve:
-    """u = ln(x / last x) and v = ln(y / smallest y), by growing x."""
+    """u = ln(x / last x) and v = ln(y / smallest y), by growing x; w weighs the points, 1 on average."""
 
     u: Array
     v: Array
+    w: Array
     x0: float
     y0: float
 
 
-def curve(x: Array, y: Array) -> Curve:
+def curve(x: Array, y: Array, weights: Array | None = None) -> Curve:
     """Scale points that are sorted by x."""
     x0, y0 = float(x[-1]), float(np.min(y))
-    return Curve(np.log(x / x0), np.log(y / y0), x0, y0)
+    w = np.ones(len(x)) if weights is None else weights / np.mean(weights)
+    return Curve(np.log(x / x0), np.log(y / y0), w, x0, y0)
+
+
+def condensed(piece: Curve, most: int = MOST_POINTS) -> Curve:
+    """Runs of equally many neighbours averaged where there are more than twice `most` points: as much is
+    known of the law, in less time."""
+    size = len(piece.u) // most
+    if size < 2:
+        return piece
+    begin = np.arange(len(piece.u) % size, len(piece.u), size)
+    w = np.add.reduceat(piece.w, begin)
+    u, v = (np.add.reduceat(piece.w * part, begin) / w for part in (piece.u, piece.v))
+    return Curve(u, v, w / np.mean(w), piece.x0, piece.y0)
+
+
+def smoothed(piece: Curve) -> bool:
+    """Whether the points are too many and rise too seldom to be independent measurements."""
+    recent = piece.u >= -2 * RECENT - 1e-9
+    return len(np.unique(piece.u[recent])) >= DENSE and bool(np.mean(np.diff(piece.v) > 0) <= SELDOM)
 
 
 def at_stage(piece: Curve, length: float, horizon: float) -> Curve:
@@ -56,8 +84,9 @@ def at_stage(piece: Curve, length: float, horizon: float) -> Curve:
     kept = piece.u <= stage + horizon
     last, lowest = piece.u[piece.u <= stage][-1], np.min(piece.v[piece.u <= stage])
     return Curve(
-        piece.u[kept] - last, piece.v[kept] - lowest, piece.x0 * np.exp(last), piece.y0 * np.exp(lowest)
-    )
+        piece.u[kept] - last, piece.v[kept] - lowest, piece.w[kept], piece.x0 * np.exp(last),
+        piece.y0 * np.exp(lowest),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,9 +105,11 @@ class Member:
 #: M2 is the saturating law without its shift and need not be asked twice. Shorter recencies follow the
 #: scatter of the last points.
 KINDS = tuple((law, recency) for law in ("M3", "saturating") for recency in (0.7, 1.2))
-#: Strengths of the prior: unsure which is right for a curve alone; firm where related curves have taught it.
+#: Strengths of the prior, in units of the scatter: unsure which is right for a curve alone.
 ALONE = tuple(Member(*kind, strength) for strength in (0.0, 4.0, 16.0) for kind in KINDS)
-TAUGHT = tuple(Member(*kind, 16.0) for kind in KINDS)
+#: Where related curves have taught it, and so many times more for curves whose scatter was smoothed away.
+TAUGHT = tuple(Member(*kind, 4.0) for kind in KINDS)
+FIRMER = 4.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +145,7 @@ def cuts(piece: Curve, ratios: Sequence[float], horizon: float) -> list[tuple[Cu
         last = piece.u[before][-1]
         after = ~before & (piece.u <= last + horizon + 1e-9)
         if np.any(after):
-            short = curve(np.exp(piece.u[before]), np.exp(piece.v[before]))
+            short = curve(np.exp(piece.u[before]), np.exp(piece.v[before]), piece.w[before])
             found.append((short, piece.u[after] - last, piece.v[after] - np.log(short.y0)))
     return found
 
@@ -139,6 +170,7 @@ def solve_all(pieces: Sequence[Curve], taught: Sequence[Taught]) -> tuple[tuple[
     """The members and theta (curves, p) of each; `taught` holds beliefs for each curve or is empty."""
     members = TAUGHT if taught else ALONE
     unbiased = free(pieces)
+    firm = np.array([FIRMER if taught and smoothed(piece) else 1.0 for piece in pieces])
     found = []
     for member in members:
         kind = (member.law, member.recency)
@@ -146,7 +178,7 @@ def solve_all(pieces: Sequence[Curve], taught: Sequence[Taught]) -> tuple[tuple[
             found.append(unbiased[kind])
             continue
         own = [t[kind] for t in taught] if taught else [common(member.form, piece) for piece in pieces]
-        prior = _prior(own, member.strength * _noise(member, pieces, unbiased[kind]))
+        prior = _prior(own, member.strength * firm * _noise(member, pieces, unbiased[kind]))
         starts = [_warm(member.form, theta, b) for theta, b in zip(unbiased[kind], own)]
         found.append(solve(member, pieces, starts, prior))
     return members, found
@@ -177,7 +209,7 @@ def _noise(member: Member, pieces: Sequence[Curve], theta: Array) -> Array:
     found = []
     for piece, row in zip(pieces, theta):
         residual = member.form.value(row[None], piece.u[None])[0][0] - piece.v
-        weight = np.exp(piece.u / member.recency)
+        weight = piece.w * np.exp(piece.u / member.recency)
         free = len(piece.u) - len(row)
         guess = np.exp(-max(free, 0) / 2)
         variance = np.sum(weight * residual**2) / np.sum(weight) * len(piece.u) / max(1, free)
@@ -190,7 +222,8 @@ def solve(member: Member, pieces: Sequence[Curve], starts: Sequence[Array], prio
     longest = max(len(piece.u) for piece in pieces)
     padded = np.zeros((3, len(pieces), longest))
     for row, piece in enumerate(pieces):
-        padded[:, row, : len(piece.u)] = piece.u, piece.v, np.exp(np.minimum(piece.u, 0) / member.recency)
+        fading = piece.w * np.exp(np.minimum(piece.u, 0) / member.recency)
+        padded[:, row, : len(piece.u)] = piece.u, piece.v, fading
     row = np.repeat(np.arange(len(pieces)), [len(start) for start in starts])
     if prior is not None:
         prior = Prior(prior.mean[row], prior.precision[row])

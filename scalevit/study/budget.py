@@ -6,47 +6,80 @@ error it ends with; the smallest one that fits wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
-from scalevit.config import Data, Model, Optimizer, Run, Train
-from scalevit.devices import Device, device
+from scalevit.config import Data, Model, Optimizer, Parallel, Run, Train
+from scalevit.devices import Device
 from scalevit.schedule import Schedule
-from scalevit.shapes import LETTERS, Shape, shape
+from scalevit.shapes import LETTERS, Shape
+from scalevit.study.candidates import candidates
 from scalevit.study.expect import Laws, paper
 from scalevit.study.measured import Bench
-from scalevit.study.plan import made_to_fit, names_of, speed_of
+from scalevit.study.plan import hardware_of, made_to_fit, speed_of
 
-#: SoViT's exponents of the optimal width, depth and MLP in compute (arXiv 2305.13035, §3), and its anchor.
-SOVIT = {"width": 0.22, "depth": 0.45, "mlp": 0.6}
-ANCHOR = "So400m/14"
 #: A run shorter than this has no room for a warm-up and a cooldown.
 LEAST_STEPS = 1_000
-#: Beyond these a budget is a typing error.
-MOST = {"devices": 1e6, "days": 1e5, "unique_images": 1e15, "inference_gflops": float("inf"), "classes": 1e7}
+#: Beyond these a budget is a typing error. What may be without limit is so here.
+MOST = {
+    "devices": 1e6, "days": 1e5, "unique_images": 1e15, "classes": 1e7, "inference_gflops": np.inf,
+    "device_hours": np.inf, "money": np.inf, "train_flops": np.inf,
+}  # fmt: skip
+#: Devices that are chosen are a power of two up to this, which shares the recipe's batches evenly.
+MOST_CHOSEN = 4096
 #: Errors this close, relatively, are the same for a purse.
 SAME = 0.01
+#: An error from here on is no better than guessing.
+GUESSED = 0.99
+#: Shares of the budget at which its price is told.
+MOVED = {"half": 0.5, "twice": 2.0, "ten times": 10.0}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent: devices for some days. unique_images: how many different images there are.
-    inference_gflops: most forward GFLOPs an image may cost in use. mfu: None for measured or assumed.
-    task: what to be best at, None for the first that the laws know."""
+    """What may be spent: `devices` for `days`, or `device_hours`, or `money` at `price` for a device and
+    hour, or `train_flops`; of several the tightest counts. devices None: as many as finish within `days`.
+
+    unique_images: how many different images there are. inference_gflops: most forward GFLOPs an image may
+    cost in use. mfu: None for measured or assumed. task: what to be best at, None for the first that the laws
+    know. memory: GiB that a device offers, None for what is in it."""
 
     device: str = "h100"
-    devices: int = 8
+    devices: int | None = 8
     days: float = 7.0
     unique_images: float = 1e9
-    inference_gflops: float = float("inf")
+    inference_gflops: float = np.inf
     mfu: float | None = None
     classes: int = 1000
     image: int = 224
     task: str | None = None
+    device_hours: float = np.inf
+    money: float = np.inf
+    price: float | None = None
+    train_flops: float = np.inf
+    memory: float | None = None
+
+    @property
+    def spending(self) -> dict[str, float]:
+        """The limits on what is spent, by field, that there are; without the time of given devices."""
+        fields = ("device_hours", "money", "train_flops")
+        return {name: getattr(self, name) for name in fields if getattr(self, name) < np.inf}
+
+    def hours(self, flops: float) -> float:
+        """Device-hours that may be spent where training takes so many FLOPs in an hour of a device."""
+        given = np.inf if self.devices is None else self.devices * self.days * 24
+        bought = self.money / self.price if self.price else np.inf
+        return min(given, self.device_hours, bought, self.train_flops / flops)
+
+    def times(self, factor: float) -> Budget:
+        """So many times as much to spend; the day on which chosen devices must be ready stays."""
+        more = {name: value * factor for name, value in self.spending.items()}
+        return (
+            replace(self, **more) if self.devices is None else replace(self, days=self.days * factor, **more)
+        )
 
 
 @dataclass(frozen=True)
@@ -57,15 +90,19 @@ class Basis:
     bench: Bench | None = None
 
     def hardware(self, budget: Budget) -> Device:
-        return self.bench.hardware() if self.bench else device(budget.device)
+        return hardware_of(budget.device, self.bench, budget.memory)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate that spends the whole budget: its run, images seen, and the error it should end with."""
+    """A candidate that spends the whole budget: its run, on how many devices for how many days, the images
+    it sees, and the error it should end with. cost: None without a price."""
 
     name: str
     run: Run
+    devices: int
+    days: float
+    cost: float | None
     images: float
     error: float
     low: float
@@ -74,44 +111,40 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """The best choice, the next two of other shapes, and the expected error with one limit moved.
-    enough_days: the time after which the error is the same within 1 %, where that is less than half."""
+    """The best choice, the next two of other shapes, and the expected error with one limit moved. enough:
+    the share of the budget after which the error is the same within 1 %, where that is less than half."""
 
     best: Choice
     others: tuple[Choice, ...]
     prices: dict[str, float]
-    enough_days: float | None
+    enough: float | None
 
 
 def best(budget: Budget, basis: Basis | None = None) -> Answer:
     """The run to do with this budget, resting on the paper's tables when `basis` is None. Raises ValueError
-    when no shape can be trained with it."""
+    when no shape can be trained with it, or none so that it would learn anything."""
     basis = basis or Basis(paper())
     _check(budget, basis)
     ranked = rank(budget, basis, 3)
     if not ranked:
-        name, known = basis.hardware(budget).name, basis.laws.largest
+        raise ValueError(_why_nothing(budget, basis))
+    if ranked[0].error >= GUESSED:
         raise ValueError(
-            f"nothing trains within {budget.devices} × {name} for {budget.days:g} days under these limits: "
-            f"even the smallest shape gets fewer than {LEAST_STEPS} steps, or exceeds memory or "
-            f"inference_gflops={budget.inference_gflops:g}"
-            + (
-                f", or {known / 1e9:.3g} GFLOPs, beyond which {basis.laws.source} say nothing"
-                * (known < np.inf)
-            )
+            f"{budget.unique_images:g} unique images: by {basis.laws.source} even the best choice ends no "
+            f"better than guessing; it takes more images, or fine-tuning of a trained model"
         )
     moved = prices(budget, basis)
-    spare = moved.get("half the time", np.inf) <= ranked[0].error * (1 + SAME)
+    spare = moved.get(f"half {_spent(budget)}", np.inf) <= ranked[0].error * (1 + SAME)
     enough = _enough(budget, basis, ranked[0].error * (1 + SAME)) if spare else None
     return Answer(ranked[0], tuple(ranked[1:3]), moved, enough)
 
 
 def _enough(budget: Budget, basis: Basis, error: float) -> float:
-    """The least days that reach this error, by halving the logarithm; half of the budget's do."""
-    low, high = np.log(budget.days) - 8, np.log(budget.days / 2)
+    """The least share of the budget that reaches this error, by halving the logarithm; half of it does."""
+    low, high = -8.0, np.log(0.5)
     for _ in range(7):
         middle = (low + high) / 2
-        ranked = rank(replace(budget, days=float(np.exp(middle))), basis, 1)
+        ranked = rank(budget.times(float(np.exp(middle))), basis, 1)
         reached = bool(ranked) and ranked[0].error <= error
         low, high = (low, middle) if reached else (middle, high)
     return float(np.exp(high))
@@ -119,90 +152,114 @@ def _enough(budget: Budget, basis: Basis, error: float) -> float:
 
 def rank(budget: Budget, basis: Basis, most: int | None = None) -> list[Choice]:
     """Candidates that fit, best first, one for each shape; the first `most` of them."""
-    task, hardware = basis.laws.named(budget.task), basis.hardware(budget)
-    drafts = (_draft(budget, basis, name, candidate) for name, candidate in candidates())
-    drafts = [draft for draft in drafts if draft]
+    task, drafts = basis.laws.named(budget.task), _drafts(budget, basis)
     flops = np.array([basis.laws.flops(draft.shape, draft.run.model) for draft in drafts])
     seen = np.array([draft.seen for draft in drafts])
     errors = basis.laws.errors(task, flops, seen, budget.unique_images)
     ordered = (drafts[index] for index in np.argsort(errors, kind="stable"))
-    fitting = (_fitted(draft, budget, basis, task, hardware) for draft in ordered)
+    fitting = (_fitted(draft, budget, basis, task) for draft in ordered)
     return list(islice((choice for choice in fitting if choice), most))
 
 
 def prices(budget: Budget, basis: Basis) -> dict[str, float]:
     """Best error with one limit moved at a time: what that limit costs, or what more of it would buy."""
-    moved = {
-        "half the time": replace(budget, days=budget.days / 2),
-        "twice the time": replace(budget, days=budget.days * 2),
-        "ten times the time": replace(budget, days=budget.days * 10),
-        "ten times the unique images": replace(budget, unique_images=budget.unique_images * 10),
-    }
-    if np.isfinite(budget.inference_gflops):
-        moved["no limit on inference"] = replace(budget, inference_gflops=float("inf"))
+    moved = {f"{words} {_spent(budget)}": budget.times(factor) for words, factor in MOVED.items()}
+    moved["ten times the unique images"] = replace(budget, unique_images=budget.unique_images * 10)
+    moved["no limit on memory"] = replace(budget, memory=np.inf)
+    if budget.inference_gflops < np.inf:
+        moved["no limit on inference"] = replace(budget, inference_gflops=np.inf)
+    if len(budget.spending) + (budget.devices is not None) > 1:
+        for name in budget.spending:
+            moved[f"no limit on {name.replace('_', ' ')}"] = replace(budget, **{name: np.inf})
+    if budget.devices is not None and budget.spending:
+        moved["no limit on days"] = replace(budget, days=MOST["days"])
     ranked = {name: rank(other, basis, 1) for name, other in moved.items()}
     return {name: choices[0].error for name, choices in ranked.items() if choices}
 
 
-def candidates() -> Iterator[tuple[str, Shape]]:
-    """Named letters with the patch sizes in use, and shapes between them by SoViT's exponents."""
-    for letter in LETTERS:
-        for patch in (14, 16, 28, 32):
-            if letter != "mu":
-                yield f"{letter}/{patch}", shape(f"{letter}/{patch}")
-    anchor = shape(ANCHOR)
-    between = (sovit(anchor, compute, patch) for compute in np.geomspace(1e-3, 30, 24) for patch in (14, 16))
-    for candidate in dict.fromkeys(between):
-        yield names_of(candidate), candidate
-
-
-def sovit(anchor: Shape, compute: float, patch: int) -> Shape:
-    """The anchor moved to `compute` times its training compute, rounded to heads of 64 and MLPs of 64."""
-    width = max(128, 64 * round(anchor.width * compute ** SOVIT["width"] / 64))
-    depth = max(2, round(anchor.depth * compute ** SOVIT["depth"]))
-    mlp = max(128, 64 * round(anchor.mlp * compute ** SOVIT["mlp"] / 64))
-    return Shape(width, depth, mlp, heads=width // 64, patch=patch)
+def _spent(budget: Budget) -> str:
+    return "the budget" if budget.spending else "the time"
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A shape and the run that spends the whole budget on it, before its error and memory are known."""
+    """A shape and the run that spends the whole budget on it, before its error and memory are known.
+    device_days: what that takes."""
 
     name: str
     shape: Shape
     run: Run
+    devices: int
     seen: float
+    device_days: float
 
 
-def _draft(budget: Budget, basis: Basis, name: str, candidate: Shape) -> _Draft | None:
-    """What the whole budget buys with this shape; None when it breaks a limit of the budget."""
-    hardware, flops = basis.hardware(budget), candidate.flops(budget.image, "map", budget.classes)
-    if flops > min(budget.inference_gflops * 1e9, basis.laws.largest):
-        return None
+def _drafts(budget: Budget, basis: Basis, least_steps: int = LEAST_STEPS) -> list[_Draft]:
+    """What the whole budget buys with each shape that breaks none of its limits."""
+    hardware = basis.hardware(budget)
     plain = Run(model=Model(image=budget.image, classes=budget.classes))
-    speed = speed_of(plain, candidate, flops, hardware, budget.mfu, basis.bench)
-    images = speed.images_per_second * budget.devices * budget.days * 86_400
-    run = recipe(budget, name, candidate, images)
-    return None if run is None else _Draft(name, candidate, run, float(run.schedule.steps) * run.train.batch)
+    found = []
+    for name, candidate in candidates():
+        flops = candidate.flops(budget.image, "map", budget.classes)
+        if flops > min(budget.inference_gflops * 1e9, basis.laws.largest):
+            continue
+        rate = 3600 * speed_of(plain, candidate, flops, hardware, budget.mfu, basis.bench).images_per_second
+        hours = budget.hours(3 * flops * rate)
+        devices = budget.devices or _chosen(hours, budget.days)
+        hours = min(hours, devices * budget.days * 24)
+        run = recipe(budget, devices, name, candidate, rate * hours, least_steps)
+        if run:
+            seen = float(run.schedule.steps) * run.train.batch
+            found.append(_Draft(name, candidate, run, devices, seen, seen / rate / 24))
+    return found
 
 
-def _fitted(draft: _Draft, budget: Budget, basis: Basis, task: str, hardware: Device) -> Choice | None:
-    """With the micro-batches, recomputing and sharding that a device has the memory for, and its error."""
-    run = made_to_fit(draft.run, draft.shape, hardware, budget.devices)
-    if run is None:
+def _chosen(hours: float, days: float) -> int:
+    """The fewest devices, a power of two, that spend so many device-hours within so many days."""
+    needed = np.ceil(np.log2(max(1.0, hours / (24 * days) - 1e-9)))
+    return int(2 ** min(needed, np.log2(MOST_CHOSEN)))
+
+
+def _fitted(draft: _Draft, budget: Budget, basis: Basis, task: str) -> Choice | None:
+    """With the micro-batches, recomputing and sharding that a device has the memory for, or if their number
+    is free with more devices, and its error."""
+    hardware, devices, drafted = basis.hardware(budget), draft.devices, draft.run
+    way = _way(drafted.model, drafted.train.batch, hardware, devices)
+    while way is None and budget.devices is None and 2 * devices <= MOST_CHOSEN:
+        devices *= 2
+        way = _way(drafted.model, drafted.train.batch, hardware, devices)
+    if way is None:
         return None
+    parallel, at_once = way
+    run = replace(drafted, parallel=parallel, train=replace(drafted.train, micro_batch=at_once))
+    cost = None if budget.price is None else 24 * draft.device_days * budget.price
     expected = basis.laws.expect(task, draft.shape, run.model, draft.seen, budget.unique_images)
-    return Choice(draft.name, run, draft.seen, expected.error, expected.low, expected.high)
+    return Choice(
+        draft.name, run, devices, draft.device_days / devices, cost, draft.seen, expected.error,
+        expected.low, expected.high,
+    )  # fmt: skip
 
 
-def recipe(budget: Budget, name: str, candidate: Shape, images: float) -> Run | None:
+@lru_cache(maxsize=4096)
+def _way(model: Model, batch: int, hardware: Device, devices: int) -> tuple[Parallel, int] | None:
+    """How a step is shared and cut so that it fits; None when nothing helps. Limits that are moved ask again
+    and again for the same."""
+    plain = Run(model=model, train=Train(batch=batch))
+    run = made_to_fit(plain, model.resolve(), hardware, devices)
+    return None if run is None else (run.parallel, run.train.micro_batch)
+
+
+def recipe(
+    budget: Budget, devices: int, name: str, candidate: Shape, images: float, least_steps: int = LEAST_STEPS
+) -> Run | None:
     """The paper's recipe stretched over `images`: batch 4096 below g and 16384 from there (App. B), smaller
-    ones only where the run would have too few steps; warm-up and cooldown keep their share of short runs."""
+    ones only where the run would have too few steps, to the nearest that the devices share evenly; warm-up
+    and cooldown keep their share of short runs. None for a run that stays too short."""
     wanted = 16_384 if candidate.width >= 1408 else 4096
-    fitting = [size for size in (wanted, 4096, 1024) if size <= wanted and size % budget.devices == 0]
-    batch = next((size for size in fitting if images / size >= 20_000), fitting[-1] if fitting else 0)
-    steps = int(images // batch) if batch else 0
-    if steps < LEAST_STEPS:
+    sizes = [devices * max(1, round(size / devices)) for size in (wanted, 4096, 1024) if size <= wanted]
+    batch = next((size for size in sizes if images / size >= 20_000), sizes[-1])
+    steps = int(images // batch)
+    if steps < least_steps:
         return None
     warmup = min(10_000, steps // 10)
     named = name.partition("/")[0] in LETTERS
@@ -220,45 +277,52 @@ def recipe(budget: Budget, name: str, candidate: Shape, images: float) -> Run | 
     )
 
 
+# --------------------------------------------------------------------------- what cannot be
+
+
 def _check(budget: Budget, basis: Basis) -> None:
     for name, most in MOST.items():
         value = getattr(budget, name)
-        if not 0 < value <= most:
+        if value is not None and not 0 < value <= most:
             raise ValueError(f"{name} must be positive and at most {most:g}, found {value:g}")
+    if budget.price is not None and not 0 < budget.price < np.inf:
+        raise ValueError(f"a device's price for an hour is above 0, found {budget.price:g}")
+    if budget.money < np.inf and budget.price is None:
+        raise ValueError("what does a device cost for an hour? money buys nothing without a price")
+    if budget.devices is None and not budget.spending:
+        raise ValueError("no limit on what is spent: give devices, device_hours, money or train_flops")
+    if budget.unique_images < budget.classes:
+        raise ValueError(
+            f"{budget.unique_images:g} unique images are fewer than {budget.classes} classes: each needs one"
+        )
     basis.hardware(budget)
     basis.laws.named(budget.task)
 
 
-def draw(budget: Budget, basis: Basis, answer: Answer, path: Path) -> None:
-    """Contours of the expected error over size and images seen, lines of equal compute, and the choice."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    task, model = basis.laws.named(budget.task), answer.best.run.model
-    own = basis.laws.flops(model.resolve(), model)
-    flops, seen = np.geomspace(min(5e8, own / 30), 5e12, 60), np.geomspace(1e7, 1e11, 60)
-    error = 100 * basis.laws.errors(task, flops, seen[:, None], budget.unique_images)
-    figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
-    lines = axes.contour(
-        flops / 1e9, seen / 1e6, error, levels=[8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80], cmap="viridis"
+def _why_nothing(budget: Budget, basis: Basis) -> str:
+    """Which limit leaves no shape."""
+    sizes = [shape.flops(budget.image, "map", budget.classes) for _, shape in candidates()]
+    least = min(sizes) / 1e9
+    if least > budget.inference_gflops:
+        return (
+            f"nothing trains within inference_gflops={budget.inference_gflops:g}: the smallest shape takes "
+            f"{least:.3g} GFLOPs an image"
+        )
+    if least > basis.laws.largest / 1e9:
+        return (
+            f"nothing to choose from: the smallest shape takes {least:.3g} GFLOPs an image, and "
+            f"{basis.laws.source} say nothing beyond {basis.laws.largest / 1e9:.3g}"
+        )
+    drafts = _drafts(budget, basis, 0)
+    longest = max(drafts, key=lambda draft: draft.run.schedule.steps)
+    if longest.run.schedule.steps < LEAST_STEPS:
+        return (
+            f"nothing trains within this budget: {longest.name}, the fastest shape, gets "
+            f"{longest.run.schedule.steps} steps of {longest.run.train.batch} images, and a run needs "
+            f"{LEAST_STEPS}"
+        )
+    hardware = basis.hardware(budget)
+    return (
+        f"nothing that has time to train fits into {hardware.memory:.3g} GiB on each {hardware.name}: more "
+        f"devices share the weights, or others have more memory"
     )
-    axes.clabel(lines, fmt="%.0f %%", fontsize=8)
-    line = own / flops * answer.best.images / 1e6
-    axes.plot(flops / 1e9, line, "k--", lw=1, label="the budget")
-    axes.plot(flops / 1e9, line / 10, "k:", lw=0.7, label="a tenth of it, and ten times")
-    axes.plot(flops / 1e9, 10 * line, "k:", lw=0.7)
-    axes.plot(
-        own / 1e9,
-        answer.best.images / 1e6,
-        "ko",
-        label=f"{answer.best.name}, {100 * answer.best.error:.1f} %",
-    )
-    axes.set(
-        xscale="log", yscale="log", xlabel="forward GFLOPs of one image", ylabel="images seen (millions)",
-        ylim=(10, 1e5), title=f"expected error, {task.replace('_', ' ')}",
-    )  # fmt: skip
-    axes.legend(frameon=False)
-    figure.savefig(path)
-    plt.close(figure)

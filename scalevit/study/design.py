@@ -98,6 +98,8 @@ class Design:
 def choose(spec: grid.Spec, budget: float) -> Design:
     """The study that spends at most `budget` FLOPs on runs of the spec's models and image counts, of any
     duration, and forecasts best. Raises ValueError when the budget buys too little."""
+    if spec.probes or spec.finetunes:
+        raise ValueError("--budget chooses runs to train: leave probes and finetunes out, and add them later")
     wide = ladder(spec, budget)
     candidates = candidates_of(wide)
     cheapest = float(np.sort(candidates.alone)[:3].sum())

@@ -16,9 +16,11 @@ from numpy.typing import ArrayLike
 
 from scalevit.study.backtest import (
     FEWEST_RELATED,
+    RECENT,
     Curve,
     Taught,
     at_stage,
+    condensed,
     curve,
     cuts,
     free,
@@ -30,7 +32,7 @@ from scalevit.study.descent import Problem, descend
 from scalevit.study.forms import FORMS, Array
 from scalevit.study.laws import check_level, check_positive, declines, points
 from scalevit.study.quantile import student
-from scalevit.study.width import COMMON_WEIGHT, RECENT, Miss, trend, width
+from scalevit.study.width import COMMON_WEIGHT, Miss, trend, width
 
 #: Half of the full sharpness of the weights is reached with so many back-tests.
 HALF_TRUST = 12
@@ -39,6 +41,10 @@ OWN = 5
 #: Cuts of a back-test, as powers of the distance that is asked for.
 DEPTHS = (0.5, 1.0, 1.4)
 LONGEST = 16.0
+#: An end of an interval farther than this, in ln y, says nothing.
+FARTHEST = 400.0
+#: Points of a related curve, as `condensed` takes it.
+MOST_RELATED = 100
 #: Back-tests look so many times as far as is asked, in e-folds.
 HORIZON = 1.1
 
@@ -60,22 +66,25 @@ class Forecast:
 
 def forecast(
     x: ArrayLike, y: ArrayLike, x_new: ArrayLike, level: float = 0.9,
-    related: Sequence[tuple[ArrayLike, ArrayLike]] = (), *, chance: float = np.inf,
+    related: Sequence[tuple[ArrayLike, ArrayLike]] = (), *, weights: ArrayLike | None = None,
+    chance: float = np.inf,
 ) -> Forecast:  # fmt: skip
     """Forecast y at x_new from the curve (x, y) and from `related` curves, measured under other conditions.
 
-    x and y are positive; `chance` is the largest y there can be. Raises ValueError for values without
+    x and y are positive; `weights` weigh the points, and those of weight 0 do not count; `chance` is the
+    largest y there can be. Raises ValueError for values without
     logarithm and for fewer than two different x.
     """
     check_level(level)
-    own, x_new = _curve(x, y, chance), np.atleast_1d(np.asarray(x_new, float))
+    own, x_new = _curve(x, y, weights, chance), np.atleast_1d(np.asarray(x_new, float))
     if x_new.ndim != 1 or not np.all(np.isfinite(x_new) & (x_new > 0)):
         raise ValueError("x to forecast at must be positive and finite")
-    distance = np.log(x_new / own.x0)
+    distance = np.log(x_new) - np.log(own.x0)
     reach = 2.0 ** np.round(np.log2(np.clip(np.exp(np.max(distance, initial=0.0)), 2.0, LONGEST)))
     group = _group(tuple(_frozen(*curve_) for curve_ in related), float(reach), float(-own.u[0]))
-    members, theta = solve_all([own], [group.taught] if group.taught else [])
-    misses = _misses([own], [group.taught] if group.taught else [], float(reach))
+    taught, fitted = [group.taught] if group.taught else [], condensed(own)
+    members, theta = solve_all([fitted], taught)
+    misses = _misses([fitted], taught, float(reach))
     others = group.taught_misses if group.taught else group.misses
     weights = _weights(len(members), misses, others)
     values = predict(members, theta, 0, distance)
@@ -87,21 +96,23 @@ def forecast(
         spread[inside] = np.hypot(spread[inside], loose)
     degrees = COMMON_WEIGHT + len(misses) + len(others)
     half = student(degrees, (1 + level) / 2) * spread
-    low, middle, high = (np.minimum(own.y0 * np.exp(mean + sign * half), chance) for sign in (-1, 0, 1))
+    ends = (own.y0 * np.exp(np.clip(mean + sign * half, -FARTHEST, FARTHEST)) for sign in (-1, 0, 1))
+    low, middle, high = (np.minimum(end, chance) for end in ends)
     shares = {f"{m.law} {m.recency:g} {m.strength:g}": float(w) for m, w in zip(members, weights)}
     return Forecast(
         x_new, middle, low, high, level, len(misses) + len(others), shares, _warnings(own, distance)
     )
 
 
-def _curve(x: ArrayLike, y: ArrayLike, chance: float = np.inf) -> Curve:
-    x, y, _ = points(x, y, None)
+def _curve(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None, chance: float = np.inf) -> Curve:
+    x, y, w = points(x, y, weights)
+    x, y, w = x[w > 0], y[w > 0], w[w > 0]
     check_positive(x, y, chance)
     if len(np.unique(x)) < 2:
         raise ValueError(
             f"{len(np.unique(x))} different x: nothing can be forecast from one size; measure more"
         )
-    return curve(x, y)
+    return curve(x, y, w)
 
 
 def _frozen(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -123,7 +134,8 @@ def _group(
 ) -> Group:
     """Remembered, since the same related curves serve many forecasts. No curve teaches its own back-test."""
     horizon = HORIZON * np.log(reach)
-    pieces = [at_stage(_curve(np.array(x), np.array(y)), length, horizon) for x, y in related]
+    curves = (condensed(_curve(np.array(x), np.array(y)), MOST_RELATED) for x, y in related)
+    pieces = [at_stage(piece, length, horizon) for piece in curves]
     if len(pieces) < FEWEST_RELATED + 1:
         return Group({}, _misses(pieces, [], reach) if pieces else [], [])
     theta = free(pieces)
@@ -168,7 +180,7 @@ def _weights(count: int, own: Sequence[Miss], others: Sequence[Miss]) -> Array:
 def _within(own: Curve, distance: Array) -> tuple[Array, float]:
     """Inside the data nothing is extrapolated: the plain law through all points, and its residuals' scale."""
     form = FORMS["saturating" if len(np.unique(own.u)) > 4 else "M1"]
-    problem = Problem(form, own.u[None], own.v[None], np.ones((1, len(own.u))), np.array([np.inf]))
+    problem = Problem(form, own.u[None], own.v[None], own.w[None], np.array([np.inf]))
     theta, loss = descend(problem, form.starts(own.u, own.v))
     best = theta[np.argmin(loss)][None]
     spread = np.sqrt(2 * np.min(loss) / max(1, len(own.u) - theta.shape[1]))

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalevit import config, schedule
+from scalevit.study import followups
+from scalevit.study.followups import Finetune, FollowUp, Probe
 
 #: Forward and backward pass of one image, in forward passes.
 TRAINING = 3.0
@@ -36,7 +38,8 @@ class Spec:
     0 for endlessly new ones. durations: steps, cooldown included. cooldown: its share of each duration.
     longer: durations beyond those, added when the study had begun; each goes on where the one before it left
     its plateau. only: names of the runs to do, where not the whole grid is wanted. note: how all this
-    was chosen, for readers. dataset, shots: the probe whose error the law is fitted to."""
+    was chosen, for readers. dataset, shots: the probe whose error the law is fitted to. probes, finetunes:
+    what is done with every run when it has been trained."""
 
     name: str = "study"
     base: str = "demo"
@@ -52,15 +55,18 @@ class Spec:
     note: str = ""
     dataset: str = "digits"
     shots: int = 10
+    probes: tuple[Probe, ...] = ()
+    finetunes: tuple[Finetune, ...] = ()
 
 
 @dataclass(frozen=True)
 class Node:
     """One process of a study. steps: what it trains itself. at: where it leaves its trunk (0: from scratch).
-    duration: steps since the very start. flops: of training these `steps`; scratch: of all `duration`."""
+    duration: steps since the very start. flops: of training these `steps`; scratch: of all `duration`.
+    follow: of a node that probes or fine-tunes the run `after`, which it waits for to the end."""
 
     name: str
-    kind: Literal["trunk", "branch", "whole"]
+    kind: Literal["trunk", "branch", "whole", "probe", "finetune"]
     run: config.Run
     model: str
     recipe: str
@@ -72,6 +78,7 @@ class Node:
     duration: int
     flops: float
     scratch: float
+    follow: FollowUp | None = None
 
 
 def _sizes(*shapes: tuple[int, int]) -> tuple[Variant, ...]:
@@ -129,7 +136,8 @@ def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
 
 
 def read(path: Path) -> Spec:
-    """The study in a YAML file. Models and recipes are lists of {name: …, section.key: value, …}."""
+    """The study in a YAML file. Models and recipes are lists of {name: …, section.key: value, …}, probes and
+    finetunes of {data: …, …}."""
     import yaml
 
     try:
@@ -139,7 +147,10 @@ def read(path: Path) -> Spec:
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no study: expected keys such as 'models:' and 'durations:'")
     mistakes: list[str] = []
-    axes = {key: _variants(key, tree.pop(key), mistakes) for key in ("models", "recipes") if key in tree}
+    axes: dict[str, Any] = {
+        key: _variants(key, tree.pop(key), mistakes) for key in ("models", "recipes") if key in tree
+    }
+    axes |= {key: _follow_ups(key, tree.pop(key), mistakes) for key in FOLLOW_UPS if key in tree}
     tree["overrides"] = _assignments(tree.get("overrides", []))
     beside = path.parent / str(tree.get("base", ""))
     if "base" in tree and tree["base"] and beside.is_file():
@@ -157,6 +168,7 @@ def dump(spec: Spec) -> str:
     tree = config.to_dict(spec)
     for axis in ("models", "recipes"):
         tree[axis] = [_mapping(variant) for variant in tree[axis]]
+    tree["finetunes"] = [_mapping(finetune) for finetune in tree["finetunes"]]
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
@@ -164,7 +176,8 @@ def _mapping(variant: dict[str, Any]) -> dict[str, Any]:
     import yaml
 
     pairs = (override.partition("=") for override in variant["overrides"])
-    return {"name": variant["name"]} | {key: yaml.safe_load(text) for key, _, text in pairs}
+    kept = {key: value for key, value in variant.items() if key != "overrides"}
+    return kept | {key: yaml.safe_load(text) for key, _, text in pairs}
 
 
 def _variants(axis: str, items: Any, mistakes: list[str]) -> tuple[Variant, ...]:
@@ -179,6 +192,28 @@ def _variants(axis: str, items: Any, mistakes: list[str]) -> tuple[Variant, ...]
     names = [variant.name for variant in found]
     mistakes += [f"{axis}: two are called {name!r}" for name in {*names} if names.count(name) > 1]
     return tuple(found) or (Variant(),)
+
+
+#: The study's keys for what is done with its runs.
+FOLLOW_UPS: dict[str, type[FollowUp]] = {"probes": Probe, "finetunes": Finetune}
+
+
+def _follow_ups(key: str, items: Any, mistakes: list[str]) -> tuple[FollowUp, ...]:
+    """Probes or finetunes from a list of mappings; a finetune's dotted keys are changes of its run."""
+    found: list[FollowUp] = []
+    for item in items if isinstance(items, list) else [items]:
+        if not isinstance(item, Mapping) or not isinstance(item.get("data"), str):
+            mistakes.append(f"{key}: expected data: …, found {item!r}")
+            continue
+        plain = {name: value for name, value in item.items() if "." not in name}
+        dotted = {name: value for name, value in item.items() if "." in name}
+        made = config.from_dict(FOLLOW_UPS[key], plain, mistakes, f"{key}.")
+        if dotted and isinstance(made, Finetune):
+            made = replace(made, overrides=_assignments(dotted))
+        elif dotted:
+            mistakes.append(f"{key}: {', '.join(dotted)} changes no probe")
+        found += [made] if made is not None else []
+    return tuple(found)
 
 
 def _key(axis: str, key: str) -> str:
@@ -206,6 +241,8 @@ def expand(spec: Spec, runs: Path | str = "runs") -> list[Node]:
                 nodes += _family(spec, model, recipe, images, seed, Path(runs))
             except config.Mistakes as error:
                 mistakes += [line for line in error.mistakes if line not in mistakes]
+    if not mistakes:
+        nodes += _following(spec, nodes, mistakes)
     lost = {*spec.only} - {node.name for node in nodes}
     if lost and not mistakes:
         mistakes.append(f"only: the grid has no run called {', '.join(sorted(lost)[:3])}")
@@ -214,8 +251,37 @@ def expand(spec: Spec, runs: Path | str = "runs") -> list[Node]:
     return nodes
 
 
-def _mistakes(spec: Spec) -> list[str]:
+def _following(spec: Spec, trained: Sequence[Node], mistakes: list[str]) -> list[Node]:
+    """The nodes that probe and fine-tune what the others train."""
     found = []
+    for node, follow in itertools.product(trained, (*spec.probes, *spec.finetunes)):
+        try:
+            flops, run = follow.flops(node.run), follow.run(node.run)
+        except config.Mistakes as error:
+            mistakes += [
+                f"finetunes: {line}" for line in error.mistakes if f"finetunes: {line}" not in mistakes
+            ]
+            continue
+        found.append(
+            replace(
+                node, name=followups.name(node.name, follow), kind=follow.kind, run=run,
+                after=node.name, at=0, steps=follow.steps, duration=follow.steps, flops=flops,
+                scratch=flops, follow=follow,
+            )
+        )  # fmt: skip
+    return found
+
+
+def trained(nodes: Iterable[Node]) -> list[Node]:
+    """Those that pretrain."""
+    return [node for node in nodes if node.follow is None]
+
+
+def _mistakes(spec: Spec) -> list[str]:
+    follow = (*spec.probes, *spec.finetunes)
+    found = [one.mistake() for one in follow if one.mistake()]
+    names = [followups.name("", one) for one in follow]
+    found += [f"{name[1:]}: the same data twice" for name in {*names} if names.count(name) > 1]
     if not spec.durations or min(spec.durations) < 1:
         found.append("durations: name at least one number of steps, e.g. [100, 200, 400]")
     every = (*spec.durations, *spec.longer)
@@ -337,9 +403,7 @@ def label(run: config.Run) -> str:
 
 def step_flops(run: config.Run) -> float:
     """FLOPs of one optimizer step: forward and backward of a batch, multiply-add = 2."""
-    model = run.model
-    forward = model.resolve().flops(model.image, model.pool, model.classes)
-    return TRAINING * forward * run.train.batch
+    return TRAINING * followups.forward(run) * run.train.batch
 
 
 def _count(images: int) -> str:
@@ -386,7 +450,8 @@ def timetable(nodes: Sequence[Node], slots: int, speed: float, startup: float = 
     """When each node would run on `slots` slots of `speed` FLOP/s, `startup` seconds each to begin.
 
     The launcher's own rule: whenever a slot is free, the ready node with the most work behind it starts.
-    A branch is ready when its trunk has passed the branch point, not only when the trunk has ended."""
+    A branch is ready when its trunk has passed the branch point, not only when the trunk has ended; a probe
+    or a fine-tune when its run has ended."""
     urgency = urgencies(nodes)
     free = [0.0] * slots
     placed: dict[str, Slot] = {}
@@ -408,6 +473,8 @@ def _ready(node: Node, placed: Mapping[str, Slot], startup: float) -> float:
     trunk = placed.get(node.after)
     if trunk is None:
         return float("inf")
+    if node.follow is not None:
+        return trunk.end
     training = trunk.end - trunk.start - startup
     return trunk.start + startup + training * (node.at - trunk.node.at) / trunk.node.steps
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scalevit.study.descent import Problem, descend
-from scalevit.study.forecast import Forecast
+from scalevit.study.forecast import FARTHEST, Forecast
 from scalevit.study.forms import Array, Form
 from scalevit.study.laws import check_level, check_positive, optimum, scale_of
 from scalevit.study.powers import REPEATING, crossed, products, sums
@@ -96,7 +96,7 @@ class JointLaw:
         """Error with the interval for a new run, which widens with the distance from the data."""
         check_level(level)
         x = np.array([self._inputs(flops, seen, unique)], float)
-        error, half = self.error(flops, seen, unique), float(self.reach.half(x, level)[0])
+        error, half = self.error(flops, seen, unique), min(FARTHEST, float(self.reach.half(x, level)[0]))
         outside = self.reach.outside(x)[0] > 1e-9
         beyond = tuple(name for name, far in zip(NAMES, outside) if far)
         return Expected(error, error * math.exp(-half), min(1.0, error * math.exp(half)), beyond)
@@ -181,7 +181,8 @@ def forecast_joint(
     reach = _reach(x, residual, misses, weights)
     mean = weights @ np.stack([_values(m.form, m.theta, new / m.x0) + np.log(m.y0) for m in members])
     half = reach.half(new, level)
-    low, middle, high = (np.minimum(np.exp(mean + sign * half), chance) for sign in (-1, 0, 1))
+    ends = (np.exp(np.clip(mean + sign * half, -FARTHEST, FARTHEST)) for sign in (-1, 0, 1))
+    low, middle, high = (np.minimum(end, chance) for end in ends)
     shares = {member.form.name: float(weight) for member, weight in zip(members, weights)}
     return Forecast(new, middle, low, high, level, len(misses), shares, _warnings(names, reach, new))
 

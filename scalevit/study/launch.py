@@ -15,9 +15,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from scalevit import config, records
 from scalevit.answer import MISTAKE, RESUMABLE
@@ -114,8 +114,10 @@ class Outcome:
 
 
 def pretrain(node: grid.Node, folder: Path) -> Sequence[str]:
-    """The process of a node: one training run, started exactly as a user would start it."""
-    words = ["pretrain", str(folder / "run.yaml"), "--out", str(folder)]
+    """The process of a node, started exactly as a user would start it."""
+    words: Sequence[str] = ["pretrain", str(folder / "run.yaml"), "--out", str(folder)]
+    if node.follow is not None and node.after is not None:
+        words = node.follow.words(folder.parent / node.after, folder)
     return [sys.executable, "-m", "scalevit", *words]
 
 
@@ -173,29 +175,58 @@ def lock_study(folder: Path) -> Iterator[None]:
 
 def refuse_changes(nodes: Sequence[grid.Node], folder: Path) -> None:
     """Raises ValueError when a node's folder already holds another run: what is done keeps its meaning."""
-    changed = [node.name for node in nodes if _other(folder / "runs" / node.name, node.run)]
+    changed = [node.name for node in nodes if _other(folder / "runs" / node.name, node)]
     if changed:
-        names = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
         raise ValueError(
-            f"{folder}: the study now means something else by {len(changed)} of its runs ({names}); "
+            f"{folder}: the study now means something else by {len(changed)} of its runs ({_some(changed)}); "
             "choose another --out, or undo the change"
         )
 
 
+def refuse_losses(nodes: Sequence[grid.Node], folder: Path) -> None:
+    """Raises ValueError when the folder holds records of runs that are none of the nodes."""
+    kept = {node.name for node in nodes}
+    lost = [home.parent.name for home in sorted((folder / "runs").glob(f"*/{records.FILE}"))]
+    lost = [name for name in lost if name not in kept]
+    if lost:
+        raise ValueError(
+            f"{folder}: {len(lost)} of its runs are not in this study ({_some(lost)}); "
+            "choose another --out, or keep them in the study"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
 def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
-    """Write every node's run.yaml, unless one of the folders holds another run."""
+    """Write down what every node is to do, unless one of the folders holds something else."""
     refuse_changes(nodes, folder)
     for node in nodes:
         home = folder / "runs" / node.name
         home.mkdir(parents=True, exist_ok=True)
         path, text = home / "run.yaml", config.dump(config.resolved(node.run))
+        if node.follow is not None:
+            path, text = home / FOLLOW, json.dumps(_meaning(node))
         if not path.exists() or path.read_text() != text:
             write_whole(path, text)
 
 
-def _other(home: Path, run: config.Run) -> bool:
+#: What a node that follows a run does, in its folder; a fine-tune writes its own run.yaml beside it.
+FOLLOW = "follow.json"
+
+
+def _meaning(node: grid.Node) -> dict[str, Any]:
+    assert node.follow is not None
+    return json.loads(json.dumps({"kind": node.kind, "after": node.after, **asdict(node.follow)}))
+
+
+def _other(home: Path, node: grid.Node) -> bool:
+    if node.follow is not None:
+        path = home / FOLLOW
+        return path.exists() and json.loads(path.read_text()) != _meaning(node)
     path = home / "run.yaml"
-    return path.exists() and config.run_id(config.load(str(path))) != config.run_id(run)
+    return path.exists() and config.run_id(config.load(str(path))) != config.run_id(node.run)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -327,6 +358,8 @@ class _Loop:
         node = self.work.nodes[name]
         if node.after is None or self.work.states[node.after] == "done":
             return True
+        if node.follow is not None:
+            return False
         return self.worker.reached(self.work.of(node.after), node.at)
 
     def run(self, nodes: Sequence[grid.Node]) -> None:
@@ -343,11 +376,13 @@ class _Loop:
         )  # fmt: skip
 
     def block(self) -> None:
-        """Give up the nodes whose trunk failed before it reached their branch point."""
+        """Give up the nodes whose trunk failed before it reached their branch point, and those behind them:
+        nodes stand after what they wait for."""
         for name, state in self.work.states.items():
             after = self.work.nodes[name].after
-            if state == "waiting" and after and self.work.states[after] == "failed" and not self.ready(name):
-                self.set(name, "blocked", f"its trunk {after} failed")
+            before = self.work.states[after] if after else "done"
+            if state == "waiting" and before in ("failed", "blocked") and not self.ready(name):
+                self.set(name, "blocked", f"{after} {before}")
 
 
 def _ended_by(code: int) -> str:

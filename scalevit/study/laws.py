@@ -20,6 +20,8 @@ from scalevit.study.forms import FORMS, Array, Form
 #: Two starts agree when their losses differ by less than this share.
 AGREE = 1e-3
 HUBER = 1.345
+#: Of x and y: ratios of larger ones leave what a float can hold.
+LARGEST = 1e100
 EXACT = 1e-9
 
 
@@ -92,8 +94,11 @@ class Fit:
         return self.form.natural(theta, self.x0, self.y0)[:, column], lost
 
     def correlation(self) -> Array:
-        """Of the parameters (in theta), over the bootstrap: (p, p)."""
-        return np.corrcoef(self.replicates.T)
+        """Of the parameters (in theta), over the bootstrap: (p, p); 0 where a bound holds one of them."""
+        away = self.replicates - self.replicates.mean(axis=0)
+        spread = np.sqrt(np.mean(away**2, axis=0))
+        away = away / np.where(spread > EXACT, spread, np.inf)
+        return np.where(np.eye(len(spread)), 1.0, away.T @ away / max(1, len(away)))
 
     def residuals_by(self, labels: Sequence[str]) -> dict[str, tuple[float, float]]:
         """Mean and root mean square of the log residuals of each label (a model, a data size). Labels follow
@@ -117,7 +122,7 @@ class Fit:
         x = np.asarray(x, float)
         if np.any(~(x > 0)):
             raise ValueError("x must be positive and finite to predict at")
-        value = self.form.value(theta, np.log(x.ravel() / self.x0))[0]
+        value = self.form.value(theta, np.log(x.ravel()) - np.log(self.x0))[0]
         return np.minimum(self.y0 * np.exp(value), self.chance).reshape(len(theta), *x.shape)
 
 
@@ -172,13 +177,21 @@ def points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array
 
 def check_positive(x: Array, y: Array, chance: float) -> None:
     """ValueError for what has no logarithm, and for errors above their largest possible value."""
-    good = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+    good = (x > 0) & (y > 0) & np.isfinite(x) & np.isfinite(y)
     if not len(x):
         raise ValueError("no points: every row lacks x or y")
     if not np.all(good):
+        first = int(np.argmin(good))
         raise ValueError(
-            f"{np.sum(~good)} points have x or y that is zero, negative or infinite; laws need logs"
+            f"{np.sum(~good)} points have x or y that is zero, negative or infinite, first x = {x[first]:g}, "
+            f"y = {y[first]:g}; laws need logs"
         )
+    for name, one in (("x", x), ("y", y)):
+        if one.min() < 1 / LARGEST or one.max() > LARGEST:
+            raise ValueError(
+                f"{name} runs from {one.min():g} to {one.max():g}; beyond {LARGEST:g} or below its inverse "
+                f"take other units"
+            )
     if np.any(y > chance):
         raise ValueError(
             f"y reaches {y.max():g}, above its largest possible value {chance:g}; is it in per cent?"

@@ -154,7 +154,7 @@ def _paper() -> Results:
     """Tables 4-13: few-shot errors of 5 and 10 examples a class, at batch 4 096 and 224 pixels."""
     rows = [
         {
-            "run": f"{row['model']} {row['data_size']} {float(row['steps_at_bs4096']):g}",
+            "run": f"{row['model']} {row['data_size']} {float(row['steps_at_bs4096']) / 1000:g}k",
             "model": row["model"], "images": str(published.IMAGES[row["data_size"]]),
             "steps": row["steps_at_bs4096"], "batch": str(published.BATCH), "dataset": data,
             "shots": str(shots), "accuracy": str(float(row[f"{column}{shots}"]) / 100),

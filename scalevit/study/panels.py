@@ -1,7 +1,8 @@
 """What the figures are made of: a sheet of panels, points in their colours, laws, axes, and the rows drawn.
 
-Conventions of the paper: models from small to large run from blue to red, larger markers saw more unique
-images, a thin dotted line joins the durations of one model and data size, a black dashed line is the law.
+Colours are the report page's: models from small to large run from blue to orange. As in the paper, larger
+markers saw more unique images, a thin dotted line joins the durations of one model and data size, a black
+dashed line is the law.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from typing import Any
 import numpy as np
 
 from scalevit.study.results import LEVEL, Floor, Law, Point, Results
+from scalevit.study.summary import task_name
 
 Rows = list[dict[str, Any]]
+
+#: The colours of page/state.js: small to large, told apart by those who see no red or no green.
+RAMP = ("#2f5fc4", "#7a4fb8", "#b5478f", "#cf5640", "#c77700")
 
 #: Inches of one panel.
 WIDE, HIGH = 4.6, 3.6
@@ -60,13 +65,12 @@ class Sheet:
 
 
 def look_of(points: Sequence[Point]) -> Look:
-    """Colours along matplotlib's coolwarm by forward FLOPs, darkened so that its middle shows on white;
-    marker areas by unique images."""
-    from matplotlib import colormaps
+    """Colours by forward FLOPs, marker areas by unique images."""
+    from matplotlib.colors import LinearSegmentedColormap
 
     size = {point.facts.model: point.facts.forward for point in points}
     models = sorted(size, key=size.__getitem__)
-    ramp = colormaps["coolwarm"](np.linspace(0, 1, max(2, len(models)))) * (0.85, 0.85, 0.85, 1)
+    ramp = LinearSegmentedColormap.from_list("sizes", RAMP)(np.linspace(0, 1, max(2, len(models))))
     images = sorted({point.facts.images for point in points}, key=lambda n: n or float("inf"))
     return Look(dict(zip(models, ramp)), {n: 18.0 + 26.0 * rank for rank, n in enumerate(images)})
 
@@ -196,7 +200,8 @@ def equation(law: Law) -> str:
     assert law.fit is not None
     fit, unit = law.fit, law.frontier[0].facts.compute
     a = fit.params["a"] * unit ** -fit.params["b"]
-    delay = f" + {fit.params['d'] / unit:.2g}" if "d" in fit.params else ""
+    share = fit.params.get("d", 0.0) / unit
+    delay = f" + {share:.2g}" if share > 0.005 else ""
     base = f"(C{delay})" if delay else "C"
     floor = f" + {fit.params['c']:.2g}" if "c" in fit.params else ""
     return f"E = {a:.2g} {base}^−{fit.params['b']:.2g}{floor},  C in {unit:.2g} FLOPs"
@@ -219,7 +224,7 @@ def best_of(
 
 
 def task_words(points: Sequence[Point]) -> str:
-    return f"{points[0].dataset} {points[0].shots}-shot error"
+    return f"{task_name((points[0].dataset, points[0].shots))} error"
 
 
 def forecast_mark(sheet: Sheet, panel: Any, results: Results) -> None:

@@ -7,6 +7,7 @@ study, and each plan says which.
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -76,33 +77,48 @@ def plan(
     price: float | None = None,
     bench: Bench | None = None,
     laws: Laws | None = None,
+    memory: float | None = None,
 ) -> Plan:
     """What `run` takes on `devices` devices. mfu: share of the peak, None for measured or assumed speed.
     price: money per device and hour, None when unknown. bench: speeds found on the devices themselves, which
-    then count instead of `device_name`. laws: of the error, None for the paper's.
+    then count instead of `device_name`. laws: of the error, None for the paper's. memory: GiB that a device
+    offers, None for what is in it.
 
-    Raises ValueError for an unknown device or an impossible count."""
+    Raises ValueError for an unknown device or an impossible count, price or memory."""
     if devices < 1:
         raise ValueError(f"at least one device is needed, found {devices}")
+    if price is not None and not 0 < price < math.inf:
+        raise ValueError(f"a device's price for an hour is above 0, found {price:g}")
     odd = sharing_mistakes(run.parallel, run.train.batch, devices)
     if odd:
         raise ValueError("; ".join(odd))
     resolved, laws = run.model.resolve(), laws or paper()
-    hardware = bench.hardware() if bench else device(device_name)
+    hardware = hardware_of(device_name, bench, memory)
     flops = resolved.flops_by_part(run.model.image, run.model.pool, run.model.classes)
     images = float(run.schedule.steps) * run.train.batch
     speed = speed_of(run, resolved, sum(flops.values()), hardware, mfu, bench)
-    memory = largest_that_fits(run, resolved, hardware, devices)
+    held = largest_that_fits(run, resolved, hardware, devices)
     hours = images / speed.images_per_second / devices / 3600
-    fits = fits_on(memory, hardware)
+    fits = fits_on(held, hardware)
     expected = expect(run, resolved, images, laws)
     return Plan(
         run=run, shape=resolved, parameters=count_parameters(run, resolved), flops=flops, images=images,
-        train_flops=3 * sum(flops.values()) * images, device=hardware, devices=devices, memory=memory,
+        train_flops=3 * sum(flops.values()) * images, device=hardware, devices=devices, memory=held,
         fits=fits, speed=speed, hours=hours, kilowatt_hours=hours * devices * hardware.watts / 1000,
         cost=None if price is None else hours * devices * price, expected=expected, expected_from=laws.source,
-        warnings=tuple(_warnings(run, hardware, devices, memory, fits, expected, laws)),
+        warnings=tuple(_warnings(run, hardware, devices, held, fits, expected, laws)),
     )  # fmt: skip
+
+
+def hardware_of(name: str, bench: Bench | None = None, memory: float | None = None) -> Device:
+    """The device that a bench ran on, or else the one of that name, with `memory` GiB instead of its own.
+    ValueError for an unknown name and for memory that is none."""
+    found = bench.hardware() if bench else device(name)
+    if memory is None:
+        return found
+    if not memory > 0:
+        raise ValueError(f"a device's memory is above 0 GiB, found {memory:g}")
+    return replace(found, memory=memory)
 
 
 # --------------------------------------------------------------------------- memory
@@ -135,6 +151,10 @@ def made_to_fit(run: Run, resolved: Shape, hardware: Device, devices: int) -> Ru
     then sharding; None when nothing helps."""
     ways = [run.parallel.strategy, *({"fsdp"} - {run.parallel.strategy} if devices > 1 else ())]
     levels = ("none", "selective", "full")
+    frugal = [replace(run, parallel=replace(run.parallel, strategy=way, recompute="full")) for way in ways]
+    share = max(1, run.train.batch // devices)
+    if not any(fits_on(memory_of(one, resolved, n, devices), hardware) for one in frugal for n in (1, share)):
+        return None
     for strategy in ways:
         for level in levels[levels.index(run.parallel.recompute) :]:
             parallel = replace(run.parallel, strategy=strategy, recompute=level)

@@ -22,7 +22,8 @@ class Display:
         from scalevit.study.results import largest
 
         self.folder, self.foresee = folder, foresee
-        self.open = {node.name for node in nodes} - {node.name for node in largest(nodes)}
+        held = {node.name for node in largest(nodes)}
+        self.open = {node.name for node in nodes if not {node.name, node.after if node.follow else ""} & held}
         self.weight = {node.name: launch.STARTUP + node.flops / SPEED for node in nodes}
         self.found = 0.0
         self.began = time.monotonic()
@@ -58,7 +59,7 @@ class Display:
         node, state = work.nodes[name], work.states[name]
         if state != "running":
             return 1.0 if state in ("done", "failed", "blocked") else 0.0
-        return min(1.0, max(0.0, (launch.steps_of(work.of(name)) - node.at) / node.steps))
+        return min(1.0, max(0.0, (launch.steps_of(work.of(name)) - node.at) / max(1, node.steps)))
 
 
 class Plain(Display):
@@ -106,10 +107,10 @@ class Bars(Display):
             return
         self.drawn = time.monotonic()
         for name, task in self.tasks.items():
-            done = max(0, launch.steps_of(work.of(name)) - work.nodes[name].at)
-            self.bars.update(
-                task, completed=done, more=f"{done}/{work.nodes[name].steps} steps" if done else "starting"
-            )
+            node = work.nodes[name]
+            done = max(0, launch.steps_of(work.of(name)) - node.at) if node.steps else 0
+            more = f"{done}/{node.steps} steps" if done else "starting" if node.steps else "probing"
+            self.bars.update(task, completed=done, more=more)
         share, seconds = self.left(work)
         left = f", {duration(seconds)} left" if seconds is not None else ""
         more = f"{work.count('done')}/{len(work.nodes)} nodes{left}"

@@ -20,13 +20,13 @@ from scalevit import __version__
 from scalevit.schedule import lr_at
 from scalevit.study.gallery import Picture
 from scalevit.study.results import LEVEL, Facts, Floor, Results, law_of
-from scalevit.study.summary import Task, cards, headline, plan, sections, task_name
+from scalevit.study.summary import Task, cards, headline, plan, recipes, sections, task_name
 
 #: Points of a learning-rate curve in the page.
 RATES = 60
 
 #: The page's scripts, in the order in which they need each other.
-SCRIPTS = ("state", "chart", "figures", "panels", "tables", "controls")
+SCRIPTS = ("state", "save", "chart", "figures", "panels", "tables", "controls")
 
 #: What the page's script knows of a run.
 FACTS = (
@@ -58,10 +58,17 @@ def render(studies: Sequence[Results], pictures: Sequence[Picture] = ()) -> str:
         _clean([_study(study, index) for index, study in enumerate(studies)]), allow_nan=False
     )
     return template.render(
-        title=" · ".join(study.title for study in studies), studies=[_head(study) for study in studies],
+        title=" · ".join(study.title for study in studies), kind=_kind(studies),
+        studies=[_head(study) for study in studies],
         pictures=pictures, style=(here / "page.css").read_text(), script=_script(here),
         data=payload.replace("<", "\\u003c"), version=__version__, made=time.strftime("%Y-%m-%d %H:%M %Z"),
     )  # fmt: skip
+
+
+def _kind(studies: Sequence[Results]) -> str:
+    """What the page is of, for its first line."""
+    runs = sum(len(study.facts) for study in studies)
+    return "A Vision Transformer's run" if runs == 1 else "Scaling study of Vision Transformers"
 
 
 def _script(here: Traversable) -> str:
@@ -120,6 +127,7 @@ def _run(results: Results, facts: Facts, study: int) -> dict[str, Any]:
     return {
         **{key: getattr(facts, key) for key in FACTS}, **unknown,
         "study": study, "seconds": about.get("seconds"), "speed": about.get("images_per_second"),
+        "memory": about.get("memory"),
         "errors": {_key((p.dataset, p.shots)): [p.error, p.spread, p.draws] for p in mine},
         "curve": results.curves.get(facts.run, ()),
         "rates": [[step, lr_at(facts.schedule, step)] for step in steps] if facts.schedule else [],
@@ -146,25 +154,33 @@ def _head(results: Results) -> dict[str, Any]:
         "headline": headline(results),
         "sections": sections(results),
         "plan": plan(results),
+        "recipes": recipes(results),
         "about": provenance(results),
     }
+
+
+#: What a run says about itself, and what readers call it.
+ABOUT = {
+    "commit": "commit", "versions": "versions", "machine": "machine", "device": "device",
+    "world": "processes a run", "command": "command",
+}  # fmt: skip
 
 
 def provenance(results: Results) -> list[tuple[str, str]]:
     """Which code on which machine: each fact once, with the number of others when runs differ."""
     rows = [*results.about.values()]
     found = [("from", results.origin)] if results.origin else []
-    for key in ("commit", "versions", "machine", "device", "world", "command"):
+    for key, name in ABOUT.items():
         values = [_plain(row[key]) for row in rows if row.get(key) not in (None, "")]
         distinct = sorted({*values})
         if distinct:
             more = f" and {len(distinct) - 1} more" if len(distinct) > 1 else ""
-            found.append((key, distinct[0] + more))
+            found.append((name, distinct[0] + more))
     seconds = sum(
         _own_seconds(facts, results.about[facts.run]) for facts in results.facts if facts.run in results.about
     )
     if seconds:
-        found.append(("time trained", f"{seconds:,.0f} s over {len(results.facts)} processes"))
+        found.append(("time trained", f"{seconds:,.0f} s over {len(results.facts)} runs"))
     return found
 
 

@@ -18,12 +18,17 @@ from typing import Any
 import numpy as np
 
 from scalevit import config, records, schedule
+from scalevit.memory import optimizer_bytes
 from scalevit.study import grid
+from scalevit.study.followups import FINETUNED
 from scalevit.study.frontier import frontier
-from scalevit.study.launch import refuse_changes, write_whole
+from scalevit.study.launch import refuse_changes, refuse_losses, write_whole
 from scalevit.study.laws import Fit, fit
 
 FORECAST, NODES, SPEC = "forecast.json", "nodes.json", "study.yaml"
+
+#: Where below a fine-tune's folder the runs are that chose its learning rate; they are nobody's result.
+RATES = "rates"
 
 #: Level of every interval that a report shows.
 LEVEL = 0.9
@@ -32,7 +37,8 @@ LEVEL = 0.9
 @dataclass(frozen=True)
 class Facts:
     """What a run is, from its run.yaml. compute: FLOPs of training it from scratch. unique: images it could
-    learn from, never more than it saw. Of runs of other origin what is not known is NaN, or None."""
+    learn from, never more than it saw. start: of a fine-tune, the run (by its id) that it began with.
+    state: bytes of the optimizer's state. Of runs of other origin what is not known is NaN, or None."""
 
     run: str
     study: str
@@ -53,6 +59,8 @@ class Facts:
     branch_step: int
     head_decay: float
     body_decay: float
+    start: str = ""
+    state: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -112,17 +120,22 @@ def _known_compute(point: Point) -> float:
 
 
 def claim(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> None:
-    """Write the study down in its folder. Raises ValueError when the folder holds something else, or when a
-    run in it would change its meaning."""
+    """Write the study down in its folder, unless `require_claimable` refuses it."""
+    require_claimable(folder, nodes)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = _known(folder) | {node.name: grid.facts(node) for node in nodes}
+    write_whole(folder / NODES, json.dumps(known, indent=1))
+    write_whole(folder / SPEC, grid.dump(spec))
+
+
+def require_claimable(folder: Path, nodes: Sequence[grid.Node]) -> None:
+    """Raises ValueError when the folder holds something else, or a run in it would change its meaning."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: a file, not a folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / SPEC).exists():
         raise ValueError(f"--out {folder}: holds something that is no study; choose an empty or new folder")
     refuse_changes(nodes, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    known = _known(folder) | {node.name: grid.facts(node) for node in nodes}
-    write_whole(folder / NODES, json.dumps(known, indent=1))
-    write_whole(folder / SPEC, grid.dump(spec))
+    refuse_losses(nodes, folder)
 
 
 # --------------------------------------------------------------------------- reading folders
@@ -130,12 +143,22 @@ def claim(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> None:
 
 def read(folder: Path, without: Iterable[str] = ()) -> Results:
     """The results of a study's folder, or of a folder that holds runs or is one. Records of the runs named
-    in `without` are not opened."""
-    without = {*without}
+    in `without`, and of what was done with them, are not opened."""
     known = _known(folder)
-    homes = [home for home in records.runs_below(folder) if (home / "run.yaml").exists()]
-    facts = {home: _facts(home, folder.name, known.get(home.name)) for home in homes}
-    rows = {home: records.read(home) for home in homes if facts[home].run not in without}
+    without = {*without}
+    without |= {name for name, node in known.items() if node.get("after") in without and _follows(node)}
+    homes = [home for home in records.runs_below(folder) if home.parent.name != RATES]
+    facts = {
+        home: _facts(home, folder.name, known.get(home.name))
+        for home in homes
+        if (home / "run.yaml").exists()
+    }
+    opened = {home: records.read(home) for home in homes if home.name not in without}
+    parents = _parents(facts, opened)
+    facts = {home: fact for home, fact in facts.items() if home not in parents}
+    rows = {home: mine for home, mine in opened.items() if home in facts}
+    for home, parent in parents.items():
+        rows[parent] = rows[parent] + _further(opened[home], facts[parent])
     spec = grid.read(folder / SPEC) if (folder / SPEC).exists() else None
     path = folder / FORECAST
     points = tuple(point for home in rows for point in _points(facts[home], rows[home]))
@@ -150,8 +173,27 @@ def read(folder: Path, without: Iterable[str] = ()) -> Results:
         bill=_bill(known),
         target=(spec.dataset, spec.shots) if spec else _usual(points),
         note=spec.note if spec else "",
-        notes=_notes(folder, homes, facts, rows, points),
+        notes=_notes([home for home in opened if home not in {*facts, *parents}], facts, rows, points),
     )
+
+
+def _follows(node: Mapping[str, Any]) -> bool:
+    return node["kind"] in ("probe", "finetune")
+
+
+def _parents(facts: Mapping[Path, Facts], rows: Mapping[Path, Sequence[records.Row]]) -> dict[Path, Path]:
+    """Folders of probes and fine-tunes, and those of the runs that they are of, where these are here, too."""
+    own = {mine[0]["run"]: home for home, mine in rows.items() if mine and home in facts}
+    starts = {home: fact.start for home, fact in facts.items()}
+    probes = {home: mine[0]["run"] for home, mine in rows.items() if mine and home not in facts}
+    return {home: own[run] for home, run in {**starts, **probes}.items() if run in own}
+
+
+def _further(rows: Sequence[records.Row], facts: Facts) -> list[records.Row]:
+    """What was measured of a run after its end, in a folder of its own, as rows of its last step."""
+    told = [row for row in rows if row["kind"] in (*MEASURED, "floor")]
+    last = max((row.get("step") or 0 for row in told), default=0)
+    return [{**row, "step": facts.steps} for row in told if (row.get("step") or 0) == last]
 
 
 def _usual(points: Sequence[Point]) -> tuple[str, int] | None:
@@ -164,14 +206,12 @@ def _usual(points: Sequence[Point]) -> tuple[str, int] | None:
 
 
 def _notes(
-    folder: Path,
-    homes: Sequence[Path],
+    alone: Sequence[Path],
     facts: Mapping[Path, Facts],
     rows: Mapping[Path, Sequence[records.Row]],
     points: Sequence[Point],
 ) -> tuple[str, ...]:
     """What a reader must know of what is not on the page: each kind once, with the first runs by name."""
-    alone = [home for home in records.runs_below(folder) if home not in homes]
     done = {point.facts.run for point in points}
     tasks = {(point.dataset, point.shots) for point in points}
     having = {run: {(p.dataset, p.shots) for p in points if p.facts.run == run} for run in done}
@@ -217,9 +257,10 @@ def _known(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _bill(known: Mapping[str, Mapping[str, Any]]) -> grid.Bill | None:
-    if not known:
+    trained = [node for node in known.values() if not _follows(node)]
+    if not trained:
         return None
-    return grid.Bill(*(sum(node[key] for node in known.values()) for key in ("flops", "scratch")))
+    return grid.Bill(*(sum(node[key] for node in trained) for key in ("flops", "scratch")))
 
 
 def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> Facts:
@@ -236,14 +277,20 @@ def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> Facts:
         forward=shape.flops(*size), parent=Path(run.branch.trunk).name if run.branch.trunk else "",
         schedule=run.schedule, branch_step=run.branch.step,
         head_decay=run.optimizer.head_decay, body_decay=run.optimizer.body_decay,
+        start=run.start.parent, state=optimizer_bytes(run, shape),
     )  # fmt: skip
 
 
 #: Metrics whose value is an accuracy, by the kind of their rows, and what they are called.
 ACCURACIES = {
     "probe": {"accuracy": "probe"},
+    "finetune": {"accuracy": "fine-tune"},
     "floor": {"raw_pixels_accuracy": "raw pixels", "untrained_accuracy": "untrained network"},
 }
+
+
+#: Kinds of rows whose accuracies are a run's own.
+MEASURED = ("probe", "finetune")
 
 
 def _tasks(rows: Iterable[records.Row], kind: str) -> dict[tuple[str, str, int], list[records.Row]]:
@@ -251,7 +298,9 @@ def _tasks(rows: Iterable[records.Row], kind: str) -> dict[tuple[str, str, int],
     found: dict[tuple[str, str, int], list[records.Row]] = {}
     for row in rows:
         if row["kind"] == kind and row["metric"] in ACCURACIES[kind] and _finite(row.get("value")):
-            key = (ACCURACIES[kind][row["metric"]], str(row.get("dataset")), int(row.get("shots") or 0))
+            data = str(row.get("dataset"))
+            data = f"{Path(data).name} {FINETUNED}" if kind == "finetune" else data
+            key = (ACCURACIES[kind][row["metric"]], data, int(row.get("shots") or 0))
             found.setdefault(key, []).append(row)
     return found
 
@@ -265,7 +314,8 @@ def _points(facts: Facts, rows: Sequence[records.Row]) -> list[Point]:
     last = [row for row in rows if (row.get("step") or 0) >= facts.steps]
     return [
         Point(facts, dataset, shots, *_summary(found))
-        for (_, dataset, shots), found in _tasks(last, "probe").items()
+        for kind in MEASURED
+        for (_, dataset, shots), found in _tasks(last, kind).items()
     ]
 
 
@@ -347,6 +397,7 @@ def law_of(points: Sequence[Point]) -> Law:
 def largest(nodes: Sequence[grid.Node]) -> list[grid.Node]:
     """The node to be forecast, then the others of the same compute, whose results are not looked at either:
     most compute, most unique images, first seed."""
+    nodes = grid.trained(nodes)
     most = max(node.scratch for node in nodes)
     held = [node for node in nodes if node.scratch > 0.99 * most]
     return sorted(held, key=lambda node: (-(node.images or float("inf")), node.seed, node.name))

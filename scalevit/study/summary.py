@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scalevit.study.followups import FINETUNED
 from scalevit.study.forecast import forecast
 from scalevit.study.results import LEVEL, Law, Point, Results, law_of, pareto
 
@@ -15,6 +16,9 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 #: What a plan multiplies.
 MORE = 10
+
+#: From this ratio of its ends on, an interval of errors says nothing.
+VAGUE = 30
 
 Task = tuple[str, int]
 
@@ -34,7 +38,8 @@ def _interval(low: float, high: float) -> str:
 
 def summary(results: Results) -> list[str]:
     """The results in sentences, each with its numbers and their intervals."""
-    return [sentence for _, sentences in sections(results) for sentence in sentences]
+    told = [sentence for _, sentences in sections(results) for sentence in sentences]
+    return [*told, *filter(None, [_recipe_words(results)])]
 
 
 def sections(results: Results) -> list[tuple[str, list[str]]]:
@@ -50,8 +55,8 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
             _extent(results), _asked(task) if tasks else "", _bill_words(results), results.note,
         ],
         "What was learnt": [
-            _frontier(task, law) if sizes or len(points) == 1 else "", _law_words(law) if sizes else "",
-            _halving(law), _data_words(points), _recipe_words(task, points) if points else "",
+            _frontier(task, law) if sizes else "", _law_words(law) if sizes else "",
+            _halving(law), _data_words(points),
         ],
         "How sure this is": [
             _floor_words(results, points), _forecast_words(results, points) if sizes else "",
@@ -128,6 +133,11 @@ def _compared(name: str, points: Sequence[Point]) -> str:
 
 def _asked(task: Task) -> str:
     """What an error is, for who has not met few-shot probes."""
+    if task[0].endswith(FINETUNED):
+        return (
+            f"Each trained network is trained further on the labelled images of {task[0].split()[0]}; "
+            "the error is the share of the set's other images that it then gets wrong."
+        )
     if not task[1]:
         return ""
     return (
@@ -235,8 +245,9 @@ def plan(results: Results) -> list[dict[str, str]]:
         made = _forecast_of(curve)
         if made:
             rests = f"{len(curve)} runs or means of seeds"
-            forecast_words = f"{percent(made[0])} {_interval(made[1], made[2])}"
-            rows.append({"what": what, "error": forecast_words, "rests": rests})
+            told = f"{percent(made[0])} {_interval(made[1], made[2])}"
+            told = told if made[2] < VAGUE * made[1] else "not known: they do not say"
+            rows.append({"what": what, "error": told, "rests": rests})
     return rows
 
 
@@ -254,7 +265,7 @@ def _span(values: Sequence[float], unit: str = "") -> str:
 def number(value: float) -> str:
     """Two or three digits as people write them: 0.046, 600, 1.1 × 10¹³."""
     if 1e-3 <= abs(value) < 1e5 or value == 0:
-        return f"{value:,.0f}" if value == round(value) and abs(value) >= 1000 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
 
@@ -286,22 +297,56 @@ def _frontier(task: Task, law: Law) -> str:
     factor, compute = first.error / last.error, last.facts.compute / first.facts.compute
     return (
         f"On the frontier the {task_name(task)} error falls from {percent(first.error)} ({first.facts.run}) "
-        f"to {_measured(last)} ({last.facts.run}): a factor {factor:.1f} for {compute:.0f} times the compute."
+        f"to {_measured(last)} ({last.facts.run}): a factor {factor:.1f} for {number(compute)} times the "
+        "compute."
     )
 
 
-def _recipe_words(task: Task, points: Sequence[Point]) -> str:
-    """What is compared, best first: mean over the longest runs' seeds, spread between seeds."""
-    longest = max(point.facts.steps for point in points)
-    errors: dict[str, list[float]] = {}
+#: More recipes than this are no table that anybody reads.
+RECIPES = 20
+
+
+def _recipes(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """The longest runs by recipe, best first, where recipes are what is compared."""
+    longest = max((point.facts.steps for point in points), default=0)
+    found: dict[str, list[Point]] = {}
     for point in points:
         if point.facts.steps == longest:
-            errors.setdefault(point.facts.recipe, []).append(point.error)
-    if not 1 < len(errors) <= 20:
+            found.setdefault(point.facts.recipe, []).append(point)
+    ranked = sorted(found, key=lambda recipe: float(np.mean([p.error for p in found[recipe]])))
+    return {recipe: found[recipe] for recipe in ranked} if 1 < len(found) <= RECIPES else {}
+
+
+def _recipe_words(results: Results) -> str:
+    """What is compared, best first: mean over the longest runs' seeds, spread between seeds."""
+    tasks = results.tasks()
+    found = _recipes(results.of(tasks[0])) if tasks and not results.origin else {}
+    if not found:
         return ""
-    ranked = sorted(errors, key=lambda recipe: float(np.mean(errors[recipe])))
-    told = ", ".join(f"{name} {_seeds(errors[name])}" for name in ranked)
-    return f"{task_name(task)} error after {longest:,} steps, by recipe: {told}."
+    told = ", ".join(f"{name} {_seeds([p.error for p in points])}" for name, points in found.items())
+    steps = next(iter(found.values()))[0].facts.steps
+    return f"{task_name(tasks[0])} error after {steps:,} steps, by recipe: {told}."
+
+
+def recipes(results: Results) -> list[dict[str, str]]:
+    """What is compared as a table, best first: error, speed, and memory, means over the longest runs."""
+    tasks = results.tasks()
+    found = _recipes(results.of(tasks[0])) if tasks and not results.origin else {}
+    return [
+        {
+            "recipe": name or "base",
+            "error": _seeds([p.error for p in points]),
+            "speed": _mean([results.about.get(p.facts.run, {}).get("images_per_second") for p in points]),
+            "state": _mean([p.facts.state / 1e6 for p in points], " MB"),
+            "memory": _mean([results.about.get(p.facts.run, {}).get("memory") for p in points], " GiB"),
+        }
+        for name, points in found.items()
+    ]
+
+
+def _mean(values: Sequence[float | None], unit: str = "") -> str:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return f"{number(float(np.mean(known)))}{unit}" if known else "–"
 
 
 def _seeds(errors: Sequence[float]) -> str:
@@ -369,7 +414,8 @@ def _floor_words(results: Results, points: Sequence[Point]) -> str:
     """The largest run beside what needs no training; noise is two standard deviations of the difference."""
     if not points:
         return ""
-    top = max(points, key=lambda p: (p.facts.compute, p.facts.unique))
+    grows = _grows(points)
+    top = max(points, key=lambda p: (p.facts.compute, p.facts.unique) if grows else (-p.error, 0))
     task = (top.dataset, top.shots)
     floors = [f for f in results.floors if (f.dataset, f.shots) == task and f.model in ("", top.facts.model)]
     if not floors:
@@ -380,7 +426,8 @@ def _floor_words(results: Results, points: Sequence[Point]) -> str:
         gap = floor.error - top.error
         verdict = "beaten" if gap > noise else "NOT beaten" if gap < 0 else "beaten, but within the noise"
         said.append(f"{floor.name} {percent(floor.error)} ± {100 * floor.spread:.1f} ({verdict})")
-    return f"What needs no training, beside {percent(top.error)} of the largest run: {', '.join(said)}."
+    which = "the largest run" if grows else "the best run" if len(points) > 1 else "this run"
+    return f"What needs no training, beside {percent(top.error)} of {which}: {', '.join(said)}."
 
 
 def _next(law: Law) -> str:
@@ -405,9 +452,14 @@ def cards(results: Results) -> list[dict[str, str]]:
     law, best = law_of(points), pareto(points)
     found = []
     if best:
-        note = f"{best[-1].facts.model} · ± {100 * best[-1].spread:.1f} over {best[-1].draws} draws"
+        who = " ".join(filter(None, (best[-1].facts.model, best[-1].facts.recipe)))
+        note = f"{who} · ± {100 * best[-1].spread:.1f} over {best[-1].draws} draws"
         found.append(
-            {"what": f"best {task_name(tasks[0])} error", "value": percent(best[-1].error), "note": note}
+            {
+                "what": f"{'best ' * (len(points) > 1)}{task_name(tasks[0])} error",
+                "value": percent(best[-1].error),
+                "note": note,
+            }
         )
     if law.fit is not None:
         low, high = law.fit.ranges(LEVEL)["b"]

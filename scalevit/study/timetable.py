@@ -21,11 +21,13 @@ def show(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dic
     speed, measured = speed_of(nodes, folder)
     times = grid.timetable(nodes, slots, speed, launch.STARTUP)
     whole, bill = max(line.end for line in times), grid.bill(nodes)
+    after = sum(node.flops for node in nodes if node.follow)
     how = "measured on finished nodes" if measured else "assumed; run something to know"
     lines = [
         _table(("node", "kind", "images", "steps", "FLOPs", "slot", "start", "end"), map(_line, times)),
         f"{len(nodes)} nodes, {bill.shared:.3g} FLOPs; without shared trunks {bill.separate:.3g}: "
-        f"sharing leaves {bill.share:.0%} of the cost",
+        f"sharing leaves {bill.share:.0%} of the cost"
+        + (f"; {after:.3g} of them for probes and fine-tunes" if after else ""),
         f"about {duration(whole)} on {slots} slots at {speed / 1e9:.3g} GFLOP/s each ({how})",
         f"nothing created in {folder}",
     ]
@@ -40,7 +42,7 @@ def show(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dic
 def _line(line: grid.Slot) -> tuple[str, ...]:
     node = line.node
     images = f"{node.images:,}" if node.images else "fresh"
-    steps = f"{node.at} → {node.duration}" if node.at else f"{node.duration}"
+    steps = f"{node.at} → {node.duration}" if node.at else f"{node.duration or ''}"
     when = (str(line.slot), duration(line.start), duration(line.end))
     return node.name, node.kind, images, steps, f"{node.flops:.3g}", *when
 
@@ -49,7 +51,7 @@ def speed_of(nodes: Sequence[grid.Node], folder: Path) -> tuple[float, bool]:
     """FLOP/s of a slot over the finished nodes' training, or a plain assumption and False. A branch's clock
     runs on from its trunk's."""
     flops = seconds = 0.0
-    for node in nodes:
+    for node in grid.trained(nodes):
         for row in records.read(folder / "runs" / node.name):
             if row["kind"] == "run" and row.get("seconds"):
                 flops, seconds = flops + node.scratch, seconds + float(row["seconds"])
@@ -62,7 +64,7 @@ def status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any
     for node in nodes:
         home = folder / "runs" / node.name
         done = launch.ended(home)
-        step = node.duration if done else max(node.at, launch.steps_of(home))
+        step = node.duration if done else max(node.at, launch.steps_of(home) if node.steps else 0)
         state = (
             "done" if done else "running" if attempt.held(home) else "begun" if step > node.at else "waiting"
         )
@@ -75,8 +77,7 @@ def status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any
     done = sum(node.flops for node, row in zip(nodes, found) if row["state"] == "done")
     total = grid.bill(nodes).shared
     cells = (
-        (row["node"], row["state"], f"{row['step']}/{row['of']}", f"{row['attempts'] or ''}", _hours(row))
-        for row in found
+        (row["node"], row["state"], _steps(row), f"{row['attempts'] or ''}", _hours(row)) for row in found
     )
     counts = {
         state: sum(row["state"] == state for row in found)
@@ -89,6 +90,10 @@ def status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any
     return text, {
         "folder": str(folder), "nodes": found, "counts": counts, "share": done / total, "spent": spent,
     }  # fmt: skip
+
+
+def _steps(row: dict[str, Any]) -> str:
+    return f"{row['step']}/{row['of']}" if row["of"] else ""
 
 
 def _hours(row: dict[str, Any]) -> str:

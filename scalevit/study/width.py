@@ -11,20 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalevit.study.backtest import Curve
+from scalevit.study.backtest import RECENT, Curve, smoothed
 from scalevit.study.forms import Array
 from scalevit.study.laws import declines
 
-RECENT = np.log(2.0)
 #: Before any back-test: a miss is this many disagreements, more with few points; worth so many back-tests.
 COMMON_RATIO, COMMON_WEIGHT = 0.8, 3.0
 #: Extrapolators that agree by chance still share this part of the change that they predict.
 SHARED = 0.05
 #: Squared ratio of a miss to the disagreement beyond which a back-test tells no more.
 LARGEST = 400.0
-#: So many x within a factor of four, of which hardly any rises, are no independent measurements: they were
-#: smoothed, or each is the best so far. Noise that such a curve hides, in units of what is left of it.
-DENSE, SELDOM, HIDDEN = 16, 0.05, 3.0
+#: Noise that a smoothed curve hides, in units of what is left of it.
+HIDDEN = 3.0
 #: At smaller x than any seen nothing was tested: the share of the steepest change that may be missed by.
 UNTESTED = 0.35
 #: A curve that has not fallen may yet begin to, as slowly as this exponent, or rise.
@@ -74,12 +72,6 @@ def width(
     squared += (UNTESTED * max(abs(slope), _steepest(own)) * before) ** 2
     hidden = HIDDEN if smoothed(own) else 1.0
     return np.sqrt((hidden * scatter(own, local)) ** 2 + squared)
-
-
-def smoothed(own: Curve) -> bool:
-    """Whether the points are too many and rise too seldom to be independent measurements."""
-    recent = own.u >= -2 * RECENT - 1e-9
-    return len(np.unique(own.u[recent])) >= DENSE and bool(np.mean(np.diff(own.v) > 0) <= SELDOM)
 
 
 def scatter(own: Curve, local: Array) -> float:

@@ -183,7 +183,7 @@ def _queue() -> list[tuple[str, str]]:
         ) from None
     except subprocess.TimeoutExpired:
         raise ValueError("Slurm does not answer within 60 s; try again later") from None
-    said = " ".join(done.stderr.split())
+    said = " ".join(done.stderr.split())[:160]
     raise ValueError(f"Slurm does not answer: {said}; look at `sinfo`, try again later")
 
 

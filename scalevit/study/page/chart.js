@@ -46,9 +46,14 @@ function bounds(list, log, pad) {
   return [low >= 0 ? Math.max(0, low - grow) : low - grow, high + grow];
 }
 
+// paper is narrower than the window that it is printed from
+const PAPER = { main: 688, panel: 336 };
+let printing = false;
+const roomOf = (host) => Math.max(240, Math.min(host.clientWidth, printing ? PAPER[host.id] || PAPER.panel : Infinity) - 16);
+
 // spec: {name, x, y: {label, log, form}, lines, bands, points, levels, intervals, height}
 function chart(host, spec) {
-  const width = Math.max(240, host.clientWidth - 16), height = spec.height(width);
+  const width = roomOf(host), height = spec.height(width);
   const names = (spec.x.at || []).map(spec.x.form), longest = most([0, ...names.map((name) => name.length)]);
   const tilted = names.length * longest * 7 > width - 72, drop = tilted ? Math.min(110, 10 + longest * 4.6) : 42;
   const box = { left: 58, right: width - 14, top: 14, bottom: height - (tilted ? drop + 22 : drop) };
@@ -89,18 +94,25 @@ function chart(host, spec) {
   }
   placeLabels(spec, out, x, y, box, places);
   out.push("</svg>");
-  host.innerHTML = out.join("");
+  host.innerHTML = out.join("") + SAVES;
+  host.spec = spec;
   listen(host.firstChild, places.sort((a, b) => a.px - b.px), width);
 }
 const dim = (run) => (state.on !== null && run !== undefined && run !== state.on ? "dim" : "");
 
+// the point at a share of the way along the joined points
+function along(points, share) {
+  const at = share * (points.length - 1), low = Math.min(points.length - 2, Math.floor(at));
+  if (points.length < 2) return points[0];
+  return [0, 1].map((i) => points[low][i] + (at - low) * (points[low + 1][i] - points[low][i]));
+}
 // floors and the forecast are named where no point is in the way
 function placeLabels(spec, out, x, y, box, places) {
-  const taken = [];
+  const rows = [], named = [];
   for (const level of spec.levels) {
     let py = y(level.y) - 5;
-    while (taken.some((t) => Math.abs(t - py) < 14)) py += 14;
-    taken.push(py);
+    while (rows.some((row) => Math.abs(row - py) < 14)) py += 14;
+    rows.push(py);
     const length = level.name.length * 6.2;
     const clear = [...places, ...spec.intervals.map((i) => ({ px: x(i.x) - 30, py: y(i.y) - 12 })), ...spec.lines.filter((l) => l.width > 1.5).flatMap((l) => l.points.map((p) => ({ px: x(p[0]), py: y(p[1]) })))];
     const crowd = (from) => clear.filter((q) => q.px > from - 10 && q.px < from + length + 10 && Math.abs(q.py - py + 4) < 15).length;
@@ -109,10 +121,12 @@ function placeLabels(spec, out, x, y, box, places) {
     out.push(`<text class="halo" x="${from}" y="${py}" style="fill:var(--warn)">${esc(level.name)}</text>`);
   }
   for (const line of spec.lines.filter((l) => l.name && l.points.length)) {
-    const [px, py] = [x(line.points[0][0]), y(line.points[0][1])];
-    const up = taken.some((t) => Math.abs(t - py) < 12) ? 15 : -6;
-    taken.push(py);
-    out.push(`<text class="halo" x="${px + 6}" y="${py + up}" style="fill:var(--warn)">${esc(line.name)}</text>`);
+    const length = line.name.length * 6.2, above = [4, 3, 5, 2, 6, 1, 7, 0, 8].map((i) => along(line.points.map((p) => [x(p[0]), y(p[1])]), i / 8));
+    const spots = above.flatMap(([px, py]) => [-7, 16].map((up) => ({ from: Math.max(box.left + 4, Math.min(px - length / 2, box.right - length - 4)), py: py + up })));
+    const crowd = (s) => [...places, ...named].filter((q) => q.px > s.from - 8 && q.px < s.from + length + 8 && Math.abs(q.py - s.py + 4) < 14).length + (s.py < box.top + 8 || s.py > box.bottom - 4);
+    const { from, py } = spots.reduce((best, spot) => (crowd(spot) < crowd(best) ? spot : best), spots[0]);
+    for (let px = from; px < from + length; px += 14) named.push({ px, py: py - 4 });
+    out.push(`<text class="halo" x="${from}" y="${py}" style="fill:var(--warn)">${esc(line.name)}</text>`);
   }
   for (const i of spec.intervals)
     out.push(`<text class="halo" x="${x(i.x) - 10}" y="${y(i.y) - 9}" text-anchor="end" style="fill:var(--ink)">${esc(i.name)}</text>`);

@@ -11,7 +11,7 @@ function setUp() {
   options($("colour"), groups.map(([k, g]) => [k, g.label]), state.colour, (v) => { state.colour = v; });
   $("colour").parentElement.hidden = groups.length < 2;
   $("xaxis").parentElement.hidden = !$("xaxis").options.length;
-  $("switches").innerHTML = Object.keys(state.show).map((key) => `<label><input type="checkbox" data-show="${key}" checked> ${key}</label>`).join("");
+  $("switches").innerHTML = Object.keys(SWITCHES).filter((key) => SWITCHES[key]()).map((key) => `<label><input type="checkbox" data-show="${key}" checked> ${key}</label>`).join("");
   $("switches").addEventListener("change", (event) => { state.show[event.target.dataset.show] = event.target.checked; draw(); });
   $("chips").addEventListener("click", (event) => {
     const chip = event.target.closest("button");
@@ -31,10 +31,11 @@ function setUp() {
     else if (row) pick(row.dataset.run);
   });
   $("all").addEventListener("click", () => { state.all = true; drawRuns(); });
-  $("csv").addEventListener("click", saveCsv);
+  $("csv").addEventListener("click", saveRuns);
+  document.addEventListener("click", ({ target }) => { if (target.dataset && target.dataset.save) saveFigure(target.closest("figure"), target.dataset.save); });
   $("theme").addEventListener("click", () => { document.documentElement.dataset.theme = dark() ? "light" : "dark"; draw(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  for (const when of ["beforeprint", "afterprint"]) addEventListener(when, draw);
+  for (const when of ["beforeprint", "afterprint"]) addEventListener(when, () => { printing = when === "beforeprint"; draw(); });
   addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 }
 function drawChips() {

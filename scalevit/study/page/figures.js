@@ -19,6 +19,15 @@ const yAxis = (log) => ({ label: `${taskName()} error`, log, form: pct });
 const blank = { lines: [], bands: [], levels: [], intervals: [] };
 const legible = (width) => Math.min(520, Math.max(330, width * 0.5));
 
+// which switches do something here
+const SWITCHES = {
+  "log x": () => true, "log y": () => true,
+  law: () => studies.some((s) => Object.values(s.laws).some((law) => law.curve.length)),
+  frontier: () => differ(runs.map((r) => r.compute)),
+  floors: () => studies.some((s) => s.floors.length),
+  forecast: () => studies.some((s) => s.forecast && s.forecast.mean !== null),
+};
+
 function drawMain() {
   const axis = AXES[state.x], on = state.show, logx = on["log x"] && !axis.names, logy = on["log y"];
   const names = axis.names && values[state.x].map((v) => GROUPS[state.x].name(v));
@@ -33,7 +42,7 @@ function drawMain() {
     if (compute && on.law && law && law.curve.length) {
       const dash = index ? `${7 - index} 3` : "7 4";
       spec.bands.push(law.curve.map((p) => [p[0], p[2], p[3]]));
-      spec.lines.push({ points: law.curve.map((p) => [p[0], p[1]]), colour: "var(--law)", dash, width: 1.7, beyond: true });
+      spec.lines.push({ points: law.curve.map((p) => [p[0], p[1]]), colour: "var(--law)", dash, width: 1.7, beyond: true, told: `law${studies.length > 1 ? ` of ${study.title}` : ""}` });
     }
     const told = study.forecast;
     if (compute && on.forecast && told && told.mean !== null && `${told.dataset}|${told.shots}` === state.task)
@@ -59,10 +68,11 @@ function floorLevels() {
   return [...levels].map(([name, y]) => ({ name: `${name} ${pct(y)}`, y }));
 }
 function caption(compute) {
-  const words = ["Bars: standard deviation over draws of the support set. Larger markers had more unique images."];
+  const words = ["Bars: standard deviation over draws of the support set."];
+  if (values.images.length > 1) words.push("Larger markers had more unique images.");
   if (AXES[state.x].names) words.push("Short lines: the mean over seeds and models.");
   else words.push("Dotted lines join the durations of one model.");
-  if (compute) words.push("Blue: frontier of what is shown.");
+  if (compute && SWITCHES.frontier()) words.push("Blue: frontier of what is shown.");
   if (compute && studies.some((s) => s.laws[state.task]?.curve.length)) words.push("Dashed: the law fitted to the frontier of all runs, with its 90% interval.");
   studies.forEach((study) => { const law = study.laws[state.task]; if (compute && law && law.verdict) words.push(`${studies.length > 1 ? study.title + ": " : ""}${law.verdict[0].toUpperCase()}${law.verdict.slice(1)}.`); });
   return words.join(" ");

@@ -21,12 +21,12 @@ panel("The best of each model size", "Where this line flattens, another model si
   tasked(() => varies((r) => r.forward)), () => ({ ...bestOf((r) => r.forward), x: { label: "forward FLOPs an image", log: true, form: si }, y: yAxis(true) }));
 panel("The best of each data size", "The best run at each number of unique images: how soon images run short.",
   tasked(() => varies((r) => r.unique)), () => ({ ...bestOf((r) => r.unique), x: { label: "unique images", log: true, form: si }, y: yAxis(true) }));
-panel("Few shots", "Error of the best run by examples a class, beside the floors that need no training.",
+panel("Few shots", "Error by examples a class, the best run of each model, beside the floors that need no training.",
   tasked(() => tasks.filter(([key]) => key.split("|")[0] === state.task.split("|")[0]).length > 1), fewShot);
 panel("What more images are worth", "Error of the largest model while training goes on, a line for each number of unique images.",
   tasked(() => values.images.length > 1 && varies((r) => r.steps)), moreImages);
 panel("Weight decay of head and body", "Accuracy of the best run of each pair; darker is better.", tasked(bothDecays), decays, heatMap);
-panel("Learning rates", "Shorter runs branch off the longest one's plateau and cool down; here the largest model.",
+panel("Learning rates", runs.length > 1 ? "The largest model's; without a horizon, shorter runs branch off the longest." : "As the schedule gave them.",
   () => runs.some((r) => r.rates.length > 2), rates);
 panel("Training", "Loss of each run against its steps, as far as it was logged.",
   () => runs.some((r) => r.curve.length > 1), training);
@@ -67,7 +67,7 @@ function decays() {
   return { best, across: order("body_decay"), up: order("head_decay") };
 }
 function heatMap(host, spec) {
-  const width = Math.max(240, host.clientWidth - 16), height = spec.height(width), left = 52, bottom = height - 42;
+  const width = roomOf(host), height = spec.height(width), left = 52, bottom = height - 42;
   const wide = (width - left - 14) / Math.max(1, spec.across.length), high = (bottom - 10) / Math.max(1, spec.up.length);
   const errors = [...spec.best.values()].map((r) => errorOf(r)[0]), low = least(errors), span = most(errors) - low || 1;
   const ends = dark() && !matchMedia("print").matches ? ["#1d2533", "#8fb2ff"] : ["#eef2fb", "#2257c4"];
@@ -86,7 +86,9 @@ function heatMap(host, spec) {
   spec.up.forEach((head, j) => out.push(`<text x="${left - 7}" y="${bottom - (j + 0.5) * high + 4}" text-anchor="end">${trim(head)}</text>`));
   out.push(`<text class="title" x="${(left + width - 14) / 2}" y="${height - 6}" text-anchor="middle">decay of the body</text>`);
   out.push(`<text class="title" transform="translate(13 ${bottom / 2}) rotate(-90)" text-anchor="middle">decay of the head</text></svg>`);
-  host.innerHTML = out.join("");
+  host.innerHTML = out.join("") + SAVES;
+  const table = [...spec.best.values()].map((r) => [r.run, r.head_decay, r.body_decay, ...errorOf(r).slice(0, 2)]);
+  host.spec = { ...spec, table: [["run", "head_decay", "body_decay", "error", "spread"], ...table] };
 }
 function rates() {
   const kept = runs.filter((r) => visible(r) && r.rates.length), size = (r) => r.images || Number.MAX_VALUE;

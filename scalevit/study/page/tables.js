@@ -1,13 +1,15 @@
-// The tables, and the runs as CSV.
+// The tables.
 const COLUMNS = [
-  ["run", "run", (r) => r.run, (v) => esc(v)], ["model", "model", (r) => weight(r.model), (v, r) => esc(r.model)],
+  ["run", "run", (r) => r.run, (v) => esc(v)],
+  ["error", "error", (r) => (errorOf(r) || [null])[0], (v, r) => (v === null ? "–" : plus(v, errorOf(r)[1]))],
+  ["model", "model", (r) => weight(r.model), (v, r) => esc(r.model)],
   ["recipe", "recipe", (r) => r.recipe, (v) => esc(v)],
   ["images", "unique images", (r) => r.images || Infinity, (v, r) => imagesName(r.images)],
   ["seed", "seed", (r) => r.seed, (v) => v], ["steps", "steps", (r) => r.steps, (v) => (v ? v.toLocaleString("en") : "–")],
   ["parameters", "parameters", (r) => r.parameters, si], ["compute", "FLOPs", (r) => r.compute, si],
-  ["error", "error", (r) => (errorOf(r) || [null])[0], (v, r) => (v === null ? "–" : plus(v, errorOf(r)[1]))],
   ["speed", "images/s", (r) => r.speed, (v) => (v ? si(v) : "–")], ["seconds", "seconds", (r) => r.seconds, (v) => (v ? si(v) : "–")],
-].filter(([key]) => !["recipe", "seed"].includes(key) || values[key].length > 1);
+  ["memory", "GiB", (r) => r.memory, (v) => (v ? trim(v) : "–")],
+].filter(([key, , of]) => (["recipe", "seed"].includes(key) ? values[key].length > 1 : !["speed", "seconds", "memory"].includes(key) || runs.some(of)));
 
 function drawRuns() {
   const [, , of] = COLUMNS.find(([key]) => key === state.sort), sign = state.down ? -1 : 1;
@@ -22,23 +24,12 @@ function drawRuns() {
 // every task: the best of the runs shown, beside what needs no training
 function drawProbes() {
   const list = runs.filter(visible), names = unique(studies.flatMap((s) => s.floors.map((f) => f.name)));
-  const floor = (key, name) => { const e = least(studies.flatMap((s) => s.floors.filter((f) => f.task === key && f.name === name).map((f) => f.error))); return Number.isFinite(e) ? pct(e) : "–"; };
+  const floor = (key, name) => { const e = least(studies.flatMap((s) => s.floors.filter((f) => f.task === key && f.name === name).map((f) => f.error))); return Number.isFinite(e) ? plus(e) : "–"; };
   const line = ([key, name]) => {
     const best = list.filter((r) => r.errors[key]).reduce((a, b) => (a && a.errors[key][0] <= b.errors[key][0] ? a : b), null);
     return `<tr><td>${esc(name)}</td><td>${best ? plus(best.errors[key][0], best.errors[key][1]) : "–"}</td><td>${best ? esc(best.run) : ""}</td>${names.map((n) => `<td>${floor(key, n)}</td>`).join("")}</tr>`;
   };
-  const head = ["task", "lowest error", "of", ...names].map((name) => `<th class="plain">${esc(name)}</th>`);
+  const head = ["task", "lowest error", "by run", ...names].map((name) => `<th class="plain">${esc(name)}</th>`);
   $("probes").innerHTML = `<thead><tr>${head.join("")}</tr></thead><tbody>${tasks.map(line).join("")}</tbody>`;
   $("probehead").hidden = !tasks.length;
-}
-function saveCsv() {
-  const facts = ["run", "model", "recipe", "images", "unique", "seed", "steps", "batch", "seen", "compute", "parameters", "forward", "seconds"];
-  const cell = (v) => (v === null || v === undefined ? "" : /[",\n]/.test(String(v)) ? `"${String(v).replace(/"/g, '""')}"` : v);
-  const lines = [[...facts, "dataset", "shots", "error", "spread", "draws"].join(",")];
-  for (const r of runs) for (const [key, error] of Object.entries(r.errors)) lines.push([...facts.map((f) => cell(r[f])), ...key.split("|").map(cell), ...error].join(","));
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
-  link.download = "runs.csv";
-  link.click();
-  URL.revokeObjectURL(link.href);
 }
