@@ -274,7 +274,7 @@ def tiles(out: Path) -> None:
     if not kernels.usable(torch.empty(0, device=DEVICE)):
         say("needs a GPU, or TRITON_INTERPRET=1")
         return
-    from scalevit.kernels.quantise import quantise
+    from scalevit.kernels.quantise_triton import quantise
 
     lines = []
     for rows, columns in ((16384, 1664), (16384, 8192), (8192, 1664)) if GPU else ((48, 160),):

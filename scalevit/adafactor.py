@@ -42,7 +42,7 @@ from scalevit.momentum import (
 from scalevit.pieces import Span, boxes, is_sharded, span
 
 if TYPE_CHECKING:
-    from scalevit.kernels.updates import Kind, Rates
+    from scalevit.kernels.updates_triton import Kind, Rates
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Adafactor(Decoupled):
         return {name: torch.zeros(shape, device=parameter.device) for name, shape in shapes.items()}
 
     def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind | None:
-        from scalevit.kernels.updates import Elements, Matrices
+        from scalevit.kernels.updates_triton import Elements, Matrices
 
         folded = _fold_of(group, index, parameter)
         if group["clip_threshold"] is not None:

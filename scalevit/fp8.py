@@ -57,7 +57,7 @@ def _(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) ->
 
 @quantise.register_kernel("cuda")
 def _(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    from scalevit.kernels.quantise import quantise as kernel
+    from scalevit.kernels.quantise_triton import quantise as kernel
 
     return kernel(x, row_units, column_units, dtype)
 

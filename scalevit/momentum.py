@@ -21,7 +21,7 @@ from scalevit.pieces import local
 from scalevit.pretend import is_cpu
 
 if TYPE_CHECKING:
-    from scalevit.kernels.updates import Kind, Launch, Rates
+    from scalevit.kernels.updates_triton import Kind, Launch, Rates
 
 #: Elements of a CPU's working piece: what is read a second time is then still in the cache.
 CACHED = 1 << 19
@@ -110,7 +110,7 @@ class Decoupled(torch.optim.Optimizer):
         return self._planned.rest
 
     def _plan(self, due: list[Due]) -> Plan:
-        from scalevit.kernels.updates import Launch
+        from scalevit.kernels.updates_triton import Launch
 
         alike: dict[Any, tuple[dict[str, Any], Kind, list[Tensor], list[dict[str, Any]]]] = {}
         rest = []
@@ -248,7 +248,7 @@ def descend(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
 def rates(group: dict[str, Any], ours: float, *others: float) -> Rates:
     """What kernels want to know of a group's step: `ours` is the weight of an update in the momentum,
     `others` are what `Rates` lists after it."""
-    from scalevit.kernels.updates import Rates
+    from scalevit.kernels.updates_triton import Rates
 
     lr = group["lr"].item()
     momentum = rounded(group["beta1"], group["momentum_dtype"])

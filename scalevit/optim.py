@@ -20,7 +20,7 @@ from scalevit.layout import plain
 from scalevit.momentum import Decoupled, Due, batches, descend_all, flat, follow_all, rates, rounded
 
 if TYPE_CHECKING:
-    from scalevit.kernels.updates import Kind, Rates
+    from scalevit.kernels.updates_triton import Kind, Rates
 
 __all__ = ["SGD", "Adafactor", "Adam", "Rule", "assign", "build", "group_table", "parameter_groups"]
 
@@ -48,7 +48,7 @@ class Adam(Decoupled):
         return {"second_moment": torch.zeros_like(parameter, dtype=torch.float32)}
 
     def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind:
-        from scalevit.kernels.updates import Elements
+        from scalevit.kernels.updates_triton import Elements
 
         return Elements("adam", ("second_moment",))
 
@@ -118,7 +118,7 @@ class SGD(Decoupled):
         super().__init__(params, defaults)
 
     def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind:
-        from scalevit.kernels.updates import Elements
+        from scalevit.kernels.updates_triton import Elements
 
         return Elements("sgd", ())
 

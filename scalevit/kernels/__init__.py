@@ -1,8 +1,9 @@
 """What accelerators do faster than torch's own operations and its compiler, written in Triton.
 
 A file a calculation: what callers use, with its twin in plain PyTorch, which is the reference, and the
-fallback wherever `usable` says no. The kernels are beside it, in the file that ends in _triton and that only
-it imports, since Triton is not everywhere. benchmarks/kernels.py compares the two, in numbers and in time.
+fallback wherever `usable` says no. The kernels are beside it, in the file that ends in _triton and is
+imported where it is used, since Triton is not everywhere. (The twins of updates and of fp8 are the optimizers
+and fp8.py themselves.) benchmarks/kernels.py compares the two, in numbers and in time.
 """
 
 from __future__ import annotations

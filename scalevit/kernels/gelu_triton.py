@@ -3,6 +3,9 @@
 One exponential and one division a number, so that memory is what limits; what is saved is the product itself.
 """
 
+# Triton turns what is annotated with tl.constexpr into one
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -4,6 +4,9 @@ Logits are read once for the losses and once for the gradient, which is only wri
 in the first pass and to scale it in the backward pass would move more.
 """
 
+# Triton turns what is annotated with tl.constexpr into one
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
+
 from __future__ import annotations
 
 from typing import Any

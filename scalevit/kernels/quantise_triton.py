@@ -4,6 +4,9 @@ Tensor cores want the shared dimension of both factors contiguous, so what takes
 in the gradient of the weights is needed both ways. The twin is `scalevit.fp8.quantise`.
 """
 
+# Triton turns what is annotated with tl.constexpr into one
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
+
 from __future__ import annotations
 
 import torch
