@@ -217,13 +217,23 @@ def _ours(job: Job, among: Sequence[str]) -> Iterator[Candidate]:
     for suffix in ("", COMPILED):
         if OURS + suffix in among:
             words = config.Model(shape=job.case.shape, image=job.case.image, pool="gap", classes=CLASSES)
-            model = ViT(words, device=job.device)
+            model = _made(words, job.device)
             if suffix:
                 compile_blocks(model.blocks)
             inputs = partial(tuple, job.inputs())  # the same each time
             step = partial(our_step, model, job, inputs, bool(suffix))
             run = step() if job.work == "train" else _inference(model, job)
             yield Candidate(OURS + suffix, run, job.flops() * job.batch)
+
+
+def _made(words: config.Model, device: torch.device) -> ViT:
+    """With random weights; those of a run are drawn on a CPU, which takes long for the largest models."""
+    if device.type == "cpu":
+        return ViT(words)
+    model = ViT(words, device="meta").to_empty(device=device)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return model
 
 
 def our_step(
@@ -246,14 +256,25 @@ def _peers(job: Job, among: Sequence[str], missing: dict[str, str]) -> Iterator[
             if name + suffix not in among or name in missing:
                 continue
             try:
-                model = peer.build(job.shape, job.case.image).to(job.device)
+                with torch.device(job.device):
+                    model = peer.build(job.shape, job.case.image)
             except (ImportError, RuntimeError) as error:
                 missing[name] = str(error).splitlines()[0]
                 continue
             if suffix:
-                model.compile()
+                _compile_peer(model, job)
             run = (_peer_step if job.work == "train" else _inference)(model, job)
             yield Candidate(name + suffix, run, job.flops(peer.class_token) * job.batch)
+
+
+def _compile_peer(model: nn.Module, job: Job) -> None:
+    """As a whole; on a GPU block by block where it has blocks, which a deep model compiles in seconds."""
+    blocks = getattr(model, "blocks", None)
+    if job.device.type == "cuda" and blocks is not None:
+        for block in blocks:
+            block.compile()
+    else:
+        model.compile()
 
 
 def _peer_step(model: nn.Module, job: Job) -> Callable[[], object]:
