@@ -14,7 +14,7 @@ const si = (v) => { if (v === null || v === undefined || !Number.isFinite(v)) re
 const pct = (v) => (v === null || v === undefined ? "–" : trim(100 * v, v < 0.1 ? 2 : 3) + "%");
 const plus = (v, s) => !s ? `${(100 * v).toFixed(1)}%` : `${(100 * v).toFixed(1)} ± ${(100 * s).toFixed(1)}%`;
 const esc = (s) => String(s).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
-const imagesName = (n) => (n ? (n < 1e5 ? n.toLocaleString("en") : si(n)) : n === null ? "not said" : "all new");
+const imagesName = (n) => (n ? (n < 1e5 ? n.toLocaleString("en") : si(n).replace("G", "B")) : n === null ? "not said" : "all new");
 const unique = (list) => [...new Set(list)];
 // what a run of other origin does not say is null
 const known = (list) => list.filter(Number.isFinite);
