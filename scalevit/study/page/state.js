@@ -34,7 +34,7 @@ const AXES = {
 const GROUPS = {
   model: { label: "model", of: (r) => r.model, name: (v) => v, order: (a, b) => weight(a) - weight(b) },
   images: { label: "unique images", of: (r) => r.images, name: imagesName, order: (a, b) => (a || Infinity) - (b || Infinity) },
-  recipe: { label: "recipe", of: (r) => r.recipe, name: (v) => v || "base", order: (a, b) => (a < b ? -1 : 1) },
+  recipe: { label: "recipe", of: (r) => r.recipe, name: (v) => v || "base", order: (a, b) => a.localeCompare(b, "en", { numeric: true }) },
   steps: { label: "steps", of: (r) => r.steps, name: (v) => si(v), order: (a, b) => a - b },
   seed: { label: "seed", of: (r) => r.seed, name: (v) => v, order: (a, b) => a - b },
   study: { label: "study", of: (r) => r.study, name: (v) => studies[v].title, order: (a, b) => a - b },
