@@ -66,6 +66,10 @@ def a_file_that_is_a_folder(root: Path) -> str:
     return str(root / "in.tar")
 
 
+def one_class(root: Path) -> str:
+    return tar(root / "in.tar", {"1.jpg": encoded(picture(1)), "1.cls": b"0"})
+
+
 def no_such_path(root: Path) -> str:
     return str(root / "nowhere/at.tar")
 
@@ -86,6 +90,7 @@ LIST = [
     (cut_tar, BOTH, "in.tar is cut"),
     (unreadable_images, RUNS, "samples were broken, over data.tolerate=0.001"),
     (a_file_that_is_a_folder, BOTH, "holds no folder for each class"),
+    (one_class, RUNS, "has only one class: nothing can be learned from its labels"),
     (no_such_path, BOTH, "No such file or directory"),
     (nobody_answers, BOTH, "Connection refused after 4 tries"),
 ]

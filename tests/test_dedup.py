@@ -87,7 +87,7 @@ def test_planted_copies_are_removed_and_nothing_else(tmp_path):
     build(train)
     assert main(arguments) == 0
     store = open_store(train)
-    gone = [store.name(int(n)).split("/")[-1] for n in read_exclusions(str(tmp_path / "ex.txt"), 60)]
+    gone = [store.name(int(n)).split("/")[-1] for n in read_exclusions(str(tmp_path / "ex.txt"), store)]
     assert len(gone) == 30 and all(name.startswith("copy") for name in gone)
 
 

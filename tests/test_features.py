@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,6 +230,23 @@ def test_networks_compute_where_they_are_told_to(tmp_path, monkeypatch):
         found = open_model(word, image=8, device=there)
         assert found.device == there
         assert found.run(torch.zeros(1, 3, 8, 8), (LAST,))[LAST].device == there
+
+
+@pytest.mark.parametrize("sizes", [((5, 5),), ((5, 5), (9, 4))])
+def test_what_an_accelerator_scales_itself_is_what_the_cpu_scales(monkeypatch, sizes):
+    """Without one: the copy is left out, everything else is as there."""
+    monkeypatch.setattr(features, "_sent", lambda images, device: images)
+    shapes = [(*sizes[i % len(sizes)], 3) for i in range(9)]
+    images = [np.random.default_rng(i).integers(0, 256, shape, np.uint8) for i, shape in enumerate(shapes)]
+    found, seen = of_vit(small(), "here"), []
+
+    def watched(batch, layers):
+        seen.append(batch)
+        return found.run(batch, layers)
+
+    there = replace(found, run=watched, device=torch.device("meta"))
+    a, b = (extract(one, images, whole=False, layers=(LAST,), batch=4)[LAST] for one in (found, there))
+    assert (a == b).all() and all(batch.shape[1:] == (3, 16, 16) for batch in seen) and len(seen) == 3
 
 
 def test_functions_and_modules_of_others(tmp_path, monkeypatch):

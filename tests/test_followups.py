@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
+from cluster_study import Quiet
 from pretend_study import SPEC, rows, write
 
 from scalevit import cli, config, records
-from scalevit.study import followups, grid, launch, results
+from scalevit.study import figures, followups, grid, launch, results
 from scalevit.study.executors.local import Local
 from scalevit.study.followups import Finetune, Probe
 
@@ -52,11 +53,8 @@ def test_a_follow_up_starts_when_its_run_has_ended_and_is_blocked_with_it(tmp_pa
         fail = f"mkdir -p {at}; exit 2" if node is bad else ":"
         return ["/bin/sh", "-c", command.format(node.name, tmp_path, fail, home, node.at)]
 
-    class Quiet:
-        changed = tick = lambda self, *args: None
-
     worker = launch.Worker(words, lambda home: (home / "ended").exists(), launch.checkpointed)
-    outcome = launch.launch(nodes, tmp_path, Quiet(), worker, Local(2), attempts=1)
+    outcome = launch.launch(nodes, tmp_path, Quiet(tmp_path), worker, Local(2), attempts=1)
     order = (tmp_path / "order.txt").read_text().split()
     assert outcome.states[bad.name] == "failed"
     for node in nodes:
@@ -73,11 +71,8 @@ def test_what_is_behind_a_blocked_node_is_given_up_too(tmp_path):
     spec = replace(SPEC, models=SPEC.models[:1], images=(0,), durations=(150,), longer=(300, 600))
     worker = launch.Worker(lambda node, home: ["false"], lambda home: False, launch.checkpointed)
 
-    class Quiet:
-        changed = tick = lambda self, *args: None
-
     nodes = grid.expand(spec, tmp_path / "runs")
-    outcome = launch.launch(nodes, tmp_path, Quiet(), worker, Local(1), attempts=1)
+    outcome = launch.launch(nodes, tmp_path, Quiet(tmp_path), worker, Local(1), attempts=1)
     assert [*outcome.states.values()] == ["failed", "blocked", "blocked"]
 
 
@@ -144,7 +139,8 @@ def test_mistakes(line, says, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_real_study_probes_and_fine_tunes_and_can_be_given_more_later(tmp_path, capsys):
+def test_a_real_study_probes_and_fine_tunes_and_can_be_given_more_later(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(figures, "FIGURES", {})
     text = (
         "{base: demo, durations: [16], cooldown: 0.25, overrides: [schedule.warmup=2, train.batch=8],"
         " models: [{name: s, width: 32, depth: 1, mlp: 64, heads: 1}]"

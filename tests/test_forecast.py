@@ -222,6 +222,11 @@ def test_long_curves_take_no_longer_and_are_forecast_as_well():
     assert np.all((half > 1.645 * 0.05) & (half < 2.5 * 0.05))
 
 
+def test_words_for_a_table_are_refused_by_the_papers_laws(capsys):
+    assert main(["fit", "paper", "--law", "M1"]) == 2
+    assert "--law is for a table of yours" in capsys.readouterr().err
+
+
 def rows(y, x=X):
     return [f"{a},{b}" for a, b in zip(x, y)]
 

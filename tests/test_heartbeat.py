@@ -38,7 +38,8 @@ with mesh.join(Parallel(timeout=4)) as world:
             at_step_5(world.rank, sys.argv[1])
         world.at(step, heartbeat.COMPUTING)
         world.gather(step)
-print(f"rank {world.rank} done")
+print(f"rank {world.rank} done", flush=True)
+mesh.leave(0)
 """
 
 

@@ -1,5 +1,7 @@
 """Laws against planted parameters, finite differences and scipy; what a fit says about itself; bad input."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -187,3 +189,15 @@ def test_weak_data_is_said():
     assert any("guess" in note for note in fit(X[:3], planted("M2")[:3], "M2", bootstrap=10).warnings)
     with pytest.raises(ValueError, match="between 0 and 1"):
         fit(X, planted("M1"), "M1", bootstrap=10).interval(X, 90)
+
+
+def test_a_law_through_many_points_is_the_same_and_takes_no_longer():
+    x = np.geomspace(1, 1e4, 50_000)
+    y = (0.6 * (x + 0.5) ** -0.35 + 0.1) * np.exp(0.05 * np.random.default_rng(0).normal(size=len(x)))
+    start = time.process_time()
+    found = fit(x, y, weights=np.where(x > 9000, 0.0, 1.0))
+    assert time.process_time() - start < 15  # 1.2 s where types are not checked
+    for name, planted in {"a": 0.6, "b": 0.35, "c": 0.1, "d": 0.5}.items():
+        low, high = found.ranges(0.999)[name]
+        assert low < planted < high and high / low < 1.3
+    assert found.spread == pytest.approx(0.05, rel=0.03) and len(found.residuals) == len(x)

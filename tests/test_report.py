@@ -70,6 +70,10 @@ def test_recipes_are_compared_best_first_over_seeds(study):
     few = [p.error for p in twice if p.facts.recipe == "few"]
     assert words.index("by recipe: fresh") < words.index(", few ")
     assert f"± {100 * 0.02 / 2**0.5:.1f} over 2 runs" in words
+    best, worst = summary.recipes(replace(found, points=tuple(twice)))
+    assert (best["recipe"], worst["recipe"], best["images/s"]) == ("fresh", "few", "900")
+    assert "over 2 runs" in best["error"] and best["optimizer state"].endswith(" MB")
+    assert "peak memory" not in best, "no run says it"
     assert summary.percent(sum(fresh) / len(fresh)) in words and summary.percent(sum(few) / len(few)) in words
 
 

@@ -9,9 +9,11 @@ import torch
 from pictures import CLASSES, encoded, make_folder, make_shards, picture
 from test_storage import serving
 
+from scalevit.cli import main
 from scalevit.config import Data
 from scalevit.data import photographs
 from scalevit.data.decode import BrokenImage
+from scalevit.data.dedup import Match, write_exclusions
 from scalevit.data.indexing import build
 from scalevit.data.sources import batches_of, open_source
 from scalevit.data.stores import open_store
@@ -230,14 +232,35 @@ def test_a_broken_sample_is_its_neighbour_and_too_many_stop_the_run(tmp_path):
 
 
 def test_excluded_samples_are_left_out(folder, tmp_path):
-    from scalevit.data.dedup import Match, write_exclusions
-
     store = open_store(str(folder))
     gone = [0, 1, 7, 29]
     write_exclusions(tmp_path / "ex.txt", store, [(Match(n, 0, 0, 0), "copy") for n in gone])
     source = open_source(Data(str(folder), exclude=str(tmp_path / "ex.txt")), image=16, classes=3)
     assert source.samples == 26
     assert [source.number(n) for n in range(26)] == [n for n in range(30) if n not in gone]
-    (tmp_path / "ex.txt").write_text("# scalevit exclusions; samples: 31\n")
-    with pytest.raises(ValueError, match="of another source"):
+    shuffled = make_shards(folder, tmp_path / "p", "tar")  # as many samples, and others at these numbers
+    for path, text, message in (
+        (shuffled, None, "of another source, or in another order; dedup again"),
+        (folder, "# scalevit exclusions; samples: 31\n", "of another source"),
+        (folder, "# scalevit exclusions; samples: 30\n30\tx/0.jpg\n", "of another source"),
+        (folder, "a list\nof names\n", "is no list of exclusions"),
+    ):
+        if text:
+            (tmp_path / "ex.txt").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            open_source(Data(str(path), exclude=str(tmp_path / "ex.txt")), image=16, classes=3)
+    write_exclusions(tmp_path / "ex.txt", store, [(Match(n, 0, 0, 0), "copy") for n in range(30)])
+    with pytest.raises(ValueError, match="excludes all 30 samples"):
         open_source(Data(str(folder), exclude=str(tmp_path / "ex.txt")), image=16, classes=3)
+
+
+@pytest.mark.parametrize("order", ["kept", "shuffled"])
+def test_a_pack_leaves_out_what_is_excluded(folder, tmp_path, order):
+    store, gone = open_store(str(folder)), [0, 1, 7, 29]
+    write_exclusions(tmp_path / "ex.txt", store, [(Match(n, 0, 0, 0), "copy") for n in gone])
+    words = ["--out", str(tmp_path / "p"), "--exclude", str(tmp_path / "ex.txt"), "--order", order]
+    assert main(["data", "pack", str(folder), *words, "--samples-per-shard", "9"]) == 0
+    packed, kept = open_store(str(tmp_path / "p")), [n for n in range(30) if n not in gone]
+    found = [packed.encoded(n) for n in range(packed.samples)]
+    assert sorted(found) == sorted(store.encoded(n) for n in kept)
+    assert (found == [store.encoded(n) for n in kept]) == (order == "kept")

@@ -124,17 +124,23 @@ def _declare_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--order", choices=("shuffled", "kept"), default="shuffled", help="kept: as the source has it"
     )
+    parser.add_argument("--exclude", default="", help="a list of samples to leave out, as dedup writes it")
 
 
 def _pack(args: argparse.Namespace) -> Answer:
+    from scalevit.data.dedup import NONE, read_exclusions
     from scalevit.data.packing import Recipe, pack
     from scalevit.data.stores import open_store
 
     store = open_store(args.path)
-    shards = max(1, round(store.samples / args.samples_per_shard))
-    recipe = Recipe(args.path, store.samples, shards, args.form, args.seed, store.class_names, args.order)
+    excluded = read_exclusions(args.exclude, store) if args.exclude else NONE
+    samples = store.samples - len(excluded)
+    shards = max(1, round(samples / args.samples_per_shard))
+    recipe = Recipe(
+        args.path, samples, shards, args.form, args.seed, store.class_names, args.order, args.exclude
+    )
     with _bar("packing") as progress:
-        made = pack(store, recipe, Path(args.out), progress)
+        made = pack(store, recipe, Path(args.out), progress, excluded)
     lines = [f"{shards} shards in {args.out}, {made['written']} of them written now"]
     lines += [f"  left out  {name}" for name in made["left_out"]]
     return Answer("\n".join(lines), made)

@@ -25,6 +25,8 @@ from scalevit.data.fingerprint import CROPS, distance, luminance, phash, views
 from scalevit.data.index import whole
 from scalevit.data.stores import Store
 
+#: Numbers of samples where none are excluded.
+NONE = np.empty(0, np.int64)
 #: Bits that may differ.
 RADIUS = 7
 #: Candidates of one training image that are compared.
@@ -34,6 +36,8 @@ _NEAR = np.array([0, *(1 << bit for bit in range(_BITS))], np.uint64)
 _BLOCK = 4096
 #: Thumbnails of evaluation images kept, of 16 kB.
 _KEPT = 4096
+#: Lines of a list of exclusions whose names are compared.
+_LOOKED_AT = 1000
 
 
 class Match(NamedTuple):
@@ -168,15 +172,31 @@ def write_exclusions(target: Path, train: Store, matches: list[tuple[Match, str]
         part.write_text("\n".join(lines) + "\n", errors="surrogateescape")
 
 
-def read_exclusions(path: str, samples: int) -> np.ndarray:
-    """Sorted numbers of the samples to leave out; ValueError when the list is of another store."""
+def read_exclusions(path: str, store: Store) -> np.ndarray:
+    """Sorted numbers of the samples to leave out; ValueError when the list is of another store, or of all."""
     try:
         title, *lines = Path(path).read_text(errors="surrogateescape").splitlines()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot read the exclusions ({error})") from None
-    if title != f"{_TITLE} {samples}":
-        raise ValueError(f"{path} excludes samples of another source: this one has {samples}; dedup again")
-    return np.unique(np.array([int(line.split("\t")[0]) for line in lines], np.int64))
+        rows = [line.split("\t") for line in lines]
+        numbers = [int(row[0]) for row in rows]
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read the exclusions ({error.strerror})") from None
+    except ValueError:
+        raise ValueError(f"{path} is no list of exclusions as scalevit data dedup writes it") from None
+    looked_at = range(0, len(rows), len(rows) // _LOOKED_AT + 1)
+    if title != f"{_TITLE} {store.samples}" or any(
+        not 0 <= numbers[n] < store.samples or _last(rows[n][1]) != _last(store.name(numbers[n]))
+        for n in looked_at
+    ):
+        raise ValueError(f"{path} excludes samples of another source, or in another order; dedup again")
+    found = np.unique(np.array(numbers, np.int64))
+    if len(found) == store.samples:
+        raise ValueError(f"{path} excludes all {store.samples} samples")
+    return found
+
+
+def _last(name: str) -> str:
+    """A sample's name without the folders that it lies in: they may be moved."""
+    return name.rpartition("/")[2]
 
 
 def skipping(numbers: np.ndarray, excluded: np.ndarray) -> np.ndarray:

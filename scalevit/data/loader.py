@@ -71,7 +71,8 @@ class Batch(NamedTuple):
 
 def as_floats(images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     """Pixels as the model takes them: channels first, [-1, 1] (paper.md §2). Call it on the device."""
-    return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1
+    floats = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return floats.div_(127.5).sub_(1)
 
 
 class Batches:

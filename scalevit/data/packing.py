@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from scalevit.data.decode import BrokenImage, image_ending
+from scalevit.data.dedup import NONE, skipping
 from scalevit.data.index import whole
 from scalevit.data.order import Order
 from scalevit.data.stores import Store
@@ -29,8 +30,9 @@ ROWS = 100
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the shards: a pack folder belongs to one recipe. order: "shuffled", or "kept" as the
-    source has it, and then a run sees the same images in the same order as from the source."""
+    """What decides the shards: a pack folder belongs to one recipe. samples: without those of the list
+    `exclude`. order: "shuffled", or "kept" as the source has it, and then a run sees the same images in the
+    same order as from the source."""
 
     source: str
     samples: int
@@ -39,24 +41,31 @@ class Recipe:
     seed: int
     classes: tuple[str, ...] = ()
     order: str = "shuffled"
+    exclude: str = ""
 
 
 def pack(
-    store: Store, recipe: Recipe, out: Path, progress: Callable[[int, int], None] | None = None
+    store: Store,
+    recipe: Recipe,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    excluded: np.ndarray = NONE,
 ) -> dict[str, Any]:
-    """Write the shards that are missing in `out`. Broken samples are left out and named.
+    """Write the shards that are missing in `out`. Broken samples are left out and named; those of the sorted
+    numbers `excluded` are left out.
 
     Raises ValueError when `out` holds another recipe's shards, OSError when the disk is full: what is whole
     by then stays, and the next call goes on from there."""
     if recipe.form not in WRITERS:
         raise ValueError(f"--form {recipe.form} is none of {', '.join(WRITERS)}")
     _claim(recipe, out)
-    edges = np.linspace(0, store.samples, recipe.shards + 1).round().astype(np.int64)
+    assert recipe.samples == store.samples - len(excluded)
+    edges = np.linspace(0, recipe.samples, recipe.shards + 1).round().astype(np.int64)
     left_out, written = list[str](), 0
     for number in range(recipe.shards):
         target = out / f"shard-{number:06d}.{recipe.form}"
         if not target.exists():
-            samples = _samples(recipe, np.arange(edges[number], edges[number + 1]))
+            samples = skipping(_samples(recipe, np.arange(edges[number], edges[number + 1])), excluded)
             with whole(target) as part:
                 WRITERS[recipe.form](store, samples, part, left_out)
             written += 1

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from scalevit.data.broken import Away, Broken, Tally
 from scalevit.data.decode import BrokenImage, decode
-from scalevit.data.dedup import skipping
+from scalevit.data.dedup import NONE, skipping
 from scalevit.data.hashing import key
 from scalevit.data.loader import Samples
 from scalevit.data.stores import Store
 from scalevit.data.transforms import eval_view, square_view, train_view
 
-NONE = np.empty(0, np.int64)
 _AUGMENT = 7
 
 

@@ -104,13 +104,15 @@ def _open_procedural(data: Data, image: int, classes: int, world: int) -> Source
 def _open_store(data: Data, image: int, classes: int, world: int) -> Source:
     # image libraries cost a fifth of a second, which a run on procedural images need not pay
     from scalevit.data.blocks import by_blocks
-    from scalevit.data.dedup import read_exclusions
-    from scalevit.data.photographs import NONE, Photographs
+    from scalevit.data.dedup import NONE, read_exclusions
+    from scalevit.data.photographs import Photographs
     from scalevit.data.stores import open_store
 
     store = open_store(data.source)
     if classes and store.unlabelled:
         raise ValueError(f"{data.source}: {store.unlabelled} of {store.samples} samples have no label")
+    if classes and store.classes == 1 and not (store.multi or data.more):
+        raise ValueError(f"{data.source} has only one class: nothing can be learned from its labels")
     if classes and store.classes > classes:
         raise ValueError(
             f"{data.source} has labels up to {store.classes - 1}, the model {classes} classes; "
@@ -124,7 +126,7 @@ def _open_store(data: Data, image: int, classes: int, world: int) -> Source:
         classes=classes,
         source=data.source,
         tolerate=data.tolerate,
-        excluded=read_exclusions(data.exclude, store.samples) if data.exclude else NONE,
+        excluded=read_exclusions(data.exclude, store) if data.exclude else NONE,
     )
 
 

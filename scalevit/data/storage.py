@@ -20,6 +20,8 @@ from scalevit.data.broken import Away
 #: Pauses in seconds between the tries of a remote read.
 PAUSES = (0.25, 1.0, 4.0)
 TIMEOUT = 30
+#: Where fsspec's clients say which version of a file there is.
+_CHANGED = ("ETag", "etag", "blob_id", "LastModified", "mtime")
 T = TypeVar("T")
 
 
@@ -95,12 +97,23 @@ def _insist(path: str, attempt: Callable[[], T]) -> T:
 
 def _hopeless(error: Exception) -> str:
     """Why trying again is of no use; empty when it may be."""
-    code = getattr(error, "code", None)
+    code = _status(error)
     if code in (401, 403) or isinstance(error, PermissionError) or "credential" in str(error).lower():
         return "access refused; give credentials, or make it public"
     if code == 404 or isinstance(error, FileNotFoundError):
         return "there is no such file"
     return str(error) if isinstance(error, ValueError | ImportError) else ""
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error tells of, as urllib, aiohttp and huggingface_hub keep it."""
+    answer = getattr(error, "response", None)
+    found = (
+        getattr(error, "code", None),
+        getattr(error, "status", None),
+        getattr(answer, "status_code", None),
+    )
+    return next((code for code in found if isinstance(code, int)), None)
 
 
 def _remote_stamp(path: str) -> Stamp:
@@ -109,7 +122,7 @@ def _remote_stamp(path: str) -> Stamp:
             changed = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
             return Stamp(int(answer.headers["Content-Length"]), changed)
     facts = _filesystem(path).info(path)
-    changed = next((str(facts[k]) for k in ("ETag", "etag", "LastModified", "mtime") if facts.get(k)), "")
+    changed = next((str(facts[k]) for k in _CHANGED if facts.get(k)), "")
     return Stamp(int(facts["size"]), changed)
 
 

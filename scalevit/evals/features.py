@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from scalevit.config import Preprocessing, nearest
@@ -99,6 +99,8 @@ def _own(
                 if isinstance(prepared, ValueError):
                     wrong = wrong or prepared
                     prepared = torch.zeros(1, 3, backbone.image, backbone.image)
+                elif prepared.dtype == torch.uint8:
+                    prepared = fit_alike(prepared, backbone.image, backbone.preprocessing, whole)
                 found = backbone.run(prepared, layers)
                 for layer in layers:
                     own[layer].append(found[layer].float())
@@ -118,14 +120,18 @@ def _interleaved(shares: list[list[np.ndarray]], blocks: int) -> np.ndarray:
 
 def _prepared(
     backbone: Backbone, images: Images, blocks: Sequence[range], whole: bool
-) -> Iterator[Float[Tensor, "b 3 y x"] | ValueError]:
+) -> Iterator[Tensor | ValueError]:
     """Batches as the model takes them, or why there is none; others are made ready in threads while it
-    computes."""
+    computes. An accelerator scales images of one size itself: it gets them as they are, (b, h, w[, 3]) uint8,
+    which are a quarter of the bytes."""
+    device = backbone.device
 
     def prepare(block: range) -> Tensor | ValueError:
         try:
-            ready = fit([images[i] for i in block], backbone.image, backbone.preprocessing, whole)
-            return _sent(ready, backbone.device)
+            pixels = [images[i] for i in block]
+            if device.type != "cpu" and len({image.shape for image in pixels}) == 1:
+                return _sent(torch.from_numpy(np.stack(pixels)), device)
+            return _sent(fit(pixels, backbone.image, backbone.preprocessing, whole), device)
         except ValueError as error:
             return error
 
@@ -163,16 +169,25 @@ def fit(
     whole: each image is resized to the square. Otherwise its short side is resized to side / crop and the
     central square cut out. Values are shifted by the mean and divided by the standard deviation."""
     if len({image.shape for image in images}) == 1:
-        square = _square(np.stack(images), side, preprocessing, whole)
-    else:
-        square = torch.cat([_square(np.array(image)[None], side, preprocessing, whole) for image in images])
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+        return fit_alike(torch.from_numpy(np.stack(images)), side, preprocessing, whole)
+    alone = (torch.from_numpy(np.array(image)[None]) for image in images)
+    return torch.cat([fit_alike(x, side, preprocessing, whole) for x in alone])
+
+
+def fit_alike(
+    images: UInt8[Tensor, "b h w *c"], side: int, preprocessing: Preprocessing, whole: bool
+) -> Float[Tensor, "b 3 y x"]:
+    """The same for images of one size, where they are."""
+    square = _square(images, side, preprocessing, whole)
+    mean, std = (
+        torch.tensor(v, device=square.device).view(1, 3, 1, 1)
+        for v in (preprocessing.mean, preprocessing.std)
+    )
     return (square / 255).sub_(mean).div_(std)
 
 
-def _square(images: np.ndarray, side: int, preprocessing: Preprocessing, whole: bool) -> Tensor:
+def _square(x: Tensor, side: int, preprocessing: Preprocessing, whole: bool) -> Tensor:
     """(b, h, w[, 3]) as (b, 3, side, side) in [0, 255]."""
-    x = torch.from_numpy(np.ascontiguousarray(images))
     x = (x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()).float()
     height, width = x.shape[-2:]
     if whole:

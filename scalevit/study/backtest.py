@@ -14,6 +14,7 @@ import numpy as np
 
 from scalevit.study.descent import Prior, Problem, descend
 from scalevit.study.forms import FORMS, Array, Form
+from scalevit.study.laws import averaged
 
 #: Huber's knee in log error.
 KNEE = 0.02
@@ -35,7 +36,7 @@ RECENT = np.log(2.0)
 #: So many x within a factor of four, of which hardly any rises, are no independent measurements: they were
 #: smoothed, or each is the best so far.
 DENSE, SELDOM = 16, 0.05
-#: Points beyond twice as many are averaged with their neighbours before anything is fitted.
+#: Of twice as many points or more, neighbours are averaged before anything is fitted.
 MOST_POINTS = 400
 
 
@@ -58,14 +59,8 @@ def curve(x: Array, y: Array, weights: Array | None = None) -> Curve:
 
 
 def condensed(piece: Curve, most: int = MOST_POINTS) -> Curve:
-    """Runs of equally many neighbours averaged where there are more than twice `most` points: as much is
-    known of the law, in less time."""
-    size = len(piece.u) // most
-    if size < 2:
-        return piece
-    begin = np.arange(len(piece.u) % size, len(piece.u), size)
-    w = np.add.reduceat(piece.w, begin)
-    u, v = (np.add.reduceat(piece.w * part, begin) / w for part in (piece.u, piece.v))
+    """The same with its neighbours averaged where there are twice `most` points or more."""
+    u, v, w = averaged(piece.u, piece.v, piece.w, most)
     return Curve(u, v, w / np.mean(w), piece.x0, piece.y0)
 
 

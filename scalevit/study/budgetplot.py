@@ -8,6 +8,9 @@ import numpy as np
 
 from scalevit.study.budget import Answer, Basis, Budget
 
+#: Errors at which a contour is drawn, in units of the choice's.
+CONTOURS = np.array([0.7, 0.8, 0.9, 1.01, 1.05, 1.15, 1.3, 1.6, 2.0, 3.0])
+
 
 def draw(budget: Budget, basis: Basis, answer: Answer, path: Path) -> None:
     """Contours of the expected error over size and images seen, lines of equal compute, and the choice."""
@@ -22,10 +25,9 @@ def draw(budget: Budget, basis: Basis, answer: Answer, path: Path) -> None:
     flops, seen = np.geomspace(min(5e8, own / 30), 5e12, 60), np.geomspace(least, most, 60)
     error = 100 * basis.laws.errors(task, flops, seen[:, None], budget.unique_images)
     figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
-    lines = axes.contour(
-        flops / 1e9, seen / 1e6, error, levels=[8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80], cmap="viridis"
-    )
-    axes.clabel(lines, fmt="%.0f %%", fontsize=8)
+    levels = 100 * answer.best.error * CONTOURS
+    lines = axes.contour(flops / 1e9, seen / 1e6, error, levels=levels[levels < 100], cmap="viridis")
+    axes.clabel(lines, fmt="%.1f %%", fontsize=8, inline_spacing=1)
     line = own / flops * answer.best.images / 1e6
     axes.plot(flops / 1e9, line, "k--", lw=1, label="the budget")
     axes.plot(flops / 1e9, line / 10, "k:", lw=0.7, label="a tenth of it, and ten times")

@@ -91,8 +91,11 @@ def data_size(shown: Shown) -> Sheet:
     return sheet
 
 
-def schedules(shown: Shown) -> Sheet:
-    """Figure 7: the score of the largest model's runs above the learning rates that led to it."""
+def schedules(shown: Shown) -> Sheet | None:
+    """Figure 7: the score of the largest model's runs above the learning rates that led to it; only of runs
+    whose schedule is known."""
+    if not any(point.facts.schedule for point in shown.points):
+        return None
     sheet = panels.sheet_of(1, rows=2)
     score, rates = sheet.panels
     largest = max(shown.points, key=lambda p: (p.facts.forward, p.facts.images or math.inf)).facts

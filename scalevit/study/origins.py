@@ -150,11 +150,16 @@ def _timm(rows: Sequence[Row]) -> list[Row]:
     ]  # fmt: skip
 
 
+def _brief(steps: float) -> str:
+    """20k, 1.2M"""
+    return f"{steps / 1e6:g}M" if steps >= 1e6 else f"{steps / 1e3:g}k"
+
+
 def _paper() -> Results:
     """Tables 4-13: few-shot errors of 5 and 10 examples a class, at batch 4 096 and 224 pixels."""
     rows = [
         {
-            "run": f"{row['model']} {row['data_size']} {float(row['steps_at_bs4096']) / 1000:g}k",
+            "run": f"{row['model']} {row['data_size']} {_brief(float(row['steps_at_bs4096']))}",
             "model": row["model"], "images": str(published.IMAGES[row["data_size"]]),
             "steps": row["steps_at_bs4096"], "batch": str(published.BATCH), "dataset": data,
             "shots": str(shots), "accuracy": str(float(row[f"{column}{shots}"]) / 100),

@@ -329,19 +329,22 @@ def _recipe_words(results: Results) -> str:
 
 
 def recipes(results: Results) -> list[dict[str, str]]:
-    """What is compared as a table, best first: error, speed, and memory, means over the longest runs."""
+    """What is compared as a table, best first: error, speed, and memory, means over the longest runs; columns
+    that say something."""
     tasks = results.tasks()
     found = _recipes(results.of(tasks[0])) if tasks and not results.origin else {}
-    return [
+    rows = [
         {
             "recipe": name or "base",
             "error": _seeds([p.error for p in points]),
-            "speed": _mean([results.about.get(p.facts.run, {}).get("images_per_second") for p in points]),
-            "state": _mean([p.facts.state / 1e6 for p in points], " MB"),
-            "memory": _mean([results.about.get(p.facts.run, {}).get("memory") for p in points], " GiB"),
+            "images/s": _mean([results.about.get(p.facts.run, {}).get("images_per_second") for p in points]),
+            "optimizer state": _mean([p.facts.state / 1e6 for p in points], " MB"),
+            "peak memory": _mean([results.about.get(p.facts.run, {}).get("memory") for p in points], " GiB"),
         }
         for name, points in found.items()
     ]
+    said = {key for row in rows for key, cell in row.items() if cell != "–"}
+    return [{key: cell for key, cell in row.items() if key in said} for row in rows]
 
 
 def _mean(values: Sequence[float | None], unit: str = "") -> str:

@@ -25,7 +25,7 @@ panel("Few shots", "Error by examples a class, the best run of each model, besid
   tasked(() => tasks.filter(([key]) => key.split("|")[0] === state.task.split("|")[0]).length > 1), fewShot);
 panel("What more images are worth", "Error of the largest model while training goes on, a line for each number of unique images.",
   tasked(() => values.images.length > 1 && varies((r) => r.steps)), moreImages);
-panel("Weight decay of head and body", "Accuracy of the best run of each pair; darker is better.", tasked(bothDecays), decays, heatMap);
+panel("Weight decay of head and body", "Accuracy (%) of the best run of each pair; bluer is better.", tasked(bothDecays), decays, heatMap);
 panel("Learning rates", runs.length > 1 ? "The largest model's; without a horizon, shorter runs branch off the longest." : "As the schedule gave them.",
   () => runs.some((r) => r.rates.length > 2), rates);
 panel("Training", "Loss of each run against its steps, as far as it was logged.",

@@ -14,7 +14,7 @@ const si = (v) => { if (v === null || v === undefined || !Number.isFinite(v)) re
 const pct = (v) => (v === null || v === undefined ? "–" : trim(100 * v, v < 0.1 ? 2 : 3) + "%");
 const plus = (v, s) => !s ? `${(100 * v).toFixed(1)}%` : `${(100 * v).toFixed(1)} ± ${(100 * s).toFixed(1)}%`;
 const esc = (s) => String(s).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
-const imagesName = (n) => (n ? (n < 1e5 ? n.toLocaleString("en") : si(n)) : n === null ? "not said" : "all new");
+const imagesName = (n) => (n ? (n < 1e5 ? n.toLocaleString("en") : si(n).replace("G", "B")) : n === null ? "not said" : "all new");
 const unique = (list) => [...new Set(list)];
 // what a run of other origin does not say is null
 const known = (list) => list.filter(Number.isFinite);
@@ -34,7 +34,7 @@ const AXES = {
 const GROUPS = {
   model: { label: "model", of: (r) => r.model, name: (v) => v, order: (a, b) => weight(a) - weight(b) },
   images: { label: "unique images", of: (r) => r.images, name: imagesName, order: (a, b) => (a || Infinity) - (b || Infinity) },
-  recipe: { label: "recipe", of: (r) => r.recipe, name: (v) => v || "base", order: (a, b) => (a < b ? -1 : 1) },
+  recipe: { label: "recipe", of: (r) => r.recipe, name: (v) => v || "base", order: (a, b) => a.localeCompare(b, "en", { numeric: true }) },
   steps: { label: "steps", of: (r) => r.steps, name: (v) => si(v), order: (a, b) => a - b },
   seed: { label: "seed", of: (r) => r.seed, name: (v) => v, order: (a, b) => a - b },
   study: { label: "study", of: (r) => r.study, name: (v) => studies[v].title, order: (a, b) => a - b },
