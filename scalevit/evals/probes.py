@@ -77,7 +77,7 @@ class Ridge:
 
 def _unit(spectrum: np.ndarray, l2: np.ndarray) -> np.ndarray:
     """What scores of each λ are multiplied with: without it a large λ's scores would drown in rounding."""
-    return 1 + l2 / spectrum.max(initial=1e-300)
+    return 1 + l2 / (spectrum.max() if len(spectrum) else np.inf)
 
 
 def _factors(spectrum: np.ndarray, l2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

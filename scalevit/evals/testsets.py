@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def open_tests(
     if parts:
         return [_folders(part, outputs, mapping, corruption=part.parent.name) for part in parts]
     train, test = half_folders(path) or (path, path)
-    return [_folders(test, outputs, mapping, classes=train)]
+    return [replace(_folders(test, outputs, mapping, classes=train), name=path.name)]
 
 
 def _of_probe_set(found: ProbeSet, outputs: int) -> TestSet:
