@@ -83,8 +83,8 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def tanh_gelu(x: Tensor) -> Tensor:
-    """x/2 · (1 + tanh u) = x · sigmoid(2u), u = √(2/π) (x + 0.044715 x³). A CPU's compiled code is faster
-    with the second form (benchmarks/models_zen4cpu_202611.md)."""
+    """x/2 · (1 + tanh u) = x · sigmoid(2u), u = √(2/π) (x + 0.044715 x³). A CPU's compiled code takes
+    less than half the time with the second form (docs/lab-log.md, 2026-11-27)."""
     if x.device.type == "cpu" and torch.compiler.is_compiling():
         wide = x.float()
         return (wide * torch.sigmoid(math.sqrt(8 / math.pi) * (wide + 0.044715 * wide**3))).to(x.dtype)

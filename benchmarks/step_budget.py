@@ -1,0 +1,101 @@
+"""Where a training step's time must go on a CPU, and where it goes.
+
+    OMP_NUM_THREADS=1 python benchmarks/step_budget.py --model Ti/16-128px Ti/16 S/16
+
+Operations ÷ ceiling: the matrix products of the blocks, timed alone at their own shapes and layouts, as a
+share of the forward ones' speed. Bytes ÷ bandwidth: what a step with every operation between two products
+fused would still read and write. Then the step itself, compiled, with Adam. Processor time of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from scalevit import config
+from scalevit.allocator import keep_freed
+from scalevit.bench.models import CASES, CLASSES, Job, our_step
+from scalevit.model import ViT
+from scalevit.precision import compile_blocks
+
+CPU = torch.device("cpu")
+
+
+def milliseconds(work: Callable[[], object], rounds: int) -> float:
+    work()
+    spent: list[float] = []
+    for _ in range(rounds):
+        began = time.process_time()
+        work()
+        spent.append(time.process_time() - began)
+    return 1e3 * statistics.median(spent)
+
+
+def products(job: Job, rounds: int) -> dict[str, float]:
+    """Milliseconds of one step's products in all blocks, by kind."""
+    s, tokens = job.shape, job.shape.tokens(job.case.image)
+    draw, depth = partial(torch.randn, dtype=torch.bfloat16), s.depth
+    found = dict.fromkeys(("forward", "inputs' gradients", "weights' gradients", "attention"), 0.0)
+    for inputs, outputs in ((s.width, 3 * s.width), (s.width, s.width), (s.width, s.mlp), (s.mlp, s.width)):
+        x, w, g = draw(job.batch * tokens, inputs), draw(outputs, inputs), draw(job.batch * tokens, outputs)
+        found["forward"] += depth * milliseconds(partial(F.linear, x, w), rounds)
+        found["inputs' gradients"] += depth * milliseconds(partial(torch.mm, g, w), rounds)
+        found["weights' gradients"] += depth * milliseconds(partial(torch.mm, g.t(), x), rounds)
+    q, a = draw(job.batch * s.heads, tokens, s.width // s.heads), draw(job.batch * s.heads, tokens, tokens)
+    for left, right in ((q, q.mT), (a, q), (q, q.mT), (a.mT, q), (a, q), (a.mT, q)):
+        found["attention"] += depth * milliseconds(partial(torch.bmm, left, right), rounds)
+    return found
+
+
+def gigabytes(job: Job) -> float:
+    """Read and written between the products of one step, the stream in fp32 and all else in bf16: norms,
+    heads, softmax, residuals, GELU, and backwards the same with sums for the biases."""
+    s, tokens = job.shape, job.shape.tokens(job.case.image)
+    d, m, scores = s.width, s.mlp, s.heads * tokens
+    forward = 2 * (6 * d) + 8 * d + 4 * scores + 2 * (10 * d) + 4 * m
+    backward = 8 * m + 2 * (16 * d) + 6 * scores + 12 * d + (10 * d + 2 * m)
+    return job.batch * tokens * s.depth * (forward + backward) / 1e9
+
+
+def budget(name: str, rounds: int) -> dict[str, object]:
+    job = Job(name, "bf16", "train", CASES[name].batch, CPU)
+    kinds = products(job, rounds)
+    words = config.Model(shape=job.case.shape, image=job.case.image, pool="gap", classes=CLASSES)
+    model = ViT(words)
+    compile_blocks(model.blocks)
+    step = milliseconds(our_step(model, job, partial(tuple, job.inputs())), rounds)
+    source = torch.zeros(16 * 2**20)
+    copying = milliseconds(partial(source.clone().copy_, source), rounds)
+    between, speed = gigabytes(job), 2 * source.nbytes / 1e6 / copying
+    ideal = job.flops() * job.batch / _speed(job, kinds["forward"])
+    return {
+        "model": name, "batch": job.batch, "milliseconds": {**kinds, "step": step},
+        "gigabytes_between": between, "copy_gb_per_second": speed, "bytes_ms": 1e3 * between / speed,
+        "all_at_forward_speed_ms": 1e3 * ideal, "products_share": 1e3 * ideal / sum(kinds.values()),
+        "step_share": 1e3 * ideal / step,
+    }  # fmt: skip
+
+
+def _speed(job: Job, forward: float) -> float:
+    """FLOP/s of the forward products."""
+    s = job.shape
+    tokens, weights = job.batch * s.tokens(job.case.image), 4 * s.width**2 + 2 * s.width * s.mlp
+    return 2 * tokens * weights * s.depth / forward * 1e3
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", nargs="+", default=["Ti/16-128px", "Ti/16", "S/16"], choices=CASES)
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed()
+    for name in args.model:
+        print(json.dumps(budget(name, args.rounds)), flush=True)
