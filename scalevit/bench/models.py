@@ -241,7 +241,8 @@ def our_step(
 ) -> Callable[[], object]:
     """What `scalevit pretrain` does in a step, with the loss that the peers get, on the images and labels
     that `inputs` gives each time."""
-    state = State(model, optim.build(config.Optimizer(name=job.optimizer), model), None)
+    words = config.Optimizer(name=job.optimizer)  # pyright: ignore[reportArgumentType]
+    state = State(model, optim.build(words, model), None)
     state.world, state.meters = replace(state.world, device=job.device), state.meters.to(job.device)
     state.replay = Replay(model) if compiled and job.device.type == "cuda" else None
     settings = config.Train(batch=job.batch, precision=job.precision, loss="softmax")  # pyright: ignore

@@ -85,7 +85,7 @@ def stream_tensors(path: Path, like: Mapping[str, Tensor], read: Callable[[str],
         for name in names:
             value = read(name).detach().cpu().contiguous()
             assert value.shape == like[name].shape and value.dtype == like[name].dtype
-            file.write(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+            file.write(value.reshape(-1).view(torch.uint8).numpy().data)
             del value
 
 

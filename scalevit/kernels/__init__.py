@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 #: Triton's interpreter stands in for a device: slow, and meant for tests.
@@ -40,6 +41,6 @@ def operation(run: Callable[..., Any]) -> Any:
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **settings: Any) -> None:
     """Run a wrapped kernel. The interpreter cannot do so on tensors without memory, and need not."""
-    if INTERPRETED and torch._subclasses.fake_tensor.is_fake(args[0]):
+    if INTERPRETED and is_fake(args[0]):
         return
     kernel[grid](*args, **settings)
