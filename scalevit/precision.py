@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib import util
 
 import torch
 from torch import nn
 
 from scalevit.devices import peak_of
+from scalevit.kernels import INSTALLED
 
 #: The first compute capability whose tensor cores multiply eight-bit floats: Ada; then Hopper, Blackwell.
 FP8_SINCE = (8, 9)
@@ -28,10 +28,10 @@ def mistakes(precision: str) -> list[str]:
     found = "no GPU"
     if torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
-        if capability >= FP8_SINCE and util.find_spec("triton"):
+        if capability >= FP8_SINCE and INSTALLED:
             return []
         found = f"{torch.cuda.get_device_name()} ({'.'.join(map(str, capability))})"
-        found += "" if util.find_spec("triton") else " without Triton"
+        found += "" if INSTALLED else " without Triton or its C compiler"
     return [
         "train.precision=fp8 needs Triton and a GPU of compute capability 8.9 or later (Ada, Hopper, "
         f"Blackwell), found {found}; use train.precision=bf16"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-INSTALLED = importlib.util.find_spec("triton") is not None
+#: Triton is there, and what it builds its launchers with.
+INSTALLED = importlib.util.find_spec("triton") is not None and bool(
+    os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+)
 #: Triton's interpreter stands in for a device: slow, and meant for tests.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
