@@ -158,8 +158,9 @@ def test_saving_takes_little_memory_and_its_time_is_told(capsys, tmp_path, monke
 
 @pytest.mark.slow
 def test_a_training_step_is_not_slower_than_the_usual_one(capsys):
-    """A ratio with a wide margin: on an idle machine it is about 1.3 in fp32."""
-    words = ["--model", "Ti/16-128px", "--precision", "fp32", "--work", "train", "--batch", "8"]
+    """A ratio with a wide margin: in bf16 it is about 1.2, neither compiled. In fp32 it depends on the
+    processor: 1.3 on Zen 4, .95 on Zen 5, where torch's tanh is what we pay and timm does not (lab log)."""
+    words = ["--model", "Ti/16-128px", "--precision", "bf16", "--work", "train", "--batch", "8"]
     assert main(["bench", "model", *words, "--among", "scalevit", "timm", "--rounds", "7", "--json"]) == 0
     rows = {row["candidate"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
-    assert rows["scalevit"]["ratio_to_best_peer"] > 0.9
+    assert rows["scalevit"]["ratio_to_best_peer"] > 1.0
