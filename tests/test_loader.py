@@ -146,7 +146,8 @@ def test_the_stall_share_is_the_time_waited():
 
 def test_floats_are_channels_first_between_minus_one_and_one():
     images = torch.tensor([[[[0, 255, 51]]]], dtype=torch.uint8)
-    assert torch.equal(as_floats(images), torch.tensor([[[[-1.0]], [[1.0]], [[51 / 127.5 - 1]]]]))
+    expected = torch.tensor([[[[-1.0]], [[1.0]], [[51 / 127.5 - 1]]]])
+    torch.testing.assert_close(as_floats(images), expected, rtol=0, atol=2e-7)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory is for copies to a GPU")
