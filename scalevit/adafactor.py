@@ -19,12 +19,13 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from scalevit.kernels.updates import Elements, Kind, Matrices, Rates
 from scalevit.layout import View, plain
 from scalevit.momentum import (
     Decoupled,
@@ -40,9 +41,6 @@ from scalevit.momentum import (
     scratch,
 )  # fmt: skip
 from scalevit.pieces import Span, boxes, is_sharded, span
-
-if TYPE_CHECKING:
-    from scalevit.kernels.updates_triton import Kind, Rates
 
 
 @dataclass(frozen=True)
@@ -186,8 +184,6 @@ class Adafactor(Decoupled):
         return {name: torch.zeros(shape, device=parameter.device) for name, shape in shapes.items()}
 
     def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind | None:
-        from scalevit.kernels.updates_triton import Elements, Matrices
-
         folded = _fold_of(group, index, parameter)
         if group["clip_threshold"] is not None:
             return None

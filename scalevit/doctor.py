@@ -19,6 +19,7 @@ from PIL import Image
 
 from scalevit.data import decode, transforms
 from scalevit.data.hashing import key
+from scalevit.kernels import native
 from scalevit.shapes import shape
 
 #: Optional packages, what they bring, and the extra that installs them.
@@ -35,7 +36,7 @@ EXTRAS = {
 
 def examine() -> dict[str, Any]:
     """Facts and ceilings: cores, devices, matrix products and copies as fast as they get here, reading of
-    images, the disk, and why compiling does not work, None where it does."""
+    images, the disk, whether native kernels are built, and why compiling does not work (None: it does)."""
     written, read = disk_speed(Path.cwd())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
@@ -50,6 +51,7 @@ def examine() -> dict[str, Any]:
         "decoder": decoder(),
         "images_per_second_per_core": reading_speed(),
         "disk_mb_per_second": {"written": written, "read": read},
+        "native_kernels": native.library() is not None,
         "compile_fails": compile_fault(device),
         "packages": {name: util.find_spec(name) is not None for name in EXTRAS},
     }
@@ -74,6 +76,8 @@ def advice(facts: dict[str, Any]) -> list[str]:
         brings, extra = EXTRAS[name]
         if not there:
             found.append(f'no {name}: pip install "scalevit[{extra}]" brings {brings}')
+    if facts["device"] == "cpu" and not facts["native_kernels"]:
+        found.append("no native kernels: a C compiler (gcc or clang) lets a CPU train a fifth faster in bf16")
     if facts["compile_fails"]:
         found.append(f"train.compile=true does not work here: {facts['compile_fails']}")
     return found

@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scalevit.attention import attend
+from scalevit.attention import attend, prefers_products
 from scalevit.config import Model, Preprocessing
-from scalevit.kernels import usable
+from scalevit.kernels import computes_in, native, usable
+from scalevit.kernels.attention_native import SelfAttention
 from scalevit.kernels.gelu import bias_gelu
 from scalevit.kernels.norm import add_norm, norm
 from scalevit.layout import View, plain, transposed
@@ -156,7 +157,7 @@ class Mlp(nn.Module):
         self.gelu = GELUS[gelu]
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        if self.gelu is tanh_gelu and usable(x):
+        if self.gelu is tanh_gelu and (usable(x) or native.usable(x)):
             return self.fc2(bias_gelu(self.fc1.product(x), self.fc1.bias))
         return self.fc2(self.gelu(self.fc1(x)))
 
@@ -192,13 +193,15 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, qk_norm: bool, eps: float) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads, self.qk_norm = heads, qk_norm
+        self.qkv, self.proj = Linear(width, 3 * width), nn.Linear(width, width)
         self.q_norm = Norm(width // heads, eps=eps) if qk_norm else nn.Identity()
         self.k_norm = Norm(width // heads, eps=eps) if qk_norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         b, n, d = x.shape
+        if not self.qk_norm and native.usable(x) and prefers_products(x.device, computes_in(x)):
+            return self.proj(SelfAttention.apply(self.qkv.product(x), self.qkv.bias, self.heads))
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         y = attend(self.q_norm(q), self.k_norm(k), v)
         return self.proj(y.transpose(1, 2).reshape(b, n, d))

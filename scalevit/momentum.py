@@ -10,18 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scalevit.kernels import usable
+from scalevit.kernels.updates import Kind, Launch, Rates, updates
 from scalevit.memory import AT_ONCE
 from scalevit.pieces import local
 from scalevit.pretend import is_cpu
-
-if TYPE_CHECKING:
-    from scalevit.kernels.updates_triton import Kind, Launch, Rates
 
 #: Elements of a CPU's working piece: what is read a second time is then still in the cache.
 CACHED = 1 << 19
@@ -83,7 +80,7 @@ class Decoupled(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         due = list(self._with_gradients())
-        if due and usable(due[0][2]):
+        if due and updates(due[0][2]):
             due = self._by_kernels(due)
         self._apply(due)
         return loss
@@ -104,14 +101,13 @@ class Decoupled(torch.optim.Optimizer):
         up once: hundreds of parameters would keep the accelerator waiting for Python."""
         if self._planned is None or not self._planned.fits(due, self.state):
             self._planned = self._plan(due)
-        torch._foreach_add_(self._planned.steps, 1)
+        if self._planned.steps:
+            torch._foreach_add_(self._planned.steps, 1)
         for group, launch in self._planned.launches:
             launch.run(self._rates(group, launch.states[0]["step"].item()))
         return self._planned.rest
 
     def _plan(self, due: list[Due]) -> Plan:
-        from scalevit.kernels.updates_triton import Launch
-
         alike: dict[Any, tuple[dict[str, Any], Kind, list[Tensor], list[dict[str, Any]]]] = {}
         rest = []
         for group, index, parameter in due:
@@ -248,8 +244,6 @@ def descend(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
 def rates(group: dict[str, Any], ours: float, *others: float) -> Rates:
     """What kernels want to know of a group's step: `ours` is the weight of an update in the momentum,
     `others` are what `Rates` lists after it."""
-    from scalevit.kernels.updates_triton import Rates
-
     lr = group["lr"].item()
     momentum = rounded(group["beta1"], group["momentum_dtype"])
     return Rates(lr, 1 - lr * group["weight_decay"], momentum, ours, *others)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scalevit import config
 from scalevit.adafactor import Adafactor
+from scalevit.kernels.updates import Elements, Kind, Rates
 from scalevit.layout import plain
 from scalevit.momentum import Decoupled, Due, batches, descend_all, flat, follow_all, rates, rounded
-
-if TYPE_CHECKING:
-    from scalevit.kernels.updates_triton import Kind, Rates
 
 __all__ = ["SGD", "Adafactor", "Adam", "Rule", "assign", "build", "group_table", "parameter_groups"]
 
@@ -48,8 +46,6 @@ class Adam(Decoupled):
         return {"second_moment": torch.zeros_like(parameter, dtype=torch.float32)}
 
     def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind:
-        from scalevit.kernels.updates_triton import Elements
-
         return Elements("adam", ("second_moment",))
 
     def _rates(self, group: dict[str, Any], step: float) -> Rates:
@@ -118,8 +114,6 @@ class SGD(Decoupled):
         super().__init__(params, defaults)
 
     def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind:
-        from scalevit.kernels.updates_triton import Elements
-
         return Elements("sgd", ())
 
     def _rates(self, group: dict[str, Any], step: float) -> Rates:

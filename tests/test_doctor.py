@@ -13,7 +13,7 @@ from scalevit.data.transforms import train_view
 
 FACTS = {
     "torch": "2", "device": "cpu", "cores": 2, "threads": 2, "gflops": {"fp32": 100.0, "bf16": 400.0},
-    "compile_fails": None,
+    "compile_fails": None, "native_kernels": True,
     "packages": dict.fromkeys(doctor.EXTRAS, True),
 }  # fmt: skip
 
@@ -36,6 +36,7 @@ def test_matrix_products_agree_with_a_plain_loop():
         ({"gflops": {"fp32": 100.0, "bf16": 50.0}}, "train.precision=fp32"),
         ({"threads": 1}, "torch uses 1 of 2 cores"),
         ({"packages": {"simplejpeg": False}}, 'pip install "scalevit[jpeg]"'),
+        ({"native_kernels": False}, "a C compiler"),
         ({"compile_fails": "no C++ compiler"}, "does not work here: no C++ compiler"),
     ],
 )

@@ -48,6 +48,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"copy             {facts['copy_gb_per_second']:8.1f} GB/s",
         f"images           {facts['images_per_second_per_core']:8.0f} a second and core ({facts['decoder']})",
         f"disk             {disk['written']:8.0f} MB/s written, {disk['read']:.0f} MB/s read",
+        f"native kernels   {'built' if facts['native_kernels'] else 'none'}",
         f"compile          {'fails' if facts['compile_fails'] else 'works'}",
         *(f"- {line}" for line in facts["advice"]),
     ]

@@ -72,7 +72,7 @@ class Batch(NamedTuple):
 def as_floats(images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     """Pixels as the model takes them: channels first, [-1, 1] (paper.md §2). Call it on the device.
 
-    In memory the channels stay last: patches are cut from there as well, and turning costs as much as the rest."""
+    In memory the channels stay last: patches are cut from there as well, and turning is dear."""
     return images.to(torch.float32).mul_(1 / 127.5).sub_(1).permute(0, 3, 1, 2)
 
 

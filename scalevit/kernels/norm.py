@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from scalevit.kernels import computes_in, usable
+from scalevit.kernels import computes_in, native, usable
 
 
 def norm(x: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """x and its norm, in the dtype that matrix products read."""
     if usable(x):
         from scalevit.kernels.norm_triton import Norm
+
+        return Norm.apply(x, layer.weight, layer.bias, layer.eps, computes_in(x))
+    if native.usable(x):
+        from scalevit.kernels.norm_native import Norm
 
         return Norm.apply(x, layer.weight, layer.bias, layer.eps, computes_in(x))
     return norm_twin(x, layer)
@@ -24,6 +28,10 @@ def add_norm(x: Tensor, branch: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Te
     """x + branch and its norm; the backward pass makes the branch's gradient in the branch's dtype."""
     if usable(x):
         from scalevit.kernels.norm_triton import AddNorm
+
+        return AddNorm.apply(x, branch, layer.weight, layer.bias, layer.eps, computes_in(x))
+    if native.usable(x):
+        from scalevit.kernels.norm_native import AddNorm
 
         return AddNorm.apply(x, branch, layer.weight, layer.bias, layer.eps, computes_in(x))
     return add_norm_twin(x, branch, layer)

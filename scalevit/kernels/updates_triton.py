@@ -1,25 +1,17 @@
-"""Optimizer steps over many tensors in few launches, every number read and written once.
-
-A launch finds its tensors through a table of addresses, so that a model of hundreds of parameters costs a
-handful of launches. Sums are taken in a fixed order: the same step twice gives the same bits.
-"""
+"""The kernels of updates.py, for accelerators."""
 
 # Triton turns what is annotated with tl.constexpr into one
 # pyright: reportArgumentType=false
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from scalevit.pieces import local
+from scalevit.kernels.updates import Elements, Launch, Matrices, Rates, chunks
 
 #: Elements of one tensor that one program updates.
 CHUNK = 4096
@@ -28,21 +20,6 @@ CHUNK = 4096
 ROWS, COLUMNS, TILES, VECTOR = 32, 128, 8, 1024
 
 DTYPES = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Numbers of one step. momentum: what the old momentum is multiplied with; ours: the update's weight in
-    it; shrink: 1 − lr λ; second: β₂ of this step; eps: as the rule has it; debias1, debias2: 1 − β^t."""
-
-    lr: float
-    shrink: float
-    momentum: float
-    ours: float
-    second: float = 0.0
-    eps: float = 0.0
-    debias1: float = 1.0
-    debias2: float = 1.0
 
 
 # --------------------------------------------------------------------------- element by element
@@ -119,29 +96,14 @@ def _elements(
             _adafactor(weights, g, momenta, seconds, at, mask, lr, shrink, momentum, ours, beta2, eps)
 
 
-@dataclass(frozen=True)
-class Elements:
-    """Every element for itself, by "adam", "adafactor" (unfactored) or "sgd". kept: the tensors of the
-    parameter's size that the rule keeps, beside the momentum."""
-
-    rule: str
-    kept: tuple[str, ...]
-
-    def run(self, launch: Launch, rates: Rates) -> None:
-        sizes, chunks = _chunks(launch.sizes, launch.device)
-        aligned = launch.aligned and all(size % 8 == 0 for size in launch.sizes)
-        _elements[(len(chunks),)](
-            launch.table, launch.gradients, sizes, chunks, len(launch.sizes), rates.lr, rates.shrink,
-            rates.momentum, rates.ours, rates.second, rates.eps, rates.debias1, rates.debias2,
-            RULE=self.rule, KEPT=launch.kept, ALIGNED=aligned, CHUNK=CHUNK,
-        )  # fmt: skip
-
-
-@lru_cache(maxsize=64)
-def _chunks(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lengths, and of every program its tensor and first element."""
-    pairs = [(which, first) for which, size in enumerate(sizes) for first in range(0, size, CHUNK)]
-    return torch.tensor(sizes, device=device), torch.tensor(pairs, device=device)
+def _update_elements(kind: Elements, launch: Launch, rates: Rates) -> None:
+    sizes, places = chunks(launch.sizes, CHUNK, launch.device)
+    aligned = launch.aligned and all(size % 8 == 0 for size in launch.sizes)
+    _elements[(len(places),)](
+        launch.table, launch.gradients, sizes, places, len(launch.sizes), rates.lr, rates.shrink,
+        rates.momentum, rates.ours, rates.second, rates.eps, rates.debias1, rates.debias2,
+        RULE=kind.rule, KEPT=DTYPES[launch.kept], ALIGNED=aligned, CHUNK=CHUNK,
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------- factored
@@ -238,87 +200,28 @@ def _factored(
         _descend(weights, momenta, at, mask, update, lr, shrink, momentum)
 
 
-@dataclass(frozen=True)
-class Matrices:
-    """Adafactor on whole tensors whose memory is (A, I, B, J). rows_first: whether the second moments by row,
-    and not those by column, are what the rule calls "rows" and divides by their mean."""
-
-    A: int
-    I: int
-    B: int
-    J: int
-    rows_first: bool
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Second moments by row, (A, I, B), and by column, (A, B, J)."""
-        return ("rows", "columns") if self.rows_first else ("columns", "rows")
-
-    def run(self, launch: Launch, rates: Rates) -> None:
-        count, size = len(launch.sizes), (self.A, self.I, self.B, self.J)
-        places, blocks = count * self.A * self.B, triton.cdiv(self.I, ROWS * TILES)
-        strips = triton.cdiv(self.J, COLUMNS)
-        empty = partial(torch.empty, device=launch.device)
-        row_sums, row_factors = empty(places, strips, self.I), empty(places, self.I)
-        column_sums, column_factors = empty(places, blocks, self.J), empty(places, self.J)
-        tile = {"ALIGNED": launch.aligned and self.J % 8 == 0, "ROWS": ROWS, "COLUMNS": COLUMNS}
-        _squares[(places, blocks, strips)](
-            launch.gradients, row_sums, column_sums, *size, **tile, TILES=TILES
-        )
-        _second_moments[(places,)](
-            launch.table, count, row_sums, column_sums, row_factors, column_factors, *size, strips, blocks,
-            rates.second, rates.eps, rates.ours, ROWS_NORMALISED=self.rows_first, VECTOR=VECTOR,
-        )  # fmt: skip
-        _factored[(places, triton.cdiv(self.I, ROWS))](
-            launch.table, launch.gradients, count, row_factors, column_factors, *size, rates.lr, rates.shrink,
-            rates.momentum, KEPT=launch.kept, **tile,
-        )  # fmt: skip
+def _update_matrices(kind: Matrices, launch: Launch, rates: Rates) -> None:
+    count, size = len(launch.sizes), (kind.A, kind.I, kind.B, kind.J)
+    places, blocks = count * kind.A * kind.B, triton.cdiv(kind.I, ROWS * TILES)
+    strips = triton.cdiv(kind.J, COLUMNS)
+    empty = partial(torch.empty, device=launch.device)
+    row_sums, row_factors = empty(places, strips, kind.I), empty(places, kind.I)
+    column_sums, column_factors = empty(places, blocks, kind.J), empty(places, kind.J)
+    tile = {"ALIGNED": launch.aligned and kind.J % 8 == 0, "ROWS": ROWS, "COLUMNS": COLUMNS}
+    _squares[(places, blocks, strips)](launch.gradients, row_sums, column_sums, *size, **tile, TILES=TILES)
+    _second_moments[(places,)](
+        launch.table, count, row_sums, column_sums, row_factors, column_factors, *size, strips, blocks,
+        rates.second, rates.eps, rates.ours, ROWS_NORMALISED=kind.rows_first, VECTOR=VECTOR,
+    )  # fmt: skip
+    _factored[(places, triton.cdiv(kind.I, ROWS))](
+        launch.table, launch.gradients, count, row_factors, column_factors, *size, rates.lr, rates.shrink,
+        rates.momentum, KEPT=DTYPES[launch.kept], **tile,
+    )  # fmt: skip
 
 
-# --------------------------------------------------------------------------- launches
-
-Kind = Elements | Matrices
-
-
-class Launch:
-    """Parameters that one kernel updates together. table: addresses of the weights, of the momenta, and of
-    what `kind` keeps, one column after the other; gradients: theirs, which may move between steps."""
-
-    def __init__(self, kind: Kind, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
-        self.kind, self.parameters, self.states = kind, parameters, states
-        self.tensors = [[state[name] for name in ("momentum", *kind.kept)] for state in states]
-        weights = [local(parameter.detach()) for parameter in parameters]
-        columns = [weights, *([local(tensor) for tensor in column] for column in zip(*self.tensors))]
-        assert all(tensor.is_contiguous() for column in columns for tensor in column)
-        self.sizes = tuple(tensor.numel() for tensor in weights)
-        self.device, self.kept = weights[0].device, DTYPES[columns[1][0].dtype]
-        self._addresses = _addresses(tensor for column in columns for tensor in column)
-        self._lifted = list[int]()
-        self.table = self.gradients = _table(self._addresses, self.device)
-
-    def holds(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether these are still the states of its parameters."""
-        found = ([states[p].get(name) for name in ("momentum", *self.kind.kept)] for p in self.parameters)
-        return all(a is b for mine, theirs in zip(self.tensors, found) for a, b in zip(mine, theirs))
-
-    @property
-    def aligned(self) -> bool:
-        """Whether 16 bytes of every tensor can be read at once."""
-        return all(address % 16 == 0 for address in (*self._addresses, *self._lifted))
-
-    def run(self, rates: Rates) -> None:
-        """Update weights and states by the parameters' gradients."""
-        gradients = [local(p.grad).contiguous() for p in self.parameters if p.grad is not None]
-        lifted = _addresses(gradients)
-        if lifted != self._lifted:
-            self._lifted, self.gradients = lifted, _table(lifted, self.device)
-        self.kind.run(self, rates)
-
-
-def _addresses(tensors: Iterable[Tensor]) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
-
-
-def _table(addresses: list[int], device: torch.device) -> Tensor:
-    table = torch.tensor(addresses)
-    return table if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)
+def run(launch: Launch, rates: Rates) -> None:
+    """Update what `launch` holds."""
+    if isinstance(launch.kind, Elements):
+        _update_elements(launch.kind, launch, rates)
+    else:
+        _update_matrices(launch.kind, launch, rates)

@@ -1,0 +1,140 @@
+"""native.c, compiled for this processor when it is first needed, and kept.
+
+Torch's compiler needs a C++ compiler, too; where there is none, or this one fails, plain PyTorch computes the
+same. SCALEVIT_NATIVE=0 asks for that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+
+from scalevit.pretend import is_cpu
+
+SOURCE = Path(__file__).with_suffix(".c")
+#: What lets loops with choices and roots become vectors. That numbers are finite is said to compilers alone:
+#: the source keeps what is not (tests/test_native.py).
+FLAGS = (
+    "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-freciprocal-math",
+    "-ffinite-math-only", "-fPIC", "-fopenmp",
+)  # fmt: skip
+#: Tensors of fewer numbers are left to torch: a call from Python costs more than it saves.
+SMALL = 1 << 14
+#: Rows that one sum of a gradient covers, as in the source.
+ROWS = 32
+#: How the source is told a dtype.
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
+
+
+def available(device: torch.device) -> bool:
+    """Whether native kernels run on this device's memory."""
+    return is_cpu(device) and library() is not None
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether to compute on this tensor natively: none that is small, traced, or without memory."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_fake(tensor):
+        return False
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.dtype in KINDS
+    return plain and tensor.numel() >= SMALL and available(tensor.device)
+
+
+def blocks(rows: int) -> int:
+    """Sums that cover so many rows."""
+    return -(-rows // ROWS)
+
+
+def call(function: str, *arguments: Any) -> None:
+    """Run a function of native.c on as many threads as torch has. Tensors are passed by address, dtypes as
+    kinds, None as no address."""
+    found = library()
+    assert found is not None
+    getattr(found, function)(*map(_passed, arguments), ctypes.c_int(torch.get_num_threads()))
+
+
+def _passed(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous()
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, float):
+        return ctypes.c_float(argument)
+    if isinstance(argument, torch.dtype):
+        return ctypes.c_int(KINDS[argument])
+    return ctypes.c_void_p(None) if argument is None else ctypes.c_int64(argument)
+
+
+# --------------------------------------------------------------------------- building
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled source; None without a compiler, or with one that fails, which is said once."""
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None or not sys.platform.startswith("linux") or os.environ.get("SCALEVIT_NATIVE") == "0":
+        return None
+    try:
+        kept = _folder() / f"native-{_fingerprint(compiler)}.so"
+        if not kept.exists():
+            _build(compiler, kept)
+        return ctypes.CDLL(str(kept))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        why = said.splitlines()[0] if said else type(error).__name__
+        warnings.warn(
+            f"{compiler} could not build the native kernels ({why}); PyTorch's are used", stacklevel=2
+        )
+        return None
+
+
+def _folder() -> Path:
+    """Where libraries are kept; nobody else may write there, since what lies in it is run."""
+    folder = Path(os.environ.get("SCALEVIT_CACHE") or Path.home() / ".cache" / "scalevit") / "native"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    about = folder.stat()
+    if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(f"{folder} can be written by others")
+    return folder
+
+
+def _fingerprint(compiler: str) -> str:
+    """Of all that the library depends on; homes are shared by machines with different processors."""
+    about = Path(compiler).stat()
+    parts = [SOURCE.read_text(), *FLAGS, compiler, str(about.st_size), str(about.st_mtime_ns)]
+    parts += [torch.__version__, platform.machine(), _features()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _features() -> str:
+    """The instruction sets of this processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+
+
+def _build(compiler: str, kept: Path) -> None:
+    """Compile, and put the result in its place when it is whole. Torch's own OpenMP is linked, so that both
+    work with the same threads."""
+    with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+        compiled, linked = Path(scratch) / "native.o", Path(scratch) / "native.so"
+        ours = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+        openmp = [str(ours[0])] if ours else ["-fopenmp"]
+        for command in (
+            [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
+            [compiler, "-shared", str(compiled), *openmp, "-lm", "-o", str(linked)],
+        ):
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        linked.replace(kept)

@@ -1,0 +1,129 @@
+"""Optimizer steps over many tensors at once, every number read and written once: by Triton's kernels where
+those run, else by native ones.
+
+A launch finds its tensors through a table of addresses, so that a model of hundreds of parameters costs a
+handful of calls. Sums are taken in a fixed order: the same step twice gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+
+from scalevit.kernels import native, usable
+from scalevit.pieces import local
+
+
+def updates(parameter: Tensor) -> bool:
+    """Whether kernels update such parameters here."""
+    held = local(parameter.detach())
+    return usable(held) or (
+        held.dtype == torch.float32 and not is_fake(held) and native.available(held.device)
+    )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Numbers of one step. momentum: what the old momentum is multiplied with; ours: the update's weight in
+    it; shrink: 1 − lr λ; second: β₂ of this step; eps: as the rule has it; debias1, debias2: 1 − β^t."""
+
+    lr: float
+    shrink: float
+    momentum: float
+    ours: float
+    second: float = 0.0
+    eps: float = 0.0
+    debias1: float = 1.0
+    debias2: float = 1.0
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Every element for itself, by "adam", "adafactor" (unfactored) or "sgd". kept: the tensors of the
+    parameter's size that the rule keeps, beside the momentum."""
+
+    rule: str
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Adafactor on whole tensors whose memory is (A, I, B, J). rows_first: whether the second moments by row,
+    and not those by column, are what the rule calls "rows" and divides by their mean."""
+
+    A: int
+    I: int
+    B: int
+    J: int
+    rows_first: bool
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Second moments by row, (A, I, B), and by column, (A, B, J)."""
+        return ("rows", "columns") if self.rows_first else ("columns", "rows")
+
+
+Kind = Elements | Matrices
+
+
+class Launch:
+    """Parameters that one kernel updates together. table: addresses of the weights, of the momenta, and of
+    what `kind` keeps, one column after the other; gradients: theirs, which may move between steps; kept: the
+    momenta's dtype."""
+
+    def __init__(self, kind: Kind, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
+        self.kind, self.parameters, self.states = kind, parameters, states
+        self.tensors = [[state[name] for name in ("momentum", *kind.kept)] for state in states]
+        weights = [local(parameter.detach()) for parameter in parameters]
+        columns = [weights, *([local(tensor) for tensor in column] for column in zip(*self.tensors))]
+        assert all(tensor.is_contiguous() for column in columns for tensor in column)
+        self.sizes = tuple(tensor.numel() for tensor in weights)
+        self.device, self.kept = weights[0].device, columns[1][0].dtype
+        self._addresses = _addresses(tensor for column in columns for tensor in column)
+        self._lifted = list[int]()
+        self.table = self.gradients = _table(self._addresses, self.device)
+        self._triton = usable(weights[0])
+
+    def holds(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether these are still the states of its parameters."""
+        found = ([states[p].get(name) for name in ("momentum", *self.kind.kept)] for p in self.parameters)
+        return all(a is b for mine, theirs in zip(self.tensors, found) for a, b in zip(mine, theirs))
+
+    @property
+    def aligned(self) -> bool:
+        """Whether 16 bytes of every tensor can be read at once."""
+        return all(address % 16 == 0 for address in (*self._addresses, *self._lifted))
+
+    def run(self, rates: Rates) -> None:
+        """Update weights and states by the parameters' gradients."""
+        gradients = [local(p.grad).contiguous() for p in self.parameters if p.grad is not None]
+        lifted = _addresses(gradients)
+        if lifted != self._lifted:
+            self._lifted, self.gradients = lifted, _table(lifted, self.device)
+        if self._triton:
+            from scalevit.kernels import updates_triton as kernels
+        else:
+            from scalevit.kernels import updates_native as kernels
+        kernels.run(self, rates)
+
+
+@lru_cache(maxsize=64)
+def chunks(sizes: tuple[int, ...], chunk: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Lengths of tensors, and of every chunk of them its tensor and its first element."""
+    pairs = [(which, first) for which, size in enumerate(sizes) for first in range(0, size, chunk)]
+    return torch.tensor(sizes, device=device), torch.tensor(pairs, device=device)
+
+
+def _addresses(tensors: Iterable[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _table(addresses: list[int], device: torch.device) -> Tensor:
+    table = torch.tensor(addresses)
+    return table if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)
