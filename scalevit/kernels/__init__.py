@@ -1,9 +1,10 @@
-"""What accelerators do faster than torch's own operations and its compiler, written in Triton.
+"""What is done faster than by torch's own operations and its compiler: in Triton on accelerators, in C on CPUs.
 
 A file a calculation: what callers use, with its twin in plain PyTorch, which is the reference, and the
-fallback wherever `usable` says no. The kernels are beside it, in the file that ends in _triton and is
-imported where it is used, since Triton is not everywhere. (The twins of updates and of fp8 are the optimizers
-and fp8.py themselves.) benchmarks/kernels.py compares the two, in numbers and in time.
+fallback wherever `usable` and `native.usable` say no. Triton's kernels are beside it, in the file that ends
+in _triton and is imported where it is used, since Triton is not everywhere; those of native.c are called from
+the file that ends in _native. (The twins of updates, of attention and of fp8 are the optimizers, attention.py
+and fp8.py themselves.) benchmarks/kernels.py compares Triton's with their twins, in numbers and in time.
 """
 
 from __future__ import annotations
