@@ -1,6 +1,7 @@
 """Benchmarks name everybody that was measured, the ratio to the peer or the floor, and who is missing."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -156,11 +157,25 @@ def test_saving_takes_little_memory_and_its_time_is_told(capsys, tmp_path, monke
     assert main(["bench", "checkpoint", "--every", "0"]) == 2 and "--every" in capsys.readouterr().err
 
 
+def bench(*words):
+    """Rows of a process of its own, which does not check the types of every call as tests do."""
+    command = [sys.executable, "-m", "scalevit", "bench", *words, "--rounds", "7", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["rows"]
+
+
 @pytest.mark.slow
-def test_a_training_step_is_not_slower_than_the_usual_one(capsys):
-    """A ratio with a wide margin: in bf16 it is about 1.2, neither compiled. In fp32 it depends on the
-    processor: 1.3 on Zen 4, .95 on Zen 5, where torch's tanh is what we pay and timm does not (lab log)."""
-    words = ["--model", "Ti/16-128px", "--precision", "bf16", "--work", "train", "--batch", "8"]
-    assert main(["bench", "model", *words, "--among", "scalevit", "timm", "--rounds", "7", "--json"]) == 0
-    rows = {row["candidate"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
-    assert rows["scalevit"]["ratio_to_best_peer"] > 1.0
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.9), ("bf16", 1.2)])
+def test_a_training_step_is_not_slower_than_the_usual_one(precision, least):
+    """Ratios with a wide margin, nothing compiled: about 1.5 in bf16, 1 in fp32, where products are all."""
+    words = ["--model", "Ti/16-128px", "--precision", precision, "--work", "train", "--batch", "8"]
+    rows = {row["candidate"]: row for row in bench("model", *words, "--among", "scalevit", "timm")}
+    assert rows["scalevit"]["ratio_to_best_peer"] > least
+
+
+@pytest.mark.slow
+def test_optimizer_steps_stay_near_their_bytes():
+    """A wide margin: alone on a machine they take twice the time of a copy."""
+    ratios = {row["optimizer"]: row["ratio"] for row in bench("optim", "--shape", "S/16")}
+    assert ratios["scalevit adafactor"] < 4 and ratios["scalevit adam"] < 3

@@ -1,4 +1,4 @@
-"""What is done faster than by torch's own operations and its compiler: in Triton on accelerators, in C on CPUs.
+"""What is done faster than by torch's operations and its compiler: in Triton on accelerators, in C on CPUs.
 
 A file a calculation: what callers use, with its twin in plain PyTorch, which is the reference, and the
 fallback wherever `usable` and `native.usable` say no. Triton's kernels are beside it, in the file that ends
