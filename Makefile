@@ -35,7 +35,7 @@ $(VENV)/clusters: $(VENV)/dev
 	touch $@
 
 test-slow: $(VENV)/clusters  ## what takes minutes or breaks things on purpose
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 check: $(VENV)/dev  ## format, lint, types, tests
 	$(BIN)/ruff format --check .

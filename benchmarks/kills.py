@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scalevit import checkpoint, config, rundir
@@ -57,10 +57,8 @@ class Found:
 
 
 def start(home: Path, out: str) -> subprocess.Popen[bytes]:
-    path = home / "run.yaml"
-    path.write_text(config.dump(RUN))
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
-    words += ["scalevit", "pretrain", str(path), "--out", str(home / out)]
+    words += ["scalevit", "pretrain", str(home / "run.yaml"), "--out", str(home / out)]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(words, stdout=quiet, stderr=quiet, start_new_session=True)
 
@@ -128,9 +126,9 @@ def trial(home: Path, how: str, moment: float, expected: bytes) -> Found:
     return Found(how, saved, draft, spent, same)
 
 
-def told(found: list[Found]) -> None:
+def told(found: list[Found], steps: int) -> None:
     whole, halves = sum(one.same for one in found), sum(one.draft for one in found)
-    cut = sum(0 < one.saved < RUN.schedule.steps for one in found)
+    cut = sum(0 < one.saved < steps for one in found)
     print(f"{whole} of {len(found)} end with the weights of the undisturbed run, bit for bit;")
     print(f"{cut} were killed between the first and the last checkpoint, {halves} left one half written;")
     print(f"{max(one.spent for one in found):.1f} s at most until all processes had gone")
@@ -144,19 +142,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=RUN.schedule.steps)
     args = parser.parse_args()
     moments, found = random.Random(args.seed), []
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
+        run = replace(RUN, schedule=replace(RUN.schedule, steps=args.steps))
+        (home / "run.yaml").write_text(config.dump(run))
         began = time.monotonic()
         assert start(home, "straight").wait(timeout=300) == 0
         takes, expected = time.monotonic() - began, weights(home / "straight")
-        print(f"undisturbed: {RUN.schedule.steps} steps, {takes:.1f} s from start to end", flush=True)
+        print(f"undisturbed: {args.steps} steps, {takes:.1f} s from start to end", flush=True)
         for number in range(args.kills):
-            moment = moments.uniform(-4, 0.95 * RUN.schedule.steps)
+            moment = moments.uniform(-4, 0.95 * args.steps)
             found.append(trial(home, HOW[number % len(HOW)], moment, expected))
             print(f"{number + 1}: {found[-1]}", flush=True)
-    told(found)
+    told(found, args.steps)
     raise SystemExit(any(not one.same for one in found))
 
 

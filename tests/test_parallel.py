@@ -95,8 +95,8 @@ def test_many_processes_are_one(alone, tmp_path, optimizer, processes, words):
 
 
 def test_the_number_of_processes_may_change(alone, tmp_path):
-    """1 → 2 → 4 → 2 processes, one of them without sharding; each stops by itself and leaves a checkpoint."""
-    for processes, strategy in ((1, "ddp"), (2, "fsdp"), (4, "fsdp"), (2, "ddp")):
+    """1 → 2 → 4 → 2 processes, the last without sharding; each stops by itself and leaves a checkpoint."""
+    for processes, strategy in ((1, "ddp"), (2, "fsdp"), (4, "fsdp")):
         go(
             tmp_path,
             processes,
@@ -105,8 +105,8 @@ def test_the_number_of_processes_may_change(alone, tmp_path):
             fails=True,
             run=using("adafactor"),
         )
-    assert [entry.step for entry in checkpoint.saved(tmp_path / "run" / "checkpoints")] == [3, 4]
-    go(tmp_path, 2, "parallel.strategy=fsdp", run=using("adafactor"))
+    assert [entry.step for entry in checkpoint.saved(tmp_path / "run" / "checkpoints")] == [2, 3]
+    go(tmp_path, 2, "parallel.strategy=ddp", run=using("adafactor"))
     assert_close(losses(tmp_path / "run"), alone["adafactor"])
 
 
@@ -185,7 +185,9 @@ def test_two_machines_share_in_groups_and_end_together(alone, tmp_path):
 def test_killed_at_random_moments():
     """In a save, one process, the launcher, everything: each time the weights of the undisturbed run."""
     script = Path(__file__).parent.parent / "benchmarks" / "kills.py"
-    done = subprocess.run([sys.executable, script, "--kills", "4"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "4", "--steps", "20"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "4 of 4 end with the weights of the undisturbed run, bit for bit" in done.stdout
 

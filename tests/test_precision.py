@@ -64,6 +64,17 @@ def test_the_compiler_sees_a_model_as_one_piece():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_a_run_that_does_not_compile_loads_no_compiler(tmp_path):
+    """It would take a second of every start."""
+    words = ["pretrain", "demo", "model.depth=1", "train.batch=8", "schedule.steps=3", "schedule.warmup=1"]
+    words += ["schedule.cooldown=1", "probe.datasets=[]", "--out", str(tmp_path / "run")]
+    code = f"import sys; from scalevit import cli; code = cli.main({words}); print(code, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *_, last = done.stdout.splitlines()
+    assert last.split()[0] == "0"
+    assert not {"torch._dynamo", "torch._inductor", "sympy"} & {*last.split()}
+
+
 @pytest.mark.slow
 def test_a_run_is_compiled_once_and_never_again(tmp_path):
     """Probed on the way, in several micro-batches: torch tells of every function that it

@@ -155,9 +155,10 @@ def test_a_record_file_cut_in_the_middle_of_a_line_costs_that_line_only(tmp_path
 
 
 @pytest.mark.slow
-def test_real_runs_branch_go_on_longer_and_equal_the_same_run_from_scratch(tmp_path, capsys):
+def test_real_runs_branch_go_on_longer_and_equal_the_same_run_from_scratch(tmp_path, monkeypatch, capsys):
     from scalevit import config
 
+    monkeypatch.setattr(figures, "FIGURES", {})
     study = tmp_path / "tiny.yaml"
     study.write_text(
         "{base: demo, durations: [8, 16], cooldown: 0.25, models: [{name: s, width: 32, depth: 1, mlp: 64,"

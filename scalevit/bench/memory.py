@@ -87,7 +87,7 @@ def peak(run: Run, device: torch.device) -> int:
     """Bytes in use at the fullest moment of a training step, after one that built the optimizer's state."""
     with pretend.accelerator():
         state = build(run, replace(mesh.ALONE, device=device))
-        take_step(state, _batch(run, device), _recipe(run))
+        take_step(state, _batch(run, device)[:1], _recipe(run))
         return _allocated(state, run) if device.type == "cuda" else _counted(state, run)
 
 

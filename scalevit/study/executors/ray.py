@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +24,9 @@ ANSWER = 10.0
 
 
 def work(one: Attempt) -> int:
-    """The task."""
+    """The task. Ray cancels it by an interrupt, which whatever a shell started in the background ignores, and
+    so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return one.run()
 
 
