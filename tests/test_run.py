@@ -267,7 +267,7 @@ def test_killed_at_random_moments_the_weights_are_the_same(done, tmp_path):
     began = time.monotonic()
     assert straight.wait(timeout=120) == 0
     takes = time.monotonic() - began
-    for share in (0.2, 0.35, 0.5, 0.35, 0.5):
+    for share in (0.2, 0.35, 0.5):
         process = start(tmp_path / "killed", *longer)
         try:
             process.wait(timeout=moments.uniform(0.7, 1.3) * share * takes)
