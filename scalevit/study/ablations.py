@@ -84,7 +84,7 @@ def sample_efficiency(size: str) -> Spec:
     """Larger models need fewer images to the same error (paper, figures 3 and 4): every model on endlessly
     new images, for four durations."""
     steps = STEPS[size]
-    durations = tuple(steps * part // 8 for part in (2, 3, 5, 8))
+    durations = tuple(steps * part // 8 for part in (2, 4, 6, 8))
     return Spec("sample-efficiency", "demo", SIZES[size], models=_grown(size), durations=durations)
 
 
