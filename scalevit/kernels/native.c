@@ -128,23 +128,6 @@ void bias_gelu_backward(const void *dy, const void *h, const float *bias, void *
 
 /* ------------------------------------------------------------------------- LayerNorm in a residual block */
 
-/* In `x` of n numbers, padded with zeros to whole lanes: their sum. */
-static inline float sum_of(const float *x, i64 n) {
-  float lanes[LANES] = {0}, total = 0;
-  for (i64 k = 0; k < n; k += LANES)
-    for (int l = 0; l < LANES; l++) lanes[l] += x[k + l];
-  for (int l = 0; l < LANES; l++) total += lanes[l];
-  return total;
-}
-
-static inline float dot_of(const float *x, const float *y, i64 n) {
-  float lanes[LANES] = {0}, total = 0;
-  for (i64 k = 0; k < n; k += LANES)
-    for (int l = 0; l < LANES; l++) lanes[l] += x[k + l] * y[k + l];
-  for (int l = 0; l < LANES; l++) total += lanes[l];
-  return total;
-}
-
 static inline i64 padded(i64 n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* So many rows of n numbers, padded, all zero; to be freed. */
@@ -152,6 +135,28 @@ static inline float *rows_of(int rows, i64 n) {
   size_t size = rows * padded(n) * sizeof(float);
   float *room = aligned_alloc(64, size);
   return memset(room, 0, size);
+}
+
+/* Of rows that are padded, so that vectors have no rest. */
+static inline float sum_of(const float *x, i64 n) {
+  float total = 0;
+#pragma omp simd reduction(+ : total)
+  for (i64 k = 0; k < padded(n); k++) total += x[k];
+  return total;
+}
+
+static inline float dot_of(const float *x, const float *y, i64 n) {
+  float total = 0;
+#pragma omp simd reduction(+ : total)
+  for (i64 k = 0; k < padded(n); k++) total += x[k] * y[k];
+  return total;
+}
+
+static inline float largest_of(const float *x, i64 n) {
+  float most = x[0];
+#pragma omp simd reduction(max : most)
+  for (i64 k = 0; k < padded(n); k++) most = x[k] > most ? x[k] : most;
+  return most;
 }
 
 /* stream = x + branch (x alone without a branch, and then nothing is written); y = its norm. */
@@ -239,18 +244,12 @@ void softmax_forward(void *scores, float scale, i64 rows, i64 n, int kind, int t
     float *x = rows_of(1, n);
 #pragma omp for schedule(static)
     for (i64 row = 0; row < rows; row++) {
-      float most[LANES], largest;
       int finite = 1;
       load(x, scores, row * n, n, kind);
       for (i64 k = n; k < padded(n); k++) x[k] = x[0];
-      for (i64 k = 0; k < n; k++) finite &= is_finite(to_bits(x[k]));
-      memcpy(most, x, sizeof most);
-      for (i64 k = 0; k < n; k += LANES)
-        for (int l = 0; l < LANES; l++) most[l] = x[k + l] < most[l] ? most[l] : x[k + l];
-      largest = most[0];
-      for (int l = 1; l < LANES; l++) largest = most[l] < largest ? largest : most[l];
-      for (i64 k = 0; k < n; k += LANES)
-        for (int l = 0; l < LANES; l++) x[k + l] = power_of_two((x[k + l] - largest) * (scale * LOG2_E));
+      for (i64 k = 0; k < padded(n); k++) finite &= is_finite(to_bits(x[k]));
+      float largest = largest_of(x, n);
+      for (i64 k = 0; k < padded(n); k++) x[k] = power_of_two((x[k] - largest) * (scale * LOG2_E));
       for (i64 k = n; k < padded(n); k++) x[k] = 0;
       float share = finite ? 1.0f / sum_of(x, n) : from_bits(0x7fc00000);
       for (i64 k = 0; k < padded(n); k++) x[k] *= share;
