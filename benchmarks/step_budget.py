@@ -4,7 +4,7 @@
 
 Operations ÷ ceiling: the matrix products of the blocks, timed alone at their own shapes and layouts, as a
 share of the forward ones' speed. Bytes ÷ bandwidth: what a step with every operation between two products
-fused would still read and write. Then the step itself, compiled, with Adam. Processor time of one thread.
+fused would still read and write. Then the step itself, not compiled, with Adam. Processor time of one thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from scalevit import config
 from scalevit.allocator import keep_freed
 from scalevit.bench.models import CASES, CLASSES, Job, our_step
 from scalevit.model import ViT
-from scalevit.precision import compile_blocks
 
 CPU = torch.device("cpu")
 
@@ -68,9 +67,7 @@ def budget(name: str, rounds: int) -> dict[str, object]:
     job = Job(name, "bf16", "train", CASES[name].batch, CPU)
     kinds = products(job, rounds)
     words = config.Model(shape=job.case.shape, image=job.case.image, pool="gap", classes=CLASSES)
-    model = ViT(words)
-    compile_blocks(model.blocks)
-    step = milliseconds(our_step(model, job, partial(tuple, job.inputs())), rounds)
+    step = milliseconds(our_step(ViT(words), job, partial(tuple, job.inputs())), rounds)
     source = torch.zeros(16 * 2**20)
     copying = milliseconds(partial(source.clone().copy_, source), rounds)
     between, speed = gigabytes(job), 2 * source.nbytes / 1e6 / copying
