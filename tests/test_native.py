@@ -209,6 +209,12 @@ def test_without_a_working_compiler_plain_pytorch_takes_the_same_steps(tmp_path)
     assert list((tmp_path / "native").iterdir()) == built
 
 
+def test_what_torch_sees_through_is_left_to_torch():
+    x, bias = torch.randn(3, 48), torch.zeros(48)
+    rows = torch.func.vmap(lambda row: gelu.bias_gelu(row, bias))(x)
+    torch.testing.assert_close(rows, F.gelu(x, approximate="tanh"))
+
+
 def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path):
     (tmp_path / "native").mkdir()
     (tmp_path / "native").chmod(0o777)

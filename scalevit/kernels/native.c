@@ -1,5 +1,5 @@
-/* What a CPU does faster in one pass than torch in several: the calculations of gelu.py, norm.py and
-   softmax.py, and the optimizers' updates. native.py compiles this file where it runs.
+/* What a CPU does faster in one pass than torch in several: the calculations of gelu.py and norm.py, what lies
+   between attention's products, and the optimizers' updates. native.py compiles this file where it runs.
 
    Numbers are stored as fp32 (kind 0) or bf16 (kind 1) and computed in fp32, a block of them at a time, which
    stays in the first cache. Sums are taken over blocks of a fixed size and then in order, so that the bits do

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -50,6 +51,8 @@ def usable(tensor: Tensor) -> bool:
     """Whether to compute on this tensor natively: none that is small, traced, or without memory."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_fake(tensor):
         return False
+    if torch._C._are_functorch_transforms_active():  # vmap and the like see through torch's operations only
+        return False
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.dtype in KINDS
     return plain and tensor.numel() >= SMALL and available(tensor.device)
 
@@ -84,15 +87,16 @@ def _passed(argument: Any) -> Any:
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled source; None without a compiler, or with one that fails, which is said once."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
+    named = shlex.split(os.environ.get("CC") or "cc")
+    compiler = shutil.which(named[0])
     if compiler is None or not sys.platform.startswith("linux") or os.environ.get("SCALEVIT_NATIVE") == "0":
         return None
     try:
         kept = _folder() / f"native-{_fingerprint(compiler)}.so"
         if not kept.exists():
-            _build(compiler, kept)
+            _build([compiler, *named[1:]], kept)
         return ctypes.CDLL(str(kept))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: nobody's home
         said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         why = said.splitlines()[0] if said else type(error).__name__
         warnings.warn(
@@ -125,7 +129,7 @@ def _features() -> str:
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
-def _build(compiler: str, kept: Path) -> None:
+def _build(compiler: list[str], kept: Path) -> None:
     """Compile, and put the result in its place when it is whole. Torch's own OpenMP is linked, so that both
     work with the same threads."""
     with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
@@ -133,8 +137,8 @@ def _build(compiler: str, kept: Path) -> None:
         ours = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
         openmp = [str(ours[0])] if ours else ["-fopenmp"]
         for command in (
-            [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), *openmp, "-lm", "-o", str(linked)],
+            [*compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
+            [*compiler, "-shared", str(compiled), *openmp, "-lm", "-o", str(linked)],
         ):
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         linked.replace(kept)
