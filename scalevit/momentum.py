@@ -111,7 +111,8 @@ class Decoupled(torch.optim.Optimizer):
         alike: dict[Any, tuple[dict[str, Any], Kind, list[Tensor], list[dict[str, Any]]]] = {}
         rest = []
         for group, index, parameter in due:
-            kind = self._kind(group, index, parameter)
+            known = updates(parameter) and group["momentum_dtype"] in (torch.float32, torch.bfloat16)
+            kind = self._kind(group, index, parameter) if known else None
             if kind is None:
                 rest.append((group, index, parameter))
                 continue

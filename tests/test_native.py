@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scalevit import momentum
+from scalevit import momentum, optim
 from scalevit.config import Model
 from scalevit.kernels import gelu, native, norm
 from scalevit.kernels.attention_native import SelfAttention
@@ -84,6 +84,37 @@ def test_optimizers_take_the_same_steps(monkeypatch, name):
         assert off["moments"] <= 1e-6, (shape, dtype)
         assert off["momentum"] <= (1e-6 if dtype == "fp32" else 2**-6), (shape, dtype)
         assert off["update"] <= (3e-5 if dtype == "fp32" else 2**-6), (shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("make", "dtypes"),
+    [(optim.Adafactor, DTYPES), (optim.SGD, DTYPES), (optim.Adam, ["fp32"])],  # torch's fused Adam wants fp32
+)
+def test_parameters_may_move_and_be_of_other_dtypes(monkeypatch, make, dtypes):
+    """Addresses are looked up once; what torch moves or keeps in fewer bits must not be written as it was."""
+
+    def walk(kernels):
+        monkeypatch.setattr(momentum, "updates", updates if kernels else lambda parameter: False)
+        draw = torch.Generator().manual_seed(0)
+        found = [
+            torch.nn.Parameter(torch.randn(64, 48, generator=draw).to(dtype))
+            for dtype in map(DTYPES.get, dtypes)
+        ]
+        made, old = make(found, lr=0.1), found[0].data
+        for step in range(3):
+            for parameter in found:
+                parameter.grad = torch.randn(64, 48, generator=draw).to(parameter.dtype)
+            made.step()
+            if step == 0:
+                found[0].data = found[0].data.clone()
+                kept = old.clone()
+        assert torch.equal(old, kept)
+        return found
+
+    for ours, plain in zip(walk(True), walk(False), strict=True):
+        torch.testing.assert_close(
+            ours, plain, rtol=2e-2 if ours.dtype == torch.bfloat16 else 1e-4, atol=1e-3
+        )
 
 
 def blocks_results(monkeypatch, precision, native_ones):

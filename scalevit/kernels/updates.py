@@ -21,11 +21,11 @@ from scalevit.pieces import local
 
 
 def updates(parameter: Tensor) -> bool:
-    """Whether kernels update such parameters here."""
+    """Whether kernels update such parameters here: those in fp32."""
     held = local(parameter.detach())
-    return usable(held) or (
-        held.dtype == torch.float32 and not is_fake(held) and native.available(held.device)
-    )
+    if held.dtype != torch.float32:
+        return False
+    return usable(held) or (not is_fake(held) and native.available(held.device))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ class Launch:
         self._triton = usable(weights[0])
 
     def holds(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether these are still the states of its parameters."""
+        """Whether these are still the states of its parameters, and these still lie where they did."""
+        if _addresses(map(local, self.parameters)) != self._addresses[: len(self.parameters)]:
+            return False
         found = ([states[p].get(name) for name in ("momentum", *self.kind.kept)] for p in self.parameters)
         return all(a is b for mine, theirs in zip(self.tensors, found) for a, b in zip(mine, theirs))
 
