@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scalevit.attention import attend, prefers_products
+from scalevit.attention import attend
 from scalevit.config import Model, Preprocessing
-from scalevit.kernels import computes_in, native, usable
+from scalevit.kernels import native, usable
 from scalevit.kernels.attention_native import SelfAttention
 from scalevit.kernels.gelu import bias_gelu
+from scalevit.kernels.linear import linear, mlp, multiplies
 from scalevit.kernels.norm import add_norm, norm
 from scalevit.layout import View, plain, transposed
 
@@ -132,7 +133,7 @@ class Patches(nn.Module):
         b, channels, height, width = images.shape
         p = self.patch
         cells = images.reshape(b, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
-        return F.linear(cells.reshape(b, -1, channels * p * p), self.proj.weight.flatten(1), self.proj.bias)
+        return linear(cells.reshape(b, -1, channels * p * p), self.proj.weight.flatten(1), self.proj.bias)
 
     def declare(self) -> dict[str, Declared]:
         shape = tuple(self.proj.weight.shape)
@@ -144,19 +145,24 @@ class Patches(nn.Module):
 
 
 class Linear(nn.Linear):
-    """A linear layer that leaves its bias to others, where they want that."""
+    """A linear layer by the fastest product there is; it leaves its bias to others, where they want that."""
+
+    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        return linear(x, self.weight, self.bias)
 
     def product(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
-        return F.linear(x, self.weight)
+        return linear(x, self.weight, None)
 
 
 class Mlp(nn.Module):
     def __init__(self, width: int, hidden: int, gelu: str) -> None:
         super().__init__()
-        self.fc1, self.fc2 = Linear(width, hidden), nn.Linear(hidden, width)
+        self.fc1, self.fc2 = Linear(width, hidden), Linear(hidden, width)
         self.gelu = GELUS[gelu]
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        if self.gelu is tanh_gelu and multiplies(x, self.fc1, self.fc2):
+            return mlp(x, self.fc1, self.fc2)
         if self.gelu is tanh_gelu and (usable(x) or native.usable(x)):
             return self.fc2(bias_gelu(self.fc1.product(x), self.fc1.bias))
         return self.fc2(self.gelu(self.fc1(x)))
@@ -194,15 +200,16 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, qk_norm: bool, eps: float) -> None:
         super().__init__()
         self.heads, self.qk_norm = heads, qk_norm
-        self.qkv, self.proj = Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv, self.proj = Linear(width, 3 * width), Linear(width, width)
         self.q_norm = Norm(width // heads, eps=eps) if qk_norm else nn.Identity()
         self.k_norm = Norm(width // heads, eps=eps) if qk_norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         b, n, d = x.shape
-        if not self.qk_norm and native.usable(x) and prefers_products(x.device, computes_in(x)):
-            return self.proj(SelfAttention.apply(self.qkv.product(x), self.qkv.bias, self.heads))
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x)
+        if not self.qk_norm and native.multiplies(qkv, qkv.dtype, n, d // self.heads):
+            return self.proj(SelfAttention.apply(qkv, self.heads))
+        q, k, v = qkv.view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         y = attend(self.q_norm(q), self.k_norm(k), v)
         return self.proj(y.transpose(1, 2).reshape(b, n, d))
 
@@ -239,8 +246,8 @@ class AttentionPool(nn.Module):
         s = config.resolve()
         self.heads = s.heads
         self.latent = nn.Parameter(torch.empty(1, 1, s.width))
-        self.q, self.kv = nn.Linear(s.width, s.width), nn.Linear(s.width, 2 * s.width)
-        self.proj = nn.Linear(s.width, s.width)
+        self.q, self.kv = Linear(s.width, s.width), Linear(s.width, 2 * s.width)
+        self.proj = Linear(s.width, s.width)
         self.norm = Norm(s.width, eps=config.norm_eps)
         self.mlp = Mlp(s.width, s.mlp, config.gelu)
 
@@ -264,7 +271,7 @@ class PreLogits(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(width, width)
+        self.fc = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         return torch.tanh(self.fc(x))
@@ -321,7 +328,7 @@ class ViT(nn.Module):
         self.attn_pool = AttentionPool(config) if config.pool == "map" else None
         self.fc_norm = norm() if config.pooled_norm else nn.Identity()
         self.pre_logits = PreLogits(s.width) if config.pre_logits else nn.Identity()
-        self.head = nn.Linear(s.width, config.classes) if config.classes else nn.Identity()
+        self.head = Linear(s.width, config.classes) if config.classes else nn.Identity()
 
     def forward(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b c"]:
         """Logits, or the features of a model without a head."""

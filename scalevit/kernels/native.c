@@ -1,87 +1,18 @@
-/* What a CPU does faster in one pass than torch in several: the calculations of gelu.py and norm.py, what lies
-   between attention's products, and the optimizers' updates. native.py compiles this file where it runs.
+/* What a CPU does faster in one pass than torch in several: the calculations of gelu.py and norm.py, and the
+   optimizers' updates. native.py compiles this file where it runs.
 
    Numbers are stored as fp32 (kind 0) or bf16 (kind 1) and computed in fp32, a block of them at a time, which
    stays in the first cache. Sums are taken over blocks of a fixed size and then in order, so that the bits do
    not depend on the number of threads. */
 
-#include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-/* Numbers computed at once: a multiple of every vector. */
-enum { BLOCK = 512, ROWS = 32, LANES = 16, AHEAD = 2 };
+#include "numbers.h"
 
-typedef int64_t i64;
-
-/* To the longest vector, so that none lies across two lines of the cache. */
-#define ALIGNED __attribute__((aligned(64)))
-
-static inline float from_bits(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
-static inline uint32_t to_bits(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
-static inline float wide(uint16_t half) { return from_bits((uint32_t)half << 16); }
-
-/* Whether these are the bits of neither infinity nor NaN: compilers may think of a number as finite (native.py),
-   but not of its bits. */
-static inline int is_finite(uint32_t bits) { return (bits & 0x7f800000) != 0x7f800000; }
-
-/* To the nearest bf16, ties to even; NaN stays NaN. */
-static inline uint16_t narrow(float x) {
-  uint32_t bits = to_bits(x), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
-}
-
-static inline const void *plus(const void *p, i64 at, int kind) { return (const char *)p + (at << (2 - kind)); }
-
-/* Ask for n numbers that are read, or written, soon. A row is too short for the processor to see it coming. */
-static inline void await_read(const void *from, i64 at, i64 n, int kind) {
-  for (i64 k = 0; k < n; k += 64 >> (2 - kind)) __builtin_prefetch(plus(from, at + k, kind), 0);
-}
-
-static inline void await_write(void *to, i64 at, i64 n, int kind) {
-  for (i64 k = 0; k < n; k += 64 >> (2 - kind)) __builtin_prefetch(plus(to, at + k, kind), 1);
-}
-
-static inline void load(float *restrict to, const void *from, i64 at, i64 n, int kind) {
-  if (kind) {
-    const uint16_t *half = plus(from, at, 1);
-    for (i64 k = 0; k < n; k++) to[k] = wide(half[k]);
-  } else
-    memcpy(to, plus(from, at, 0), n * sizeof(float));
-}
-
-static inline void store(void *to, const float *restrict from, i64 at, i64 n, int kind) {
-  if (kind) {
-    uint16_t *half = (uint16_t *)plus(to, at, 1);
-    for (i64 k = 0; k < n; k++) half[k] = narrow(from[k]);
-  } else
-    memcpy((void *)plus(to, at, 0), from, n * sizeof(float));
-}
-
-/* 2^x within three units in the last place where it is a normal number, and the least or largest of them beyond:
-   the nearest integer goes into the exponent, the rest f into a polynomial with the least largest relative error
-   on [-1/2, 1/2], 9e-8, among those of degree 5 that are 1 at 0. */
-static inline float power_of_two(float x) {
-  x = x < -126.0f ? -126.0f : x;
-  x = x > 127.0f ? 127.0f : x;
-  float shifted = x + 12582912.0f, f = x - (shifted - 12582912.0f); /* 1.5 · 2^23: its last bit is worth 1 */
-  float p = 1.326472717e-3f;
-  p = p * f + 9.671512833e-3f;
-  p = p * f + 5.550733745e-2f;
-  p = p * f + 2.402224208e-1f;
-  p = p * f + 6.931469776e-1f;
-  p = p * f + 1.0f;
-  return from_bits(to_bits(p) + (to_bits(shifted) << 23));
-}
-
-#define LOG2_E 1.44269504f
+/* Numbers computed at once: a multiple of every vector. Rows a sum covers; rows that are asked for ahead. */
+enum { BLOCK = 512, ROWS = 32, AHEAD = 2 };
 
 /* ------------------------------------------------------------------------- bias and tanh GELU */
-
-/* tanh GELU is x σ(x (A + B x²)). */
-#define GELU_A 1.5957691216057308f
-#define GELU_B 0.07135481628f
 
 static inline float gelu_sigmoid(float x) {
   return 1.0f / (1.0f + power_of_two(x * (-LOG2_E * GELU_A - LOG2_E * GELU_B * x * x)));
@@ -127,8 +58,6 @@ void bias_gelu_backward(const void *dy, const void *h, const float *bias, void *
 }
 
 /* ------------------------------------------------------------------------- LayerNorm in a residual block */
-
-static inline i64 padded(i64 n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* So many rows of n numbers, padded, all zero; to be freed. */
 static inline float *rows_of(int rows, i64 n) {
@@ -232,92 +161,6 @@ void norm_backward(const void *dy, int y_kind, const void *ds, const void *strea
       }
     }
     free(v);
-  }
-}
-
-/* ------------------------------------------------------------------------- softmax */
-
-/* Each row of n scores becomes the softmax of scale times it, in place; NaN where a score is not finite. */
-void softmax_forward(void *scores, float scale, i64 rows, i64 n, int kind, int threads) {
-#pragma omp parallel num_threads(threads)
-  {
-    float *x = rows_of(1, n);
-#pragma omp for schedule(static)
-    for (i64 row = 0; row < rows; row++) {
-      int finite = 1;
-      load(x, scores, row * n, n, kind);
-      for (i64 k = n; k < padded(n); k++) x[k] = x[0];
-      for (i64 k = 0; k < padded(n); k++) finite &= is_finite(to_bits(x[k]));
-      float largest = largest_of(x, n);
-      for (i64 k = 0; k < padded(n); k++) x[k] = power_of_two((x[k] - largest) * (scale * LOG2_E));
-      for (i64 k = n; k < padded(n); k++) x[k] = 0;
-      float share = finite ? 1.0f / sum_of(x, n) : from_bits(0x7fc00000);
-      for (i64 k = 0; k < padded(n); k++) x[k] *= share;
-      store(scores, x, row * n, n, kind);
-    }
-    free(x);
-  }
-}
-
-/* In place of the gradient of the shares: that of the unscaled scores. */
-void softmax_backward(const void *shares, void *gradient, float scale, i64 rows, i64 n, int kind, int threads) {
-#pragma omp parallel num_threads(threads)
-  {
-    float *p = rows_of(2, n), *g = p + padded(n);
-#pragma omp for schedule(static)
-    for (i64 row = 0; row < rows; row++) {
-      load(p, shares, row * n, n, kind);
-      load(g, gradient, row * n, n, kind);
-      float along = dot_of(p, g, n);
-      for (i64 k = 0; k < n; k++) g[k] = scale * p[k] * (g[k] - along);
-      store(gradient, g, row * n, n, kind);
-    }
-    free(p);
-  }
-}
-
-/* ------------------------------------------------------------------------- the heads of an attention */
-
-/* (b, n, parts, h, e) + bias (parts, h, e), if there is one, as (parts, b, h, n, e). */
-void heads_split(const void *joined, const float *bias, void *split, i64 b, i64 n, i64 parts, i64 h, i64 e, int kind,
-                 int threads) {
-  i64 d = parts * h * e;
-#pragma omp parallel num_threads(threads)
-  {
-    float *x = rows_of(1, d);
-#pragma omp for schedule(static)
-    for (i64 row = 0; row < b * n; row++) {
-      await_read(joined, (row + AHEAD < b * n ? row + AHEAD : row) * d, d, kind);
-      load(x, joined, row * d, d, kind);
-      if (bias)
-        for (i64 k = 0; k < d; k++) x[k] += bias[k];
-      for (i64 head = 0; head < parts * h; head++)
-        store(split, x + head * e, (((head / h * b + row / n) * h + head % h) * n + row % n) * e, e, kind);
-    }
-    free(x);
-  }
-}
-
-/* The way back. sums, if asked for: (blocks of ROWS rows, parts, h, e), whose sum is the bias's gradient. */
-void heads_join(const void *split, void *joined, float *sums, i64 b, i64 n, i64 parts, i64 h, i64 e, int kind,
-                int threads) {
-  i64 d = parts * h * e, blocks = (b * n + ROWS - 1) / ROWS;
-#pragma omp parallel num_threads(threads)
-  {
-    float *x = rows_of(2, d), *sum = x + padded(d);
-#pragma omp for schedule(static)
-    for (i64 block = 0; block < blocks; block++) {
-      i64 first = block * ROWS, last = first + ROWS < b * n ? first + ROWS : b * n;
-      memset(sum, 0, d * sizeof(float));
-      for (i64 row = first; row < last; row++) {
-        for (i64 head = 0; head < parts * h; head++)
-          load(x + head * e, split, (((head / h * b + row / n) * h + head % h) * n + row % n) * e, e, kind);
-        for (i64 k = 0; k < d; k++) sum[k] += x[k];
-        store(joined, x, row * d, d, kind);
-      }
-      if (sums) memcpy(sums + block * d, sum, d * sizeof(float));
-    }
-    free(x);
   }
 }
 

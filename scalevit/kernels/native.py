@@ -1,4 +1,4 @@
-"""native.c, compiled for this processor when it is first needed, and kept.
+"""The C files beside this one, compiled for this processor when they are first needed, and kept.
 
 Torch's compiler needs a C++ compiler, too; where there is none, or this one fails, plain PyTorch computes the
 same. SCALEVIT_NATIVE=0 asks for that.
@@ -24,21 +24,25 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from scalevit.pretend import is_cpu
 
-SOURCE = Path(__file__).with_suffix(".c")
+SOURCES = sorted(Path(__file__).parent.glob("*.c"))
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 #: What lets loops with choices and roots become vectors. That numbers are finite is said to compilers alone:
-#: the source keeps what is not (tests/test_native.py).
+#: the sources keep what is not (tests/test_native.py).
 FLAGS = (
     "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-freciprocal-math",
     "-ffinite-math-only", "-fPIC", "-fopenmp",
 )  # fmt: skip
 #: Tensors of fewer numbers are left to torch: a call from Python costs more than it saves.
 SMALL = 1 << 14
-#: Rows that one sum of a gradient covers, as in the source.
+#: Rows that a product takes at once, as in tile.h.
+TALL = 6
+#: Rows that one sum of a gradient covers, as in native.c.
 ROWS = 32
-#: How the source is told a dtype.
+#: How the sources are told a dtype.
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
 
 
@@ -57,13 +61,23 @@ def usable(tensor: Tensor) -> bool:
     return plain and tensor.numel() >= SMALL and available(tensor.device)
 
 
+def multiplies(x: Tensor, dtype: torch.dtype, rows: int, *terms: int) -> bool:
+    """Whether to compute products in `dtype` natively that begin with x: of so many rows, with so many terms a
+    sum. bf16 takes two terms at once. What looks at torch's operations, as selective recomputing does, is to
+    find torch's."""
+    if rows < TALL or any(count % 2 for count in terms) or dtype not in KINDS or not usable(x):
+        return False
+    found = library()
+    return found is not None and bool(found.multiplies(KINDS[dtype])) and _get_current_dispatch_mode() is None
+
+
 def blocks(rows: int) -> int:
     """Sums that cover so many rows."""
     return -(-rows // ROWS)
 
 
 def call(function: str, *arguments: Any) -> None:
-    """Run a function of native.c on as many threads as torch has. Tensors are passed by address, dtypes as
+    """Run a compiled function on as many threads as torch has. Tensors are passed by address, dtypes as
     kinds, None as no address."""
     found = library()
     assert found is not None
@@ -86,7 +100,7 @@ def _passed(argument: Any) -> Any:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled source; None without a compiler, or with one that fails, which is said once."""
+    """The compiled sources; None without a compiler, or with one that fails, which is said once."""
     named = shlex.split(os.environ.get("CC") or "cc")
     compiler = shutil.which(named[0])
     if compiler is None or not sys.platform.startswith("linux") or os.environ.get("SCALEVIT_NATIVE") == "0":
@@ -118,7 +132,7 @@ def _folder() -> Path:
 def _fingerprint(compiler: str) -> str:
     """Of all that the library depends on; homes are shared by machines with different processors."""
     about = Path(compiler).stat()
-    parts = [SOURCE.read_text(), *FLAGS, compiler, str(about.st_size), str(about.st_mtime_ns)]
+    parts = [*(file.read_text() for file in (*SOURCES, *HEADERS)), *FLAGS, compiler, str(about.st_size), str(about.st_mtime_ns)]
     parts += [torch.__version__, platform.machine(), _features()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -133,12 +147,13 @@ def _build(compiler: list[str], kept: Path) -> None:
     """Compile, and put the result in its place when it is whole. Torch's own OpenMP is linked, so that both
     work with the same threads."""
     with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-        compiled, linked = Path(scratch) / "native.o", Path(scratch) / "native.so"
+        linked = Path(scratch) / "native.so"
+        compiled = [Path(scratch) / f"{source.stem}.o" for source in SOURCES]
         ours = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
         openmp = [str(ours[0])] if ours else ["-fopenmp"]
         for command in (
-            [*compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
-            [*compiler, "-shared", str(compiled), *openmp, "-lm", "-o", str(linked)],
+            *([*compiler, *FLAGS, "-c", str(a), "-o", str(b)] for a, b in zip(SOURCES, compiled, strict=True)),
+            [*compiler, "-shared", *map(str, compiled), *openmp, "-lm", "-o", str(linked)],
         ):
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         linked.replace(kept)

@@ -1,0 +1,198 @@
+/* Self-attention, head by head: scores of a few queries are made, used and forgotten in the first caches, so that no
+   matrix of tokens by tokens goes through memory. The backward pass makes them again, from the sum that each query's
+   exponentials had. attention_native.py calls it. */
+
+#include "tile.h"
+
+#if MULTIPLIES_FP32
+
+/* One head of one image in a tensor (b, n, parts, h, e): its rows are `row` numbers apart. */
+typedef struct { i64 n, e, row; float scale; int kind; } Head;
+
+/* Of one tensor, e numbers of every token: as columns, for products that sum over e; or as rows, over tokens. */
+static u32 *as_columns(u32 *panels, const void *from, const Head *a, i64 row) {
+  i64 steps = steps_of(a->e, a->kind);
+  for (i64 j = 0; j < panels_of(a->n); j++) {
+    i64 start = start_of(a->n, j), width = start_of(a->n, j + 1) - start;
+    pack_transposed(panels + start * steps, width / LANES, plus(from, start * row, a->kind), row,
+                    least(width, a->n - start), steps, a->kind, a->kind);
+  }
+  return panels;
+}
+
+static u32 *as_rows(u32 *panels, const void *from, const Head *a, i64 row) {
+  i64 steps = steps_of(a->n, a->kind);
+  for (i64 p = 0; p < steps; p++) pack_steps(panels, steps, p, from, row, a->e, a->n, a->kind, a->kind);
+  return panels;
+}
+
+/* out (TALL, out_row) = rows of the left factor times all of the n columns in panels. */
+static void times(const void *left, i64 a_row, i64 a_step, const u32 *panels, i64 steps, i64 n, float *out, i64 out_row,
+                  int kind) {
+  for (i64 j = 0; j < panels_of(n); j++) {
+    i64 start = start_of(n, j), width = start_of(n, j + 1) - start;
+    tile(left, a_row, a_step, panels + start * steps, steps, out + start, out_row, width / LANES, kind);
+  }
+}
+
+/* So many rows of n numbers, times a factor each, to where rows are to_row apart. */
+static void put_rows(void *to, i64 to_row, const float *from, i64 from_row, i64 rows, i64 n, const float *factors,
+                     int kind) {
+  for (i64 r = 0; r < rows; r++)
+    for (i64 c = 0; c < n; c += LANES) {
+      __m512 x = _mm512_loadu_ps(from + r * from_row + c);
+      put(to, r * to_row + c, factors ? _mm512_mul_ps(x, _mm512_set1_ps(factors[r])) : x, first(n - c), kind);
+    }
+}
+
+/* A row of n scores becomes powers of two, of which the largest is 1, with zeros behind them; their sum, and the
+   exponent's shift. A score that is not a number makes the sum none. */
+static float powers(float *x, i64 n, float scale, float *shift) {
+  __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+  for (i64 c = 0; c < n; c += LANES) most = _mm512_mask_max_ps(most, first(n - c), most, _mm512_loadu_ps(x + c));
+  __m512 by = _mm512_set1_ps(scale), less = _mm512_set1_ps(*shift = scale * _mm512_reduce_max_ps(most));
+  for (i64 c = 0; c < n; c += LANES) {
+    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(x + c), by, less));
+    p = _mm512_maskz_mov_ps(first(n - c), p);
+    _mm512_storeu_ps(x + c, p);
+    total = _mm512_add_ps(total, p);
+  }
+  return _mm512_reduce_add_ps(total);
+}
+
+/* logs (n): of each query the logarithm, to the base 2, of the sum of its exponentials. */
+static void head_forward(const void *q, const void *k, const void *v, void *y, i64 y_row, float *logs, const Head *a,
+                         u32 *room) {
+  i64 n = a->n, wide = padded(n), steps = steps_of(a->n, a->kind), deep = steps_of(a->e, a->kind);
+  u32 *keys = as_columns(room, k, a, a->row), *values = as_rows(keys + deep * wide, v, a, a->row);
+  float *scores = (float *)(values + steps * padded(a->e)), *out = scores + TALL * wide;
+  void *shares = out + TALL * padded(a->e);
+  for (i64 row = 0; row < n; row += TALL) {
+    i64 at = least(row, n - TALL), unit = a->kind ? 2 : 1;
+    float factors[TALL];
+    times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, wide, a->kind);
+    for (i64 r = 0; r < TALL; r++) {
+      float shift, sum = powers(scores + r * wide, n, a->scale, &shift);
+      factors[r] = 1.0f / sum;
+      logs[at + r] = shift + log2f(sum);
+    }
+    put_rows(shares, wide, scores, wide, TALL, wide, 0, a->kind);
+    times(shares, wide / unit, 1, values, steps, a->e, out, padded(a->e), a->kind);
+    put_rows((void *)plus(y, at * y_row, a->kind), y_row, out, padded(a->e), TALL, a->e, factors, a->kind);
+  }
+}
+
+/* A row of scores becomes shares, and the gradient of shares that of the unscaled scores. */
+static void score_gradients(float *scores, float *gradients, i64 n, float log, const Head *a) {
+  __m512 by = _mm512_set1_ps(a->scale), less = _mm512_set1_ps(log), total = _mm512_setzero_ps();
+  for (i64 c = 0; c < n; c += LANES) {
+    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + c), by, less));
+    p = _mm512_maskz_mov_ps(first(n - c), p);
+    _mm512_storeu_ps(scores + c, p);
+    total = _mm512_fmadd_ps(p, _mm512_loadu_ps(gradients + c), total);
+  }
+  __m512 along = _mm512_set1_ps(_mm512_reduce_add_ps(total)), scale = _mm512_set1_ps(a->scale / LOG2_E);
+  for (i64 c = 0; c < n; c += LANES) {
+    __m512 g = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(gradients + c), along), _mm512_loadu_ps(scores + c));
+    _mm512_storeu_ps(gradients + c, _mm512_mul_ps(g, scale));
+  }
+}
+
+/* The transpose of a matrix (n, n), rows of `wide` numbers, times e columns, to rows that are a->row apart. */
+static void times_transposed(const void *matrix, i64 wide, const u32 *panels, void *to, const Head *a, u32 *room) {
+  i64 steps = steps_of(a->n, a->kind), apart = wide + LANES; /* so that steps do not meet in one set of the cache */
+  float *out = (float *)room;
+  u32 *units = room + TALL * padded(a->e);
+  for (i64 p = 0; p < steps; p++) {
+    i64 row = p * (a->kind ? 2 : 1);
+    pack_step(units + p * apart, plus(matrix, row * wide, a->kind), wide, wide, a->n - row, a->kind, a->kind);
+  }
+  for (i64 c = 0; c < a->n; c += TALL) {
+    times(units + c, 1, apart, panels, steps, a->e, out, padded(a->e), a->kind);
+    put_rows((void *)plus(to, c * a->row, a->kind), a->row, out, padded(a->e), least(TALL, a->n - c), a->e, 0, a->kind);
+  }
+}
+
+static void head_backward(const void *q, const void *k, const void *v, const void *dy, i64 y_row, const float *logs,
+                          void *dq, void *dk, void *dv, const Head *a, u32 *room) {
+  i64 n = a->n, wide = padded(n), steps = steps_of(n, a->kind), deep = steps_of(a->e, a->kind), unit = a->kind ? 2 : 1;
+  u32 *keys = as_columns(room, k, a, a->row), *values = as_columns(keys + deep * wide, v, a, a->row);
+  u32 *key_rows = as_rows(values + deep * wide, k, a, a->row);
+  u32 *queries = as_rows(key_rows + steps * padded(a->e), q, a, a->row);
+  u32 *outputs = as_rows(queries + steps * padded(a->e), dy, a, y_row);
+  float *scores = (float *)(outputs + steps * padded(a->e)), *gradients = scores + TALL * wide;
+  float *out = gradients + TALL * wide;
+  void *shares = out + TALL * padded(a->e), *slopes = (u32 *)shares + n * wide / unit;
+  for (i64 row = 0; row < n; row += TALL) {
+    i64 at = least(row, n - TALL);
+    times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, wide, a->kind);
+    times(plus(dy, at * y_row, a->kind), y_row / unit, 1, values, deep, n, gradients, wide, a->kind);
+    for (i64 r = 0; r < TALL; r++) score_gradients(scores + r * wide, gradients + r * wide, n, logs[at + r], a);
+    put_rows((void *)plus(shares, at * wide, a->kind), wide, scores, wide, TALL, wide, 0, a->kind);
+    void *here = (void *)plus(slopes, at * wide, a->kind);
+    put_rows(here, wide, gradients, wide, TALL, wide, 0, a->kind);
+    times(here, wide / unit, 1, key_rows, steps, a->e, out, padded(a->e), a->kind);
+    put_rows((void *)plus(dq, at * a->row, a->kind), a->row, out, padded(a->e), TALL, a->e, 0, a->kind);
+  }
+  u32 *rest = (u32 *)slopes + n * wide / unit;
+  times_transposed(slopes, wide, queries, dk, a, rest);
+  times_transposed(shares, wide, outputs, dv, a, rest);
+}
+
+/* Units that one head needs at most, in any kind. */
+static i64 room_of(i64 n, i64 e) {
+  i64 wide = padded(n), deep = padded(e);
+  return 2 * e * wide + 3 * n * deep + 2 * TALL * (wide + deep) + 2 * n * wide + n * (wide + LANES) + LANES;
+}
+
+/* Ask for e numbers of every token, of the next head while this one is computed: they are short pieces of long rows,
+   which the processor does not see coming. */
+static void await_head(const void *from, i64 row, const Head *a) {
+  for (i64 r = 0; r < a->n; r++)
+    for (i64 c = 0; c < a->e; c += 64 >> (2 - a->kind)) __builtin_prefetch(plus(from, r * row + c, a->kind), 0, 2);
+}
+
+/* qkv (b, n, 3, h, e) to y (b, n, h, e) and logs (b, h, n); n ≥ TALL, e even. */
+void attention_forward(const void *qkv, void *y, float *logs, i64 b, i64 n, i64 h, i64 e, int kind, int threads) {
+  Head a = {n, e, 3 * h * e, LOG2_E / sqrtf(e), kind};
+#pragma omp parallel num_threads(threads)
+  {
+    u32 *room = room_for(room_of(n, e));
+#pragma omp for schedule(static)
+    for (i64 each = 0; each < b * h; each++) {
+      i64 place = each / h * n * h * e, head = each % h * e, d = h * e;
+      const void *q = plus(qkv, 3 * place + head, kind);
+      i64 next = (each + 1) / h * n * h * e * 3 + (each + 1) % h * e;
+      if (each + 1 < b * h)
+        for (int part = 0; part < 3; part++) await_head(plus(qkv, next + part * d, kind), a.row, &a);
+      head_forward(q, plus(q, d, kind), plus(q, 2 * d, kind), (void *)plus(y, place + head, kind), d, logs + each * n, &a,
+                   room);
+    }
+    free(room);
+  }
+}
+
+/* The gradient of qkv. */
+void attention_backward(const void *qkv, const void *dy, const float *logs, void *gradient, i64 b, i64 n, i64 h, i64 e,
+                        int kind, int threads) {
+  Head a = {n, e, 3 * h * e, LOG2_E / sqrtf(e), kind};
+#pragma omp parallel num_threads(threads)
+  {
+    u32 *room = room_for(room_of(n, e));
+#pragma omp for schedule(static)
+    for (i64 each = 0; each < b * h; each++) {
+      i64 place = each / h * n * h * e, head = each % h * e, d = h * e;
+      const void *q = plus(qkv, 3 * place + head, kind);
+      void *dq = (void *)plus(gradient, 3 * place + head, kind);
+      i64 next = (each + 1) / h * n * h * e * 3 + (each + 1) % h * e;
+      if (each + 1 < b * h) {
+        for (int part = 0; part < 3; part++) await_head(plus(qkv, next + part * d, kind), a.row, &a);
+        await_head(plus(dy, (each + 1) / h * n * h * e + (each + 1) % h * e, kind), d, &a);
+        }
+      head_backward(q, plus(q, d, kind), plus(q, 2 * d, kind), plus(dy, place + head, kind), d, logs + each * n, dq,
+                    (void *)plus(dq, d, kind), (void *)plus(dq, 2 * d, kind), &a, room);
+    }
+    free(room);
+  }
+}
+#endif

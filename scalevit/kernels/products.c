@@ -1,0 +1,170 @@
+/* The products of linear layers and what is done to their results before they leave the registers' cache: linear.py.
+
+   Weights are fp32, and are rounded as they are packed; activations are fp32 or bf16, and so is what is computed with
+   them. Sums are fp32, and taken in an order that does not depend on the number of threads. */
+
+#include "tile.h"
+
+/* Whether products of this kind are faster here than torch's. */
+int multiplies(int kind) { return kind ? MULTIPLIES_BF16 : MULTIPLIES_FP32; }
+
+#if MULTIPLIES_FP32
+
+/* Bytes of the left factor that stay in the second cache while all panels go by; bytes that one part of a weights'
+   gradient may take there; columns of its left factor in one piece, a multiple of TALL. */
+enum { LEFT = 1 << 18, FACTORS = 1 << 19, CHUNK = 96 };
+
+/* ------------------------------------------------------------------------- y = x w + bias, or GELU's part in it */
+
+/* What becomes of a sum: y; or h, and tanh GELU of it y; or y by that GELU's derivative at h. */
+enum { PLAIN, GELU, GELU_GRADIENT };
+
+INLINE __m512 gelu_shares(__m512 x) {
+  __m512 z = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-LOG2_E * GELU_B), _mm512_set1_ps(-LOG2_E * GELU_A));
+  z = _mm512_min_ps(_mm512_set1_ps(126.0f), _mm512_mul_ps(x, z));
+  __m512 one = _mm512_set1_ps(1.0f), d = _mm512_add_ps(one, powers_of_two(z)), s = _mm512_rcp14_ps(d);
+  return _mm512_fmadd_ps(s, _mm512_fnmadd_ps(d, s, one), s); /* a step of Newton's: 28 bits */
+}
+
+INLINE __m512 gelu_slope(__m512 x) {
+  __m512 s = gelu_shares(x), square = _mm512_mul_ps(x, x);
+  __m512 inner = _mm512_fmadd_ps(square, _mm512_set1_ps(3 * GELU_B), _mm512_set1_ps(GELU_A));
+  return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_fnmadd_ps(s, s, s), x), inner, s);
+}
+
+INLINE void finished(const float *sums, const float *bias, void *y, void *h, i64 row, i64 n, i64 columns, int how,
+                   int kind) {
+  for (i64 r = 0; r < TALL; r++, row += n)
+    for (i64 c = 0; c < columns; c += LANES) {
+      __mmask16 some = first(columns - c);
+      __m512 x = _mm512_loadu_ps(sums + r * PANEL + c);
+      if (bias) x = _mm512_add_ps(x, take(bias, c, some, 0));
+      if (how == GELU) {
+        put(h, row + c, x, some, kind);
+        x = _mm512_mul_ps(x, gelu_shares(x));
+      }
+      if (how == GELU_GRADIENT) x = _mm512_mul_ps(x, gelu_slope(take(h, row + c, some, kind)));
+      put(y, row + c, x, some, kind);
+    }
+}
+
+static __attribute__((noinline)) void finish(const float *sums, const float *bias, void *y, void *h, i64 row, i64 n,
+                                             i64 columns, int how, int kind) {
+#define FINISH(how) \
+  kind ? finished(sums, bias, y, h, row, n, columns, how, 1) : finished(sums, bias, y, h, row, n, columns, how, 0)
+  if (how == GELU) FINISH(GELU);
+  else if (how == GELU_GRADIENT) FINISH(GELU_GRADIENT);
+  else FINISH(PLAIN);
+}
+
+/* Rows are short pieces of longer ones, which the processor does not see coming; a product is time enough. */
+static inline void await_rows(void *y, void *h, i64 at, i64 n, i64 columns, int how, int kind) {
+  for (int r = 0; r < TALL; r++, at += n) {
+    await_write(y, at, columns, kind);
+    if (how == GELU) await_write(h, at, columns, kind);
+    if (how == GELU_GRADIENT) await_read(h, at, columns, kind);
+  }
+}
+
+/* For x (rows, k), rows ≥ TALL and k even, and w (k, n), or (n, k) if transposed. */
+void product(const void *x, const float *w, const float *bias, void *y, void *h, i64 rows, i64 k, i64 n, i64 transposed,
+             i64 how, int kind, int threads) {
+  i64 steps = steps_of(k, kind), panels = panels_of(n), some = LEFT / sizeof(u32) / steps / TALL * TALL;
+  i64 tall = some < 8 * TALL ? 8 * TALL : some, parts = (rows + tall - 1) / tall;
+  u32 *packed = room_for(steps * padded(n));
+#pragma omp parallel num_threads(threads)
+  {
+    if (transposed) {
+#pragma omp for schedule(static)
+      for (i64 j = 0; j < panels; j++) {
+        i64 start = start_of(n, j), width = start_of(n, j + 1) - start;
+        pack_transposed(packed + start * steps, width / LANES, w + start * k, k, least(width, n - start), steps, 0, kind);
+      }
+    } else {
+#pragma omp for schedule(static)
+      for (i64 p = 0; p < steps; p++) pack_steps(packed, steps, p, w, n, n, k, 0, kind);
+    }
+#pragma omp for schedule(static)
+    for (i64 part = 0; part < parts; part++)
+      for (i64 j = 0; j < panels; j++) {
+        i64 start = start_of(n, j), width = start_of(n, j + 1) - start, end = least(rows, (part + 1) * tall);
+        for (i64 row = part * tall; row < end; row += TALL) {
+          float sums[TALL * PANEL] ALIGNED;
+          i64 at = least(row, rows - TALL); /* the last rows may be computed twice */
+          await_rows(y, h, at * n + start, n, least(width, n - start), how, kind);
+          tile((const u32 *)x + at * steps, steps, 1, packed + start * steps, steps, sums, PANEL, width / LANES, kind);
+          finish(sums, bias ? bias + start : 0, (void *)plus(y, start, kind), (void *)plus(h, start, kind), at * n, n,
+                 least(width, n - start), how, kind);
+        }
+      }
+  }
+  free(packed);
+}
+
+/* ------------------------------------------------------------------------- gradients of weights and biases */
+
+static inline void add_tile(const float *sums, float *dw, i64 n, i64 tall, i64 columns, int more) {
+  for (i64 r = 0; r < tall; r++)
+    for (i64 c = 0; c < columns; c += LANES) {
+      __mmask16 some = first(columns - c);
+      __m512 x = _mm512_loadu_ps(sums + r * PANEL + c);
+      if (more) x = _mm512_add_ps(x, take(dw, r * n + c, some, 0));
+      put(dw, r * n + c, x, some, 0);
+    }
+}
+
+/* Sums over all steps of a piece of the left factor. */
+static inline void add_bias(const u32 *piece, i64 steps, float *db, i64 columns, int more, int kind) {
+  for (i64 c = 0; c < columns; c += LANES) {
+    __mmask16 some = first(columns - c);
+    __m512 sum = _mm512_setzero_ps();
+    for (i64 p = 0; p < steps; p++) {
+      __m512i units = _mm512_load_si512(piece + p * CHUNK + c);
+      if (kind) {
+        sum = _mm512_add_ps(sum, (__m512)_mm512_slli_epi32(units, 16));
+        units = _mm512_and_si512(units, _mm512_set1_epi32(0xffff0000));
+      }
+      sum = _mm512_add_ps(sum, (__m512)units);
+    }
+    if (more) sum = _mm512_add_ps(sum, take(db, c, some, 0));
+    put(db, c, sum, some, 0);
+  }
+}
+
+/* Of g (rows, m) and x (rows, n): dw (m, n) = gᵀ x, and db (m), if asked for, the sum of g's rows. */
+void product_gradients(const void *g, const void *x, float *dw, float *db, i64 rows, i64 m, i64 n, int kind, int threads) {
+  i64 pieces = (m + CHUNK - 1) / CHUNK, panels = panels_of(n), some = FACTORS / sizeof(u32) / (m + n);
+  i64 steps = least(some < 32 ? 32 : some > 512 ? 512 : some, steps_of(rows, kind)), tall = kind ? 2 * steps : steps;
+  u32 *left = room_for(pieces * CHUNK * steps), *right = room_for(padded(n) * steps);
+#pragma omp parallel num_threads(threads)
+  for (i64 from = 0; from < rows; from += tall) {
+    const void *g_part = plus(g, from * m, kind), *x_part = plus(x, from * n, kind);
+    i64 here = least(tall, rows - from), now = steps_of(here, kind);
+#pragma omp for schedule(static)
+    for (i64 p = 0; p < now; p++) {
+      i64 row = p * (kind ? 2 : 1);
+      for (i64 c = 0; c < m; c += CHUNK)
+        pack_step(left + c * steps + p * CHUNK, plus(g_part, row * m + c, kind), m, least(CHUNK, m - c), here - row, kind,
+                  kind);
+      pack_steps(right, steps, p, x_part, n, n, here, kind, kind);
+    }
+#pragma omp for schedule(static) nowait
+    for (i64 piece = 0; piece < pieces; piece++)
+      if (db)
+        add_bias(left + piece * CHUNK * steps, now, db + piece * CHUNK, least(CHUNK, m - piece * CHUNK), from > 0, kind);
+#pragma omp for schedule(static) collapse(2)
+    for (i64 j = 0; j < panels; j++)
+      for (i64 piece = 0; piece < pieces; piece++) {
+        i64 start = start_of(n, j), width = start_of(n, j + 1) - start, end = least(m, (piece + 1) * CHUNK);
+        for (i64 c = piece * CHUNK; c < end; c += TALL) {
+          float sums[TALL * PANEL] ALIGNED;
+          tile(left + piece * CHUNK * steps + c % CHUNK, 1, CHUNK, right + start * steps, now, sums, PANEL,
+               width / LANES, kind);
+          add_tile(sums, dw + c * n + start, n, least(TALL, m - c), least(width, n - start), from > 0);
+        }
+      }
+  }
+  free(left);
+  free(right);
+}
+#endif
