@@ -26,12 +26,26 @@ static u32 *as_rows(u32 *panels, const void *from, const Head *a, i64 row) {
   return panels;
 }
 
-/* out (TALL, out_row) = rows of the left factor times all of the n columns in panels. */
-static void times(const void *left, i64 a_row, i64 a_step, const u32 *panels, i64 steps, i64 n, float *out, i64 out_row,
-                  int kind) {
+INLINE void score_tile_of(const Factors *f, float *out, i64 row, int vectors, int kind) {
+  __m512 sum[TALL][BROAD];
+  multiply(sum, f, vectors, kind);
+#pragma GCC unroll 6
+  for (int r = 0; r < TALL; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) _mm512_store_ps(out + r * row + v * LANES, sum[r][v]);
+}
+
+APART void score_tile(const Factors *f, float *out, i64 row, int vectors, int kind) {
+#define SCORE_TILE(vectors, kind) score_tile_of(f, out, row, vectors, kind)
+  DISPATCH(vectors, kind, SCORE_TILE)
+}
+
+/* out (TALL, padded n) = rows of the left factor times all of the n columns in panels. */
+static void times(const void *left, i64 a_row, i64 a_step, const u32 *panels, i64 steps, i64 n, float *out, int kind) {
   for (i64 j = 0; j < panels_of(n); j++) {
     i64 start = start_of(n, j), width = start_of(n, j + 1) - start;
-    tile(left, a_row, a_step, panels + start * steps, steps, out + start, out_row, width / LANES, kind);
+    Factors factors = {left, a_row, a_step, panels + start * steps, steps};
+    score_tile(&factors, out + start, padded(n), width / LANES, kind);
   }
 }
 
@@ -47,12 +61,12 @@ static void put_rows(void *to, i64 to_row, const float *from, i64 from_row, i64 
 
 /* A row of n scores becomes powers of two, of which the largest is 1, with zeros behind them; their sum, and the
    exponent's shift. A score that is not a number makes the sum none. */
-static float powers(float *x, i64 n, float scale, float *shift) {
+INLINE float powers(float *x, i64 n, float scale, float *shift, int kind) {
   __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
   for (i64 c = 0; c < n; c += LANES) most = _mm512_mask_max_ps(most, first(n - c), most, _mm512_loadu_ps(x + c));
   __m512 by = _mm512_set1_ps(scale), less = _mm512_set1_ps(*shift = scale * _mm512_reduce_max_ps(most));
   for (i64 c = 0; c < n; c += LANES) {
-    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(x + c), by, less));
+    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(x + c), by, less), kind);
     p = _mm512_maskz_mov_ps(first(n - c), p);
     _mm512_storeu_ps(x + c, p);
     total = _mm512_add_ps(total, p);
@@ -70,23 +84,24 @@ static void head_forward(const void *q, const void *k, const void *v, void *y, i
   for (i64 row = 0; row < n; row += TALL) {
     i64 at = least(row, n - TALL), unit = a->kind ? 2 : 1;
     float factors[TALL];
-    times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, wide, a->kind);
+    times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, a->kind);
     for (i64 r = 0; r < TALL; r++) {
-      float shift, sum = powers(scores + r * wide, n, a->scale, &shift);
+      float shift, *x = scores + r * wide;
+      float sum = a->kind ? powers(x, n, a->scale, &shift, 1) : powers(x, n, a->scale, &shift, 0);
       factors[r] = 1.0f / sum;
       logs[at + r] = shift + log2f(sum);
     }
     put_rows(shares, wide, scores, wide, TALL, wide, 0, a->kind);
-    times(shares, wide / unit, 1, values, steps, a->e, out, padded(a->e), a->kind);
+    times(shares, wide / unit, 1, values, steps, a->e, out, a->kind);
     put_rows((void *)plus(y, at * y_row, a->kind), y_row, out, padded(a->e), TALL, a->e, factors, a->kind);
   }
 }
 
 /* A row of scores becomes shares, and the gradient of shares that of the unscaled scores. */
-static void score_gradients(float *scores, float *gradients, i64 n, float log, const Head *a) {
+INLINE void score_gradients(float *scores, float *gradients, i64 n, float log, const Head *a, int kind) {
   __m512 by = _mm512_set1_ps(a->scale), less = _mm512_set1_ps(log), total = _mm512_setzero_ps();
   for (i64 c = 0; c < n; c += LANES) {
-    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + c), by, less));
+    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + c), by, less), kind);
     p = _mm512_maskz_mov_ps(first(n - c), p);
     _mm512_storeu_ps(scores + c, p);
     total = _mm512_fmadd_ps(p, _mm512_loadu_ps(gradients + c), total);
@@ -108,7 +123,7 @@ static void times_transposed(const void *matrix, i64 wide, const u32 *panels, vo
     pack_step(units + p * apart, plus(matrix, row * wide, a->kind), wide, wide, a->n - row, a->kind, a->kind);
   }
   for (i64 c = 0; c < a->n; c += TALL) {
-    times(units + c, 1, apart, panels, steps, a->e, out, padded(a->e), a->kind);
+    times(units + c, 1, apart, panels, steps, a->e, out, a->kind);
     put_rows((void *)plus(to, c * a->row, a->kind), a->row, out, padded(a->e), least(TALL, a->n - c), a->e, 0, a->kind);
   }
 }
@@ -125,13 +140,16 @@ static void head_backward(const void *q, const void *k, const void *v, const voi
   void *shares = out + TALL * padded(a->e), *slopes = (u32 *)shares + n * wide / unit;
   for (i64 row = 0; row < n; row += TALL) {
     i64 at = least(row, n - TALL);
-    times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, wide, a->kind);
-    times(plus(dy, at * y_row, a->kind), y_row / unit, 1, values, deep, n, gradients, wide, a->kind);
-    for (i64 r = 0; r < TALL; r++) score_gradients(scores + r * wide, gradients + r * wide, n, logs[at + r], a);
+    times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, a->kind);
+    times(plus(dy, at * y_row, a->kind), y_row / unit, 1, values, deep, n, gradients, a->kind);
+    for (i64 r = 0; r < TALL; r++) {
+      float *x = scores + r * wide, *g = gradients + r * wide;
+      a->kind ? score_gradients(x, g, n, logs[at + r], a, 1) : score_gradients(x, g, n, logs[at + r], a, 0);
+    }
     put_rows((void *)plus(shares, at * wide, a->kind), wide, scores, wide, TALL, wide, 0, a->kind);
     void *here = (void *)plus(slopes, at * wide, a->kind);
     put_rows(here, wide, gradients, wide, TALL, wide, 0, a->kind);
-    times(here, wide / unit, 1, key_rows, steps, a->e, out, padded(a->e), a->kind);
+    times(here, wide / unit, 1, key_rows, steps, a->e, out, a->kind);
     put_rows((void *)plus(dq, at * a->row, a->kind), a->row, out, padded(a->e), TALL, a->e, 0, a->kind);
   }
   u32 *rest = (u32 *)slopes + n * wide / unit;

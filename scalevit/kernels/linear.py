@@ -1,6 +1,6 @@
 """Linear layers, and an MLP's two with GELU between them, where our own products are faster than torch's.
 
-Weights are fp32, and rounded where they are read; their gradients come back in fp32 as they were summed. Every
+Weights of fp32 are rounded where they are read, and their gradients come back in fp32 as they were summed. Every
 dimension of x but the last counts as rows.
 """
 
@@ -36,6 +36,8 @@ def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
 
 
 def _multiplies(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    if not all(type(one) in (Tensor, nn.Parameter) and one.dtype == torch.float32 for one in (weight, bias) if one is not None):
-        return False
-    return native.multiplies(x, computes_in(x), x.numel() // x.shape[-1], *weight.shape)
+    dtype = computes_in(x)
+    for one in (weight, bias):
+        if one is not None and (type(one) not in (Tensor, nn.Parameter) or one.dtype not in (dtype, torch.float32)):
+            return False
+    return native.multiplies(x, dtype, x.numel() // x.shape[-1], *weight.shape)

@@ -13,53 +13,22 @@ from scalevit.kernels import native
 PLAIN, GELU, GELU_GRADIENT = range(3)
 
 
-def product(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, how: int = PLAIN, inner: Tensor | None = None
-) -> Tensor:
-    """x (…, i) times the transpose of weight (o, i), plus bias (o). `inner` (…, o) holds what GELU is taken of."""
-    y = x.new_empty(*x.shape[:-1], len(weight))
-    rows, i = _rows(x), x.shape[-1]
-    native.call("product", x, weight, bias, y, inner, rows, i, len(weight), 1, how, x.dtype)
-    return y
-
-
-def gradient(dy: Tensor, weight: Tensor, how: int = PLAIN, inner: Tensor | None = None) -> Tensor:
-    """dy (…, o) times weight (o, i)."""
-    dx = dy.new_empty(*dy.shape[:-1], weight.shape[1])
-    rows, o = _rows(dy), dy.shape[-1]
-    native.call("product", dy, weight, None, dx, inner, rows, o, weight.shape[1], 0, how, dy.dtype)
-    return dx
-
-
-def weight_gradients(dy: Tensor, x: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
-    """Those of the weight (o, i) and of the bias (o), in fp32."""
-    o, i = dy.shape[-1], x.shape[-1]
-    dweight, dbias = torch.empty(o, i), torch.empty(o) if bias else None
-    native.call("product_gradients", dy, x, dweight, dbias, _rows(x), o, i, x.dtype)
-    return dweight, dbias
-
-
-def _rows(x: Tensor) -> int:
-    return x.numel() // x.shape[-1]
-
-
 class Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        ctx.dtype, ctx.bias = x.dtype, bias is not None
+        ctx.dtype, ctx.bias = x.dtype, None if bias is None else bias.dtype
         x, weight = x.to(dtype).contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return _product(x, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), dy = ctx.saved_tensors, dy.contiguous()
-        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        dx = gradient(dy, weight).to(ctx.dtype) if wants_x else None
-        if not (wants_weight or wants_bias):
+        dx = _input_gradient(dy, weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:]):
             return dx, None, None, None
-        return dx, *weight_gradients(dy, x, ctx.bias), None
+        return dx, *_weight_gradients(dy, x, weight.dtype, ctx.bias), None
 
 
 class Mlp(torch.autograd.Function):
@@ -67,18 +36,52 @@ class Mlp(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        ctx.dtype, x = x.dtype, x.to(dtype).contiguous()
+        ctx.dtype, ctx.biases = x.dtype, (b1.dtype, b2.dtype)
+        x, w1, w2 = x.to(dtype).contiguous(), w1.contiguous(), w2.contiguous()
         h = x.new_empty(*x.shape[:-1], len(w1)) if any(ctx.needs_input_grad) else None
-        a = product(x, w1, b1, GELU, h)
+        a = _product(x, w1, b1, GELU, h)
         ctx.save_for_backward(x, h, a, w1, w2)
-        return product(a, w2, b2)
+        return _product(a, w2, b2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (x, h, a, w1, w2), dy = ctx.saved_tensors, dy.contiguous()
-        dw2, db2 = weight_gradients(dy, a, True)
-        dh = gradient(dy, w2, GELU_GRADIENT, h)
-        dw1, db1 = weight_gradients(dh, x, True)
-        dx = gradient(dh, w1).to(ctx.dtype) if ctx.needs_input_grad[0] else None
-        return dx, dw1, db1, dw2, db2, None
+        dh = _input_gradient(dy, w2, GELU_GRADIENT, h)
+        dx = _input_gradient(dh, w1).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:]):
+            return dx, None, None, None, None, None
+        first, second = ctx.biases
+        return (
+            dx, *_weight_gradients(dh, x, w1.dtype, first), *_weight_gradients(dy, a, w2.dtype, second), None
+        )  # fmt: skip
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, how: int = PLAIN, inner: Tensor | None = None
+) -> Tensor:
+    """x (…, i) times the transpose of weight (o, i), plus bias (o). GELU is taken of `inner` (…, o)."""
+    o, i = weight.shape
+    y, wide = x.new_empty(*x.shape[:-1], o), None if bias is None else bias.float()
+    native.call(
+        "product", x, weight, weight.dtype, wide, y, inner, x.numel() // i, i, o, 1, how, x.dtype
+    )  # fmt: skip
+    return y
+
+
+def _input_gradient(dy: Tensor, weight: Tensor, how: int = PLAIN, inner: Tensor | None = None) -> Tensor:
+    """dy (…, o) times weight (o, i); with `inner` (…, i), times GELU's derivative there."""
+    o, i = weight.shape
+    dx = dy.new_empty(*dy.shape[:-1], i)
+    native.call("product", dy, weight, weight.dtype, None, dx, inner, dy.numel() // o, o, i, 0, how, dy.dtype)
+    return dx
+
+
+def _weight_gradients(
+    dy: Tensor, x: Tensor, weight: torch.dtype, bias: torch.dtype | None
+) -> tuple[Tensor, Tensor | None]:
+    """Those of the weight (o, i) and of the bias (o), if there is one, in these dtypes."""
+    o, i = dy.shape[-1], x.shape[-1]
+    dweight, dbias = torch.empty(o, i), None if bias is None else torch.empty(o)
+    native.call("product_gradients", dy, x, dweight, dbias, x.numel() // i, o, i, x.dtype)
+    return dweight.to(weight), None if dbias is None else dbias.to(bias)

@@ -1,7 +1,7 @@
 /* The products of linear layers and what is done to their results before they leave the registers' cache: linear.py.
 
-   Weights are fp32, and are rounded as they are packed; activations are fp32 or bf16, and so is what is computed with
-   them. Sums are fp32, and taken in an order that does not depend on the number of threads. */
+   Activations are fp32 or bf16, and so is what is computed with them; weights are of the same kind, or fp32 and rounded
+   as they are packed. Sums are fp32, and taken in an order that does not depend on the number of threads. */
 
 #include "tile.h"
 
@@ -19,56 +19,62 @@ enum { LEFT = 1 << 18, FACTORS = 1 << 19, CHUNK = 96 };
 /* What becomes of a sum: y; or h, and tanh GELU of it y; or y by that GELU's derivative at h. */
 enum { PLAIN, GELU, GELU_GRADIENT };
 
-INLINE __m512 gelu_shares(__m512 x) {
+INLINE __m512 gelu_shares(__m512 x, int kind) {
   __m512 z = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-LOG2_E * GELU_B), _mm512_set1_ps(-LOG2_E * GELU_A));
   z = _mm512_min_ps(_mm512_set1_ps(126.0f), _mm512_mul_ps(x, z));
-  __m512 one = _mm512_set1_ps(1.0f), d = _mm512_add_ps(one, powers_of_two(z)), s = _mm512_rcp14_ps(d);
-  return _mm512_fmadd_ps(s, _mm512_fnmadd_ps(d, s, one), s); /* a step of Newton's: 28 bits */
+  __m512 one = _mm512_set1_ps(1.0f), d = _mm512_add_ps(one, powers_of_two(z, kind)), s = _mm512_rcp14_ps(d);
+  return kind ? s : _mm512_fmadd_ps(s, _mm512_fnmadd_ps(d, s, one), s); /* a step of Newton's: 28 bits */
 }
 
-INLINE __m512 gelu_slope(__m512 x) {
-  __m512 s = gelu_shares(x), square = _mm512_mul_ps(x, x);
+INLINE __m512 gelu_slope(__m512 x, int kind) {
+  __m512 s = gelu_shares(x, kind), square = _mm512_mul_ps(x, x);
   __m512 inner = _mm512_fmadd_ps(square, _mm512_set1_ps(3 * GELU_B), _mm512_set1_ps(GELU_A));
   return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_fnmadd_ps(s, s, s), x), inner, s);
 }
 
-INLINE void finished(const float *sums, const float *bias, void *y, void *h, i64 row, i64 n, i64 columns, int how,
-                   int kind) {
-  for (i64 r = 0; r < TALL; r++, row += n)
-    for (i64 c = 0; c < columns; c += LANES) {
-      __mmask16 some = first(columns - c);
-      __m512 x = _mm512_loadu_ps(sums + r * PANEL + c);
-      if (bias) x = _mm512_add_ps(x, take(bias, c, some, 0));
-      if (how == GELU) {
-        put(h, row + c, x, some, kind);
-        x = _mm512_mul_ps(x, gelu_shares(x));
-      }
-      if (how == GELU_GRADIENT) x = _mm512_mul_ps(x, gelu_slope(take(h, row + c, some, kind)));
-      put(y, row + c, x, some, kind);
-    }
+/* Where results go, and what they are made with: TALL rows of `columns`, rows of n numbers. */
+typedef struct { void *y, *h; const float *bias; i64 n, columns; } Result;
+
+INLINE void finish(__m512 x, const Result *to, i64 at, i64 c, int how, int kind) {
+  __mmask16 some = first(to->columns - c);
+  if (to->bias) x = _mm512_add_ps(x, take(to->bias, c, some, 0));
+  if (how == GELU) {
+    if (to->h) put(to->h, at + c, x, some, kind);
+    x = _mm512_mul_ps(x, gelu_shares(x, kind));
+  }
+  if (how == GELU_GRADIENT) x = _mm512_mul_ps(x, gelu_slope(take(to->h, at + c, some, kind), kind));
+  put(to->y, at + c, x, some, kind);
 }
 
-static __attribute__((noinline)) void finish(const float *sums, const float *bias, void *y, void *h, i64 row, i64 n,
-                                             i64 columns, int how, int kind) {
-#define FINISH(how) \
-  kind ? finished(sums, bias, y, h, row, n, columns, how, 1) : finished(sums, bias, y, h, row, n, columns, how, 0)
-  if (how == GELU) FINISH(GELU);
-  else if (how == GELU_GRADIENT) FINISH(GELU_GRADIENT);
-  else FINISH(PLAIN);
+INLINE void result_tile_of(const Factors *f, const Result *to, int how, int vectors, int kind) {
+  __m512 sum[TALL][BROAD];
+  multiply(sum, f, vectors, kind);
+#pragma GCC unroll 6
+  for (int r = 0; r < TALL; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) finish(sum[r][v], to, r * to->n, v * LANES, how, kind);
+}
+
+APART void result_tile(const Factors *f, const Result *to, int how, int vectors, int kind) {
+#define RESULT_TILE(vectors, kind)                                                \
+  if (how == GELU) result_tile_of(f, to, GELU, vectors, kind);                    \
+  else if (how == GELU_GRADIENT) result_tile_of(f, to, GELU_GRADIENT, vectors, kind); \
+  else result_tile_of(f, to, PLAIN, vectors, kind)
+  DISPATCH(vectors, kind, RESULT_TILE)
 }
 
 /* Rows are short pieces of longer ones, which the processor does not see coming; a product is time enough. */
-static inline void await_rows(void *y, void *h, i64 at, i64 n, i64 columns, int how, int kind) {
-  for (int r = 0; r < TALL; r++, at += n) {
-    await_write(y, at, columns, kind);
-    if (how == GELU) await_write(h, at, columns, kind);
-    if (how == GELU_GRADIENT) await_read(h, at, columns, kind);
+static inline void await_result(const Result *to, int how, int kind) {
+  for (i64 r = 0, at = 0; r < TALL; r++, at += to->n) {
+    await_write(to->y, at, to->columns, kind);
+    if (how == GELU && to->h) await_write(to->h, at, to->columns, kind);
+    if (how == GELU_GRADIENT) await_read(to->h, at, to->columns, kind);
   }
 }
 
 /* For x (rows, k), rows ≥ TALL and k even, and w (k, n), or (n, k) if transposed. */
-void product(const void *x, const float *w, const float *bias, void *y, void *h, i64 rows, i64 k, i64 n, i64 transposed,
-             i64 how, int kind, int threads) {
+void product(const void *x, const void *w, int w_kind, const float *bias, void *y, void *h, i64 rows, i64 k, i64 n,
+             i64 transposed, i64 how, int kind, int threads) {
   i64 steps = steps_of(k, kind), panels = panels_of(n), some = LEFT / sizeof(u32) / steps / TALL * TALL;
   i64 tall = some < 8 * TALL ? 8 * TALL : some, parts = (rows + tall - 1) / tall;
   u32 *packed = room_for(steps * padded(n));
@@ -78,23 +84,25 @@ void product(const void *x, const float *w, const float *bias, void *y, void *h,
 #pragma omp for schedule(static)
       for (i64 j = 0; j < panels; j++) {
         i64 start = start_of(n, j), width = start_of(n, j + 1) - start;
-        pack_transposed(packed + start * steps, width / LANES, w + start * k, k, least(width, n - start), steps, 0, kind);
+        pack_transposed(packed + start * steps, width / LANES, plus(w, start * k, w_kind), k, least(width, n - start), steps,
+                        w_kind, kind);
       }
     } else {
 #pragma omp for schedule(static)
-      for (i64 p = 0; p < steps; p++) pack_steps(packed, steps, p, w, n, n, k, 0, kind);
+      for (i64 p = 0; p < steps; p++) pack_steps(packed, steps, p, w, n, n, k, w_kind, kind);
     }
 #pragma omp for schedule(static)
     for (i64 part = 0; part < parts; part++)
       for (i64 j = 0; j < panels; j++) {
         i64 start = start_of(n, j), width = start_of(n, j + 1) - start, end = least(rows, (part + 1) * tall);
         for (i64 row = part * tall; row < end; row += TALL) {
-          float sums[TALL * PANEL] ALIGNED;
-          i64 at = least(row, rows - TALL); /* the last rows may be computed twice */
-          await_rows(y, h, at * n + start, n, least(width, n - start), how, kind);
-          tile((const u32 *)x + at * steps, steps, 1, packed + start * steps, steps, sums, PANEL, width / LANES, kind);
-          finish(sums, bias ? bias + start : 0, (void *)plus(y, start, kind), (void *)plus(h, start, kind), at * n, n,
-                 least(width, n - start), how, kind);
+          i64 at = least(row, rows - TALL), place = at * n + start; /* the last rows may be computed twice */
+          Factors factors = {(const u32 *)x + at * steps, steps, 1, packed + start * steps, steps};
+          Result to = {(void *)plus(y, place, kind), h ? (void *)plus(h, place, kind) : 0, bias ? bias + start : 0, n,
+                       least(width, n - start)};
+          await_result(&to, how, kind);
+          if (j == 0) await_read(x, (at + TALL) * k, TALL * k, kind);
+          result_tile(&factors, &to, how, width / LANES, kind);
         }
       }
   }
@@ -103,14 +111,23 @@ void product(const void *x, const float *w, const float *bias, void *y, void *h,
 
 /* ------------------------------------------------------------------------- gradients of weights and biases */
 
-static inline void add_tile(const float *sums, float *dw, i64 n, i64 tall, i64 columns, int more) {
-  for (i64 r = 0; r < tall; r++)
-    for (i64 c = 0; c < columns; c += LANES) {
-      __mmask16 some = first(columns - c);
-      __m512 x = _mm512_loadu_ps(sums + r * PANEL + c);
-      if (more) x = _mm512_add_ps(x, take(dw, r * n + c, some, 0));
-      put(dw, r * n + c, x, some, 0);
+/* `tall` rows of sums, to or, as `more` says, on top of what is in dw, rows of n numbers. */
+INLINE void add_tile_of(const Factors *f, float *dw, i64 n, i64 tall, i64 columns, int more, int vectors, int kind) {
+  __m512 sum[TALL][BROAD];
+  multiply(sum, f, vectors, kind);
+#pragma GCC unroll 6
+  for (int r = 0; r < TALL; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) {
+      __mmask16 some = r < tall ? first(columns - v * LANES) : 0;
+      __m512 x = more ? _mm512_add_ps(sum[r][v], take(dw, r * n + v * LANES, some, 0)) : sum[r][v];
+      put(dw, r * n + v * LANES, x, some, 0);
     }
+}
+
+APART void add_tile(const Factors *f, float *dw, i64 n, i64 tall, i64 columns, int more, int vectors, int kind) {
+#define ADD_TILE(vectors, kind) add_tile_of(f, dw, n, tall, columns, more, vectors, kind)
+  DISPATCH(vectors, kind, ADD_TILE)
 }
 
 /* Sums over all steps of a piece of the left factor. */
@@ -157,10 +174,8 @@ void product_gradients(const void *g, const void *x, float *dw, float *db, i64 r
       for (i64 piece = 0; piece < pieces; piece++) {
         i64 start = start_of(n, j), width = start_of(n, j + 1) - start, end = least(m, (piece + 1) * CHUNK);
         for (i64 c = piece * CHUNK; c < end; c += TALL) {
-          float sums[TALL * PANEL] ALIGNED;
-          tile(left + piece * CHUNK * steps + c % CHUNK, 1, CHUNK, right + start * steps, now, sums, PANEL,
-               width / LANES, kind);
-          add_tile(sums, dw + c * n + start, n, least(TALL, m - c), least(width, n - start), from > 0);
+          Factors factors = {left + piece * CHUNK * steps + c % CHUNK, 1, CHUNK, right + start * steps, now};
+          add_tile(&factors, dw + c * n + start, n, m - c, least(width, n - start), from > 0, width / LANES, kind);
         }
       }
   }

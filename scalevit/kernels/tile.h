@@ -83,11 +83,14 @@ INLINE void put(void *to, i64 at, __m512 x, __mmask16 which, int kind) {
   else _mm512_mask_storeu_ps(p, which, x);
 }
 
-/* 2^x within two units in the last place, by the polynomial of numbers.h. */
-INLINE __m512 powers_of_two(__m512 x) {
-  __m512 whole = _mm512_roundscale_ps(x, 0), f = _mm512_reduce_ps(x, 0), p = _mm512_set1_ps(POWER_5);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(POWER_4));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(POWER_3));
+/* 2^x by the polynomial of numbers.h, for fp32 within two units in the last place. For what is rounded to bf16 its
+   first terms do: 1e-4. */
+INLINE __m512 powers_of_two(__m512 x, int kind) {
+  __m512 whole = _mm512_roundscale_ps(x, 0), f = _mm512_reduce_ps(x, 0), p = _mm512_set1_ps(POWER_3);
+  if (!kind) {
+    p = _mm512_fmadd_ps(_mm512_set1_ps(POWER_5), f, _mm512_set1_ps(POWER_4));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(POWER_3));
+  }
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(POWER_2));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(POWER_1));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
@@ -96,22 +99,23 @@ INLINE __m512 powers_of_two(__m512 x) {
 
 /* ------------------------------------------------------------------------- the product */
 
-/* out (TALL rows, `vectors` vectors) = the products of TALL rows of the left factor, a_row units apart, whose steps
-   are a_step apart, with a panel. */
-INLINE void tile_of(const u32 *a, i64 a_row, i64 a_step, const u32 *panel, i64 steps, float *out, i64 out_row,
-                    int vectors, int kind) {
-  __m512 sum[TALL][BROAD];
+/* TALL rows of the left factor, a_row units apart, whose steps are a_step apart, and a panel of the right one. */
+typedef struct { const u32 *a; i64 a_row, a_step; const u32 *panel; i64 steps; } Factors;
+
+/* sum (TALL, vectors) = their product. With `vectors` and `kind` known to the compiler it stays in registers. */
+INLINE void multiply(__m512 sum[TALL][BROAD], const Factors *f, int vectors, int kind) {
+  const u32 *a = f->a, *panel = f->panel;
 #pragma GCC unroll 6
   for (int r = 0; r < TALL; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) sum[r][v] = _mm512_setzero_ps();
-  for (i64 p = 0; p < steps; p++, a += a_step, panel += vectors * LANES) {
+  for (i64 p = 0, row = f->a_row, step = f->a_step, steps = f->steps; p < steps; p++) {
     __m512i b[BROAD];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) b[v] = _mm512_load_si512(panel + v * LANES);
 #pragma GCC unroll 6
     for (int r = 0; r < TALL; r++) {
-      __m512i x = _mm512_set1_epi32(a[r * a_row]);
+      __m512i x = _mm512_set1_epi32(a[r * row]);
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; v++)
 #if MULTIPLIES_BF16
@@ -121,22 +125,26 @@ INLINE void tile_of(const u32 *a, i64 a_row, i64 a_step, const u32 *panel, i64 s
         sum[r][v] = _mm512_fmadd_ps((__m512)x, (__m512)b[v], sum[r][v]);
 #endif
     }
+    a += step;
+    panel += vectors * LANES;
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < TALL; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) _mm512_storeu_ps(out + r * out_row + v * LANES, sum[r][v]);
 }
 
-#define TILE(vectors, kind) tile_of(a, a_row, a_step, panel, steps, out, out_row, vectors, kind)
-/* The same for any width and kind. A function of its own: inlined, its sums would not all stay in registers. */
-static __attribute__((noinline)) void tile(const u32 *a, i64 a_row, i64 a_step, const u32 *panel, i64 steps,
-                                           float *out, i64 out_row, int vectors, int kind) {
-  if (vectors == 4) kind ? TILE(4, 1) : TILE(4, 0);
-  else if (vectors == 3) kind ? TILE(3, 1) : TILE(3, 0);
-  else if (vectors == 2) kind ? TILE(2, 1) : TILE(2, 0);
-  else kind ? TILE(1, 1) : TILE(1, 0);
-}
+/* TILE(vectors, kind), with numbers that the compiler knows. */
+#define DISPATCH(vectors, kind, TILE)                      \
+  switch ((vectors) + ((kind) ? BROAD : 0)) {              \
+    case 1: TILE(1, 0); break;                             \
+    case 2: TILE(2, 0); break;                             \
+    case 3: TILE(3, 0); break;                             \
+    case 4: TILE(4, 0); break;                             \
+    case 5: TILE(1, 1); break;                             \
+    case 6: TILE(2, 1); break;                             \
+    case 7: TILE(3, 1); break;                             \
+    default: TILE(4, 1);                                   \
+  }
+
+/* A function of its own, so that its sums have all registers. */
+#define APART static __attribute__((noinline))
 
 /* ------------------------------------------------------------------------- the right factor */
 
@@ -186,7 +194,11 @@ INLINE void packed_transposed(u32 *panel, i64 vectors, const void *from, i64 row
   for (i64 c = 0; c < vectors * LANES; c += LANES)
     for (i64 p = 0; p < steps; p += LANES) {
       __m512i x[LANES];
-      i64 some = least(LANES, steps - p);
+      i64 some = least(LANES, steps - p), soon = (p + 2 * LANES) * (kind ? 2 : 1);
+      for (int k = 0; k < LANES; k++) {
+        __builtin_prefetch(plus(from, (c + k) * row + soon, from_kind));
+        if (kind && !from_kind) __builtin_prefetch(plus(from, (c + k) * row + soon + LANES, from_kind));
+      }
 #pragma GCC unroll 16
       for (int k = 0; k < LANES; k++)
         x[k] = c + k < n ? units_at(from, (c + k) * row + p * (kind ? 2 : 1), some, from_kind, kind)
@@ -196,8 +208,8 @@ INLINE void packed_transposed(u32 *panel, i64 vectors, const void *from, i64 row
     }
 }
 
-static __attribute__((noinline)) void pack_transposed(u32 *panel, i64 vectors, const void *from, i64 row, i64 n,
-                                                      i64 steps, int from_kind, int kind) {
+APART void pack_transposed(u32 *panel, i64 vectors, const void *from, i64 row, i64 n, i64 steps, int from_kind,
+                           int kind) {
   if (!kind) packed_transposed(panel, vectors, from, row, n, steps, 0, 0);
   else if (from_kind) packed_transposed(panel, vectors, from, row, n, steps, 1, 1);
   else packed_transposed(panel, vectors, from, row, n, steps, 0, 1);
@@ -226,8 +238,7 @@ INLINE void packed_step(u32 *to, const void *from, i64 row, i64 n, i64 rows, int
   }
 }
 
-static __attribute__((noinline)) void pack_step(u32 *to, const void *from, i64 row, i64 n, i64 rows, int from_kind,
-                                                int kind) {
+APART void pack_step(u32 *to, const void *from, i64 row, i64 n, i64 rows, int from_kind, int kind) {
   if (!kind) packed_step(to, from, row, n, rows, 0, 0);
   else if (from_kind) packed_step(to, from, row, n, rows, 1, 1);
   else packed_step(to, from, row, n, rows, 0, 1);
