@@ -54,24 +54,28 @@ static void put_rows(void *to, i64 to_row, const float *from, i64 from_row, i64 
                      int kind) {
   for (i64 r = 0; r < rows; r++)
     for (i64 c = 0; c < n; c += LANES) {
-      __m512 x = _mm512_loadu_ps(from + r * from_row + c);
+      __m512 x = _mm512_load_ps(from + r * from_row + c);
       put(to, r * to_row + c, factors ? _mm512_mul_ps(x, _mm512_set1_ps(factors[r])) : x, first(n - c), kind);
     }
 }
 
-/* A row of n scores becomes powers of two, of which the largest is 1, with zeros behind them; their sum, and the
-   exponent's shift. A score that is not a number makes the sum none. */
-INLINE float powers(float *x, i64 n, float scale, float *shift, int kind) {
+/* Of a row of n scores, powers of two of which the largest is 1, with zeros behind them; their sum, and the exponent's
+   shift. A score that is not a number makes the sum none. */
+INLINE float powers_of(const float *x, i64 n, float scale, float *shift, void *to, i64 at, int kind) {
   __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
-  for (i64 c = 0; c < n; c += LANES) most = _mm512_mask_max_ps(most, first(n - c), most, _mm512_loadu_ps(x + c));
+  for (i64 c = 0; c < n; c += LANES) most = _mm512_mask_max_ps(most, first(n - c), most, _mm512_load_ps(x + c));
   __m512 by = _mm512_set1_ps(scale), less = _mm512_set1_ps(*shift = scale * _mm512_reduce_max_ps(most));
   for (i64 c = 0; c < n; c += LANES) {
-    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(x + c), by, less), kind);
+    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_load_ps(x + c), by, less), kind);
     p = _mm512_maskz_mov_ps(first(n - c), p);
-    _mm512_storeu_ps(x + c, p);
+    put(to, at + c, p, 0xffff, kind);
     total = _mm512_add_ps(total, p);
   }
   return _mm512_reduce_add_ps(total);
+}
+
+APART float powers(const float *x, i64 n, float scale, float *shift, void *to, i64 at, int kind) {
+  return kind ? powers_of(x, n, scale, shift, to, at, 1) : powers_of(x, n, scale, shift, to, at, 0);
 }
 
 /* logs (n): of each query the logarithm, to the base 2, of the sum of its exponentials. */
@@ -86,31 +90,36 @@ static void head_forward(const void *q, const void *k, const void *v, void *y, i
     float factors[TALL];
     times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, a->kind);
     for (i64 r = 0; r < TALL; r++) {
-      float shift, *x = scores + r * wide;
-      float sum = a->kind ? powers(x, n, a->scale, &shift, 1) : powers(x, n, a->scale, &shift, 0);
+      float shift, sum = powers(scores + r * wide, n, a->scale, &shift, shares, r * wide, a->kind);
       factors[r] = 1.0f / sum;
       logs[at + r] = shift + log2f(sum);
     }
-    put_rows(shares, wide, scores, wide, TALL, wide, 0, a->kind);
     times(shares, wide / unit, 1, values, steps, a->e, out, a->kind);
     put_rows((void *)plus(y, at * y_row, a->kind), y_row, out, padded(a->e), TALL, a->e, factors, a->kind);
   }
 }
 
-/* A row of scores becomes shares, and the gradient of shares that of the unscaled scores. */
-INLINE void score_gradients(float *scores, float *gradients, i64 n, float log, const Head *a, int kind) {
+/* Of a row of scores, the shares, and of their gradients, overwritten, those of the unscaled scores. */
+INLINE void slopes_of(float *scores, const float *gradients, float log, const Head *a, void *shares, void *slopes, i64 at,
+                      int kind) {
   __m512 by = _mm512_set1_ps(a->scale), less = _mm512_set1_ps(log), total = _mm512_setzero_ps();
-  for (i64 c = 0; c < n; c += LANES) {
-    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + c), by, less), kind);
-    p = _mm512_maskz_mov_ps(first(n - c), p);
-    _mm512_storeu_ps(scores + c, p);
-    total = _mm512_fmadd_ps(p, _mm512_loadu_ps(gradients + c), total);
+  for (i64 c = 0; c < a->n; c += LANES) {
+    __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_load_ps(scores + c), by, less), kind);
+    p = _mm512_maskz_mov_ps(first(a->n - c), p);
+    _mm512_store_ps(scores + c, p);
+    put(shares, at + c, p, 0xffff, kind);
+    total = _mm512_fmadd_ps(p, _mm512_load_ps(gradients + c), total);
   }
   __m512 along = _mm512_set1_ps(_mm512_reduce_add_ps(total)), scale = _mm512_set1_ps(a->scale / LOG2_E);
-  for (i64 c = 0; c < n; c += LANES) {
-    __m512 g = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(gradients + c), along), _mm512_loadu_ps(scores + c));
-    _mm512_storeu_ps(gradients + c, _mm512_mul_ps(g, scale));
+  for (i64 c = 0; c < a->n; c += LANES) {
+    __m512 g = _mm512_mul_ps(_mm512_sub_ps(_mm512_load_ps(gradients + c), along), _mm512_load_ps(scores + c));
+    put(slopes, at + c, _mm512_mul_ps(g, scale), 0xffff, kind);
   }
+}
+
+APART void slopes(float *scores, const float *gradients, float log, const Head *a, void *shares, void *slopes, i64 at) {
+  if (a->kind) slopes_of(scores, gradients, log, a, shares, slopes, at, 1);
+  else slopes_of(scores, gradients, log, a, shares, slopes, at, 0);
 }
 
 /* The transpose of a matrix (n, n), rows of `wide` numbers, times e columns, to rows that are a->row apart. */
@@ -137,23 +146,18 @@ static void head_backward(const void *q, const void *k, const void *v, const voi
   u32 *outputs = as_rows(queries + steps * padded(a->e), dy, a, y_row);
   float *scores = (float *)(outputs + steps * padded(a->e)), *gradients = scores + TALL * wide;
   float *out = gradients + TALL * wide;
-  void *shares = out + TALL * padded(a->e), *slopes = (u32 *)shares + n * wide / unit;
+  void *shares = out + TALL * padded(a->e), *changes = (u32 *)shares + n * wide / unit;
   for (i64 row = 0; row < n; row += TALL) {
     i64 at = least(row, n - TALL);
     times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, a->kind);
     times(plus(dy, at * y_row, a->kind), y_row / unit, 1, values, deep, n, gradients, a->kind);
-    for (i64 r = 0; r < TALL; r++) {
-      float *x = scores + r * wide, *g = gradients + r * wide;
-      a->kind ? score_gradients(x, g, n, logs[at + r], a, 1) : score_gradients(x, g, n, logs[at + r], a, 0);
-    }
-    put_rows((void *)plus(shares, at * wide, a->kind), wide, scores, wide, TALL, wide, 0, a->kind);
-    void *here = (void *)plus(slopes, at * wide, a->kind);
-    put_rows(here, wide, gradients, wide, TALL, wide, 0, a->kind);
-    times(here, wide / unit, 1, key_rows, steps, a->e, out, a->kind);
+    for (i64 r = 0; r < TALL; r++)
+      slopes(scores + r * wide, gradients + r * wide, logs[at + r], a, shares, changes, (at + r) * wide);
+    times(plus(changes, at * wide, a->kind), wide / unit, 1, key_rows, steps, a->e, out, a->kind);
     put_rows((void *)plus(dq, at * a->row, a->kind), a->row, out, padded(a->e), TALL, a->e, 0, a->kind);
   }
-  u32 *rest = (u32 *)slopes + n * wide / unit;
-  times_transposed(slopes, wide, queries, dk, a, rest);
+  u32 *rest = (u32 *)changes + n * wide / unit;
+  times_transposed(changes, wide, queries, dk, a, rest);
   times_transposed(shares, wide, outputs, dv, a, rest);
 }
 

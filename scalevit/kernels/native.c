@@ -59,33 +59,41 @@ void bias_gelu_backward(const void *dy, const void *h, const float *bias, void *
 
 /* ------------------------------------------------------------------------- LayerNorm in a residual block */
 
-/* So many rows of n numbers, padded, all zero; to be freed. */
+/* Vectors that are summed beside each other, since one addition waits for the last. */
+enum { BESIDE = 4 };
+
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), may_alias));
+
+/* Numbers in so many whole groups of vectors. */
+static inline i64 grouped(i64 n) { return (n + BESIDE * LANES - 1) / (BESIDE * LANES) * (BESIDE * LANES); }
+
+/* So many rows of n numbers, in whole groups, all zero; to be freed. */
 static inline float *rows_of(int rows, i64 n) {
-  size_t size = rows * padded(n) * sizeof(float);
+  size_t size = rows * grouped(n) * sizeof(float);
   float *room = aligned_alloc(64, size);
   return memset(room, 0, size);
 }
 
-/* Of rows that are padded, so that vectors have no rest. */
-static inline float sum_of(const float *x, i64 n) {
-  float total = 0;
+static inline float total_of(const Vector sums[BESIDE]) {
+  float lanes[LANES] ALIGNED, total = 0;
+  *(Vector *)lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
 #pragma omp simd reduction(+ : total)
-  for (i64 k = 0; k < padded(n); k++) total += x[k];
+  for (int k = 0; k < LANES; k++) total += lanes[k];
   return total;
+}
+
+static inline float sum_of(const float *x, i64 n) {
+  Vector sums[BESIDE] = {{0}};
+  for (i64 k = 0; k < grouped(n); k += BESIDE * LANES)
+    for (int j = 0; j < BESIDE; j++) sums[j] += *(const Vector *)(x + k + j * LANES);
+  return total_of(sums);
 }
 
 static inline float dot_of(const float *x, const float *y, i64 n) {
-  float total = 0;
-#pragma omp simd reduction(+ : total)
-  for (i64 k = 0; k < padded(n); k++) total += x[k] * y[k];
-  return total;
-}
-
-static inline float largest_of(const float *x, i64 n) {
-  float most = x[0];
-#pragma omp simd reduction(max : most)
-  for (i64 k = 0; k < padded(n); k++) most = x[k] > most ? x[k] : most;
-  return most;
+  Vector sums[BESIDE] = {{0}};
+  for (i64 k = 0; k < grouped(n); k += BESIDE * LANES)
+    for (int j = 0; j < BESIDE; j++) sums[j] += *(const Vector *)(x + k + j * LANES) * *(const Vector *)(y + k + j * LANES);
+  return total_of(sums);
 }
 
 /* stream = x + branch (x alone without a branch, and then nothing is written); y = its norm. */
@@ -94,7 +102,7 @@ void norm_forward(const void *x, int x_kind, const void *branch, int branch_kind
                   int threads) {
 #pragma omp parallel num_threads(threads)
   {
-    float *v = rows_of(2, d), *added = v + padded(d);
+    float *v = rows_of(2, d), *added = v + grouped(d);
 #pragma omp for schedule(static)
     for (i64 row = 0; row < rows; row++) {
       i64 soon = row + AHEAD < rows ? (row + AHEAD) * d : row * d;
@@ -130,7 +138,7 @@ void norm_backward(const void *dy, int y_kind, const void *ds, const void *strea
   i64 blocks = (rows + ROWS - 1) / ROWS;
 #pragma omp parallel num_threads(threads)
   {
-    float *v = rows_of(3, d), *g = v + padded(d), *s = g + padded(d);
+    float *v = rows_of(3, d), *g = v + grouped(d), *s = g + grouped(d);
 #pragma omp for schedule(static)
     for (i64 block = 0; block < blocks; block++) {
       i64 first = block * ROWS, last = first + ROWS < rows ? first + ROWS : rows;

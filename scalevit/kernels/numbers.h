@@ -4,6 +4,9 @@
 #ifndef NUMBERS_H
 #define NUMBERS_H
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -20,10 +23,6 @@ typedef int64_t i64;
 static inline float from_bits(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
 static inline uint32_t to_bits(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
 static inline float wide(uint16_t half) { return from_bits((uint32_t)half << 16); }
-
-/* Whether these are the bits of neither infinity nor NaN: compilers may think of a number as finite (native.py),
-   but not of its bits. */
-static inline int is_finite(uint32_t bits) { return (bits & 0x7f800000) != 0x7f800000; }
 
 /* To the nearest bf16, ties to even; NaN stays NaN. */
 static inline uint16_t narrow(float x) {
@@ -53,7 +52,12 @@ static inline void load(float *restrict to, const void *from, i64 at, i64 n, int
 static inline void store(void *to, const float *restrict from, i64 at, i64 n, int kind) {
   if (kind) {
     uint16_t *half = (uint16_t *)plus(to, at, 1);
-    for (i64 k = 0; k < n; k++) half[k] = narrow(from[k]);
+    i64 k = 0;
+#ifdef __AVX512BF16__
+    for (; k + LANES <= n; k += LANES)
+      _mm256_storeu_si256((void *)(half + k), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + k)));
+#endif
+    for (; k < n; k++) half[k] = narrow(from[k]);
   } else
     memcpy((void *)plus(to, at, 0), from, n * sizeof(float));
 }

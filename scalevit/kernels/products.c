@@ -12,7 +12,7 @@ int multiplies(int kind) { return kind ? MULTIPLIES_BF16 : MULTIPLIES_FP32; }
 
 /* Bytes of the left factor that stay in the second cache while all panels go by; bytes that one part of a weights'
    gradient may take there; columns of its left factor in one piece, a multiple of TALL. */
-enum { LEFT = 1 << 18, FACTORS = 1 << 19, CHUNK = 96 };
+enum { LEFT = 1 << 18, FACTORS = 1 << 20, CHUNK = 96 };
 
 /* ------------------------------------------------------------------------- y = x w + bias, or GELU's part in it */
 
