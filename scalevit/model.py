@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from scalevit.attention import attend
 from scalevit.config import Model, Preprocessing
 from scalevit.kernels import native, usable
-from scalevit.kernels.attention_native import SelfAttention
+from scalevit.kernels.attention_native import self_attention
 from scalevit.kernels.gelu import bias_gelu
 from scalevit.kernels.linear import linear, mlp, multiplies
 from scalevit.kernels.norm import add_norm, norm
@@ -208,7 +208,7 @@ class Attention(nn.Module):
         b, n, d = x.shape
         qkv = self.qkv(x)
         if not self.qk_norm and native.multiplies(qkv, qkv.dtype, n, d // self.heads):
-            return self.proj(SelfAttention.apply(qkv, self.heads))
+            return self.proj(self_attention(qkv, self.heads))
         q, k, v = qkv.view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         y = attend(self.q_norm(q), self.k_norm(k), v)
         return self.proj(y.transpose(1, 2).reshape(b, n, d))

@@ -6,11 +6,20 @@
 
 #if MULTIPLIES_FP32
 
-/* One head of one image in a tensor (b, n, parts, h, e): its rows are `row` numbers apart. */
-typedef struct { i64 n, e, row; float scale; int kind; } Head;
+/* The heads of qkv (b, n, 3, h, e), whose rows are `row` numbers apart; d = h e. */
+typedef struct { i64 n, h, e, d, row; float scale; int kind; } Heads;
+
+static Heads heads_of(i64 n, i64 h, i64 e, int kind) {
+  return (Heads){n, h, e, h * e, 3 * h * e, LOG2_E / sqrtf(e), kind};
+}
+
+/* Where a head of an image begins in a tensor with rows of so many numbers. */
+static const void *head_in(const void *tensor, i64 each, i64 row, const Heads *a) {
+  return plus(tensor, each / a->h * a->n * row + each % a->h * a->e, a->kind);
+}
 
 /* Of one tensor, e numbers of every token: as columns, for products that sum over e; or as rows, over tokens. */
-static u32 *as_columns(u32 *panels, const void *from, const Head *a, i64 row) {
+static u32 *as_columns(u32 *panels, const void *from, const Heads *a, i64 row) {
   i64 steps = steps_of(a->e, a->kind);
   for (i64 j = 0; j < panels_of(a->n); j++) {
     i64 start = start_of(a->n, j), width = start_of(a->n, j + 1) - start;
@@ -20,7 +29,7 @@ static u32 *as_columns(u32 *panels, const void *from, const Head *a, i64 row) {
   return panels;
 }
 
-static u32 *as_rows(u32 *panels, const void *from, const Head *a, i64 row) {
+static u32 *as_rows(u32 *panels, const void *from, const Heads *a, i64 row) {
   i64 steps = steps_of(a->n, a->kind);
   for (i64 p = 0; p < steps; p++) pack_steps(panels, steps, p, from, row, a->e, a->n, a->kind, a->kind);
   return panels;
@@ -79,28 +88,28 @@ APART float powers(const float *x, i64 n, float scale, float *shift, void *to, i
 }
 
 /* logs (n): of each query the logarithm, to the base 2, of the sum of its exponentials. */
-static void head_forward(const void *q, const void *k, const void *v, void *y, i64 y_row, float *logs, const Head *a,
-                         u32 *room) {
-  i64 n = a->n, wide = padded(n), steps = steps_of(a->n, a->kind), deep = steps_of(a->e, a->kind);
+static void head_forward(const void *q, void *y, float *logs, const Heads *a, u32 *room) {
+  const void *k = plus(q, a->d, a->kind), *v = plus(k, a->d, a->kind);
+  i64 n = a->n, wide = padded(n), steps = steps_of(n, a->kind), deep = steps_of(a->e, a->kind), unit = a->kind ? 2 : 1;
   u32 *keys = as_columns(room, k, a, a->row), *values = as_rows(keys + deep * wide, v, a, a->row);
   float *scores = (float *)(values + steps * padded(a->e)), *out = scores + TALL * wide;
   void *shares = out + TALL * padded(a->e);
   for (i64 row = 0; row < n; row += TALL) {
-    i64 at = least(row, n - TALL), unit = a->kind ? 2 : 1;
+    i64 at = least(row, n - TALL);
     float factors[TALL];
     times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, a->kind);
     for (i64 r = 0; r < TALL; r++) {
       float shift, sum = powers(scores + r * wide, n, a->scale, &shift, shares, r * wide, a->kind);
       factors[r] = 1.0f / sum;
-      logs[at + r] = shift + log2f(sum);
+      if (logs) logs[at + r] = shift + log2f(sum);
     }
     times(shares, wide / unit, 1, values, steps, a->e, out, a->kind);
-    put_rows((void *)plus(y, at * y_row, a->kind), y_row, out, padded(a->e), TALL, a->e, factors, a->kind);
+    put_rows((void *)plus(y, at * a->d, a->kind), a->d, out, padded(a->e), TALL, a->e, factors, a->kind);
   }
 }
 
 /* Of a row of scores, the shares, and of their gradients, overwritten, those of the unscaled scores. */
-INLINE void slopes_of(float *scores, const float *gradients, float log, const Head *a, void *shares, void *slopes, i64 at,
+INLINE void slopes_of(float *scores, const float *gradients, float log, const Heads *a, void *shares, void *slopes, i64 at,
                       int kind) {
   __m512 by = _mm512_set1_ps(a->scale), less = _mm512_set1_ps(log), total = _mm512_setzero_ps();
   for (i64 c = 0; c < a->n; c += LANES) {
@@ -117,13 +126,13 @@ INLINE void slopes_of(float *scores, const float *gradients, float log, const He
   }
 }
 
-APART void slopes(float *scores, const float *gradients, float log, const Head *a, void *shares, void *slopes, i64 at) {
+APART void slopes(float *scores, const float *gradients, float log, const Heads *a, void *shares, void *slopes, i64 at) {
   if (a->kind) slopes_of(scores, gradients, log, a, shares, slopes, at, 1);
   else slopes_of(scores, gradients, log, a, shares, slopes, at, 0);
 }
 
 /* The transpose of a matrix (n, n), rows of `wide` numbers, times e columns, to rows that are a->row apart. */
-static void times_transposed(const void *matrix, i64 wide, const u32 *panels, void *to, const Head *a, u32 *room) {
+static void times_transposed(const void *matrix, i64 wide, const u32 *panels, void *to, const Heads *a, u32 *room) {
   i64 steps = steps_of(a->n, a->kind), apart = wide + LANES; /* so that steps do not meet in one set of the cache */
   float *out = (float *)room;
   u32 *units = room + TALL * padded(a->e);
@@ -137,20 +146,21 @@ static void times_transposed(const void *matrix, i64 wide, const u32 *panels, vo
   }
 }
 
-static void head_backward(const void *q, const void *k, const void *v, const void *dy, i64 y_row, const float *logs,
-                          void *dq, void *dk, void *dv, const Head *a, u32 *room) {
+static void head_backward(const void *q, const void *dy, const float *logs, void *dq, const Heads *a, u32 *room) {
+  const void *k = plus(q, a->d, a->kind), *v = plus(k, a->d, a->kind);
+  void *dk = (void *)plus(dq, a->d, a->kind), *dv = (void *)plus(dk, a->d, a->kind);
   i64 n = a->n, wide = padded(n), steps = steps_of(n, a->kind), deep = steps_of(a->e, a->kind), unit = a->kind ? 2 : 1;
   u32 *keys = as_columns(room, k, a, a->row), *values = as_columns(keys + deep * wide, v, a, a->row);
   u32 *key_rows = as_rows(values + deep * wide, k, a, a->row);
   u32 *queries = as_rows(key_rows + steps * padded(a->e), q, a, a->row);
-  u32 *outputs = as_rows(queries + steps * padded(a->e), dy, a, y_row);
+  u32 *outputs = as_rows(queries + steps * padded(a->e), dy, a, a->d);
   float *scores = (float *)(outputs + steps * padded(a->e)), *gradients = scores + TALL * wide;
   float *out = gradients + TALL * wide;
   void *shares = out + TALL * padded(a->e), *changes = (u32 *)shares + n * wide / unit;
   for (i64 row = 0; row < n; row += TALL) {
     i64 at = least(row, n - TALL);
     times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, a->kind);
-    times(plus(dy, at * y_row, a->kind), y_row / unit, 1, values, deep, n, gradients, a->kind);
+    times(plus(dy, at * a->d, a->kind), a->d / unit, 1, values, deep, n, gradients, a->kind);
     for (i64 r = 0; r < TALL; r++)
       slopes(scores + r * wide, gradients + r * wide, logs[at + r], a, shares, changes, (at + r) * wide);
     times(plus(changes, at * wide, a->kind), wide / unit, 1, key_rows, steps, a->e, out, a->kind);
@@ -167,28 +177,24 @@ static i64 room_of(i64 n, i64 e) {
   return 2 * e * wide + 3 * n * deep + 2 * TALL * (wide + deep) + 2 * n * wide + n * (wide + LANES) + LANES;
 }
 
-/* Ask for e numbers of every token, of the next head while this one is computed: they are short pieces of long rows,
-   which the processor does not see coming. */
-static void await_head(const void *from, i64 row, const Head *a) {
+/* Ask for the next head while this one is computed: its rows are short pieces of long ones, which the processor does not
+   see coming. */
+static void await_head(const void *from, i64 row, i64 parts, const Heads *a) {
   for (i64 r = 0; r < a->n; r++)
-    for (i64 c = 0; c < a->e; c += 64 >> (2 - a->kind)) __builtin_prefetch(plus(from, r * row + c, a->kind), 0, 2);
+    for (i64 part = 0; part < parts; part++) await_read(from, r * row + part * a->d, a->e, a->kind);
 }
 
-/* qkv (b, n, 3, h, e) to y (b, n, h, e) and logs (b, h, n); n ≥ TALL, e even. */
+/* qkv (b, n, 3, h, e) to y (b, n, h, e) and, for a backward pass, logs (b, h, n); n ≥ TALL, e even. */
 void attention_forward(const void *qkv, void *y, float *logs, i64 b, i64 n, i64 h, i64 e, int kind, int threads) {
-  Head a = {n, e, 3 * h * e, LOG2_E / sqrtf(e), kind};
+  Heads a = heads_of(n, h, e, kind);
 #pragma omp parallel num_threads(threads)
   {
     u32 *room = room_for(room_of(n, e));
 #pragma omp for schedule(static)
     for (i64 each = 0; each < b * h; each++) {
-      i64 place = each / h * n * h * e, head = each % h * e, d = h * e;
-      const void *q = plus(qkv, 3 * place + head, kind);
-      i64 next = (each + 1) / h * n * h * e * 3 + (each + 1) % h * e;
-      if (each + 1 < b * h)
-        for (int part = 0; part < 3; part++) await_head(plus(qkv, next + part * d, kind), a.row, &a);
-      head_forward(q, plus(q, d, kind), plus(q, 2 * d, kind), (void *)plus(y, place + head, kind), d, logs + each * n, &a,
-                   room);
+      const void *q = head_in(qkv, each, a.row, &a);
+      if (each + 1 < b * h) await_head(head_in(qkv, each + 1, a.row, &a), a.row, 3, &a);
+      head_forward(q, (void *)head_in(y, each, a.d, &a), logs ? logs + each * n : 0, &a, room);
     }
     free(room);
   }
@@ -197,22 +203,18 @@ void attention_forward(const void *qkv, void *y, float *logs, i64 b, i64 n, i64 
 /* The gradient of qkv. */
 void attention_backward(const void *qkv, const void *dy, const float *logs, void *gradient, i64 b, i64 n, i64 h, i64 e,
                         int kind, int threads) {
-  Head a = {n, e, 3 * h * e, LOG2_E / sqrtf(e), kind};
+  Heads a = heads_of(n, h, e, kind);
 #pragma omp parallel num_threads(threads)
   {
     u32 *room = room_for(room_of(n, e));
 #pragma omp for schedule(static)
     for (i64 each = 0; each < b * h; each++) {
-      i64 place = each / h * n * h * e, head = each % h * e, d = h * e;
-      const void *q = plus(qkv, 3 * place + head, kind);
-      void *dq = (void *)plus(gradient, 3 * place + head, kind);
-      i64 next = (each + 1) / h * n * h * e * 3 + (each + 1) % h * e;
+      const void *q = head_in(qkv, each, a.row, &a), *g = head_in(dy, each, a.d, &a);
       if (each + 1 < b * h) {
-        for (int part = 0; part < 3; part++) await_head(plus(qkv, next + part * d, kind), a.row, &a);
-        await_head(plus(dy, (each + 1) / h * n * h * e + (each + 1) % h * e, kind), d, &a);
-        }
-      head_backward(q, plus(q, d, kind), plus(q, 2 * d, kind), plus(dy, place + head, kind), d, logs + each * n, dq,
-                    (void *)plus(dq, d, kind), (void *)plus(dq, 2 * d, kind), &a, room);
+        await_head(head_in(qkv, each + 1, a.row, &a), a.row, 3, &a);
+        await_head(head_in(dy, each + 1, a.d, &a), a.d, 1, &a);
+      }
+      head_backward(q, g, logs + each * n, (void *)head_in(gradient, each, a.row, &a), &a, room);
     }
     free(room);
   }

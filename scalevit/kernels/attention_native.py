@@ -11,22 +11,28 @@ from torch import Tensor
 from scalevit.kernels import native
 
 
-class SelfAttention(torch.autograd.Function):
+def self_attention(qkv: Tensor, heads: int) -> Tensor:
     """Of qkv (b, n, 3 · h · e) to (b, n, h · e)."""
+    return SelfAttention.apply(qkv, heads, torch.is_grad_enabled())
+
+
+class SelfAttention(torch.autograd.Function):
+    """`keeps`: whether a backward pass may follow."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, heads: int, keeps: bool) -> Tensor:
         b, n, d = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-        qkv, y, logs = qkv.contiguous(), qkv.new_empty(b, n, d), torch.empty(b, heads, n)
+        qkv, y = qkv.contiguous(), qkv.new_empty(b, n, d)
+        logs = torch.empty(b, heads, n) if keeps else None
         native.call("attention_forward", qkv, y, logs, b, n, heads, d // heads, qkv.dtype)
         ctx.save_for_backward(qkv, logs)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         (qkv, logs), gradient = ctx.saved_tensors, torch.empty_like(ctx.saved_tensors[0])
         b, heads, n = logs.shape
         e = qkv.shape[2] // (3 * heads)
         native.call("attention_backward", qkv, dy.contiguous(), logs, gradient, b, n, heads, e, qkv.dtype)
-        return gradient, None
+        return gradient, None, None

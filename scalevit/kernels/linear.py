@@ -32,7 +32,8 @@ def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
     sums. The twin is `model.Mlp` without kernels: fp32 agrees within 1e-5, bf16 within its rounding."""
     from scalevit.kernels.linear_native import Mlp
 
-    return Mlp.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, computes_in(x))
+    keeps = torch.is_grad_enabled()
+    return Mlp.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, computes_in(x), keeps)
 
 
 def _multiplies(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -34,11 +34,11 @@ class Linear(torch.autograd.Function):
 class Mlp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dtype: torch.dtype
+        ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dtype: torch.dtype, keeps: bool
     ) -> Tensor:
         ctx.dtype, ctx.biases = x.dtype, (b1.dtype, b2.dtype)
         x, w1, w2 = x.to(dtype).contiguous(), w1.contiguous(), w2.contiguous()
-        h = x.new_empty(*x.shape[:-1], len(w1)) if any(ctx.needs_input_grad) else None
+        h = x.new_empty(*x.shape[:-1], len(w1)) if keeps else None
         a = _product(x, w1, b1, GELU, h)
         ctx.save_for_backward(x, h, a, w1, w2)
         return _product(a, w2, b2)
@@ -50,11 +50,10 @@ class Mlp(torch.autograd.Function):
         dh = _input_gradient(dy, w2, GELU_GRADIENT, h)
         dx = _input_gradient(dh, w1).to(ctx.dtype) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[1:]):
-            return dx, None, None, None, None, None
+            return dx, None, None, None, None, None, None
         first, second = ctx.biases
-        return (
-            dx, *_weight_gradients(dh, x, w1.dtype, first), *_weight_gradients(dy, a, w2.dtype, second), None
-        )  # fmt: skip
+        outer, inner = _weight_gradients(dy, a, w2.dtype, second), _weight_gradients(dh, x, w1.dtype, first)
+        return dx, *inner, *outer, None, None
 
 
 def _product(
@@ -63,9 +62,8 @@ def _product(
     """x (…, i) times the transpose of weight (o, i), plus bias (o). GELU is taken of `inner` (…, o)."""
     o, i = weight.shape
     y, wide = x.new_empty(*x.shape[:-1], o), None if bias is None else bias.float()
-    native.call(
-        "product", x, weight, weight.dtype, wide, y, inner, x.numel() // i, i, o, 1, how, x.dtype
-    )  # fmt: skip
+    rows = x.numel() // i
+    native.call("product", x, weight, weight.dtype, wide, y, inner, rows, i, o, 1, how, x.dtype)
     return y
 
 
@@ -73,7 +71,8 @@ def _input_gradient(dy: Tensor, weight: Tensor, how: int = PLAIN, inner: Tensor 
     """dy (…, o) times weight (o, i); with `inner` (…, i), times GELU's derivative there."""
     o, i = weight.shape
     dx = dy.new_empty(*dy.shape[:-1], i)
-    native.call("product", dy, weight, weight.dtype, None, dx, inner, dy.numel() // o, o, i, 0, how, dy.dtype)
+    rows = dy.numel() // o
+    native.call("product", dy, weight, weight.dtype, None, dx, inner, rows, o, i, 0, how, dy.dtype)
     return dx
 
 
