@@ -17,11 +17,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from scalevit import config
 from scalevit.allocator import keep_freed
+from scalevit.attention import attend
 from scalevit.bench.models import CASES, CLASSES, Job, our_step
+from scalevit.kernels import native
+from scalevit.kernels.attention_native import self_attention
+from scalevit.kernels.linear import linear
 from scalevit.model import ViT
 
 CPU = torch.device("cpu")
@@ -40,26 +44,42 @@ def milliseconds(work: Callable[[], object], rounds: int) -> float:
 def products(job: Job, rounds: int) -> dict[str, float]:
     """Milliseconds of one step's products in all blocks, by kind."""
     s, tokens = job.shape, job.shape.tokens(job.case.image)
-    draw, depth = partial(torch.randn, dtype=torch.bfloat16), s.depth
+    half, depth = partial(torch.randn, dtype=torch.bfloat16), s.depth
     found = dict.fromkeys(("forward", "inputs' gradients", "weights' gradients", "attention"), 0.0)
-    for inputs, outputs in ((s.width, 3 * s.width), (s.width, s.width), (s.width, s.mlp), (s.mlp, s.width)):
-        x, w, g = draw(job.batch * tokens, inputs), draw(outputs, inputs), draw(job.batch * tokens, outputs)
-        found["forward"] += depth * milliseconds(partial(F.linear, x, w), rounds)
-        found["inputs' gradients"] += depth * milliseconds(partial(torch.mm, g, w), rounds)
-        found["weights' gradients"] += depth * milliseconds(partial(torch.mm, g.t(), x), rounds)
-    q, a = draw(job.batch * s.heads, tokens, s.width // s.heads), draw(job.batch * s.heads, tokens, tokens)
-    for left, right in ((q, q.mT), (a, q), (q, q.mT), (a.mT, q), (a, q), (a.mT, q)):
-        found["attention"] += depth * milliseconds(partial(torch.bmm, left, right), rounds)
+    for i, o in ((s.width, 3 * s.width), (s.width, s.width), (s.width, s.mlp), (s.mlp, s.width)):
+        x, w, g = half(job.batch * tokens, i), torch.randn(o, i), half(job.batch * tokens, o)
+        found["forward"] += depth * milliseconds(partial(once, x, w), rounds)
+        for name, wanted in (("inputs' gradients", x), ("weights' gradients", w)):
+            wanted.requires_grad_()
+            y = once(x, w)
+            found[name] += depth * milliseconds(partial(y.backward, g, retain_graph=True), rounds)
+            wanted.requires_grad_(False)
+    qkv = half(job.batch, tokens, 3 * s.width, requires_grad=True)
+    found["attention"] = depth * milliseconds(partial(attention, qkv, s.heads), rounds)
     return found
 
 
+def once(x: Tensor, w: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return linear(x, w, None)
+
+
+def attention(qkv: Tensor, heads: int) -> None:
+    """Forward and backward."""
+    b, n, d = qkv.shape
+    if native.multiplies(qkv, qkv.dtype, n, d // (3 * heads)):
+        y = self_attention(qkv, heads)
+    else:
+        q, k, v = qkv.view(b, n, 3, heads, d // (3 * heads)).permute(2, 0, 3, 1, 4)
+        y = attend(q, k, v)
+    y.backward(y.detach())
+
+
 def gigabytes(job: Job) -> float:
-    """Read and written between the products of one step, the stream in fp32 and all else in bf16: norms,
-    heads, softmax, residuals, GELU, and backwards the same with sums for the biases."""
+    """Read and written between the products of one step, the stream in fp32 and all else in bf16: norms and
+    residuals, what GELU was taken of, and backwards the same with a rounded copy of the stream's gradient."""
     s, tokens = job.shape, job.shape.tokens(job.case.image)
-    d, m, scores = s.width, s.mlp, s.heads * tokens
-    forward = 2 * (6 * d) + 8 * d + 4 * scores + 2 * (10 * d) + 4 * m
-    backward = 8 * m + 2 * (16 * d) + 6 * scores + 12 * d + (10 * d + 2 * m)
+    forward, backward = 28 * s.width + 2 * s.mlp, 36 * s.width + 2 * s.mlp
     return job.batch * tokens * s.depth * (forward + backward) / 1e9
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from scalevit.data import decode, transforms
 from scalevit.data.hashing import key
 from scalevit.kernels import native
+from scalevit.kernels.linear import linear
 from scalevit.shapes import shape
 
 #: Optional packages, what they bring, and the extra that installs them.
@@ -77,7 +78,7 @@ def advice(facts: dict[str, Any]) -> list[str]:
         if not there:
             found.append(f'no {name}: pip install "scalevit[{extra}]" brings {brings}')
     if facts["device"] == "cpu" and not facts["native_kernels"]:
-        found.append("no native kernels: a C compiler (gcc or clang) lets a CPU train a fifth faster in bf16")
+        found.append("no native kernels: with a C compiler (gcc or clang) a CPU trains faster")
     if facts["compile_fails"]:
         found.append(f"train.compile=true does not work here: {facts['compile_fails']}")
     return found
@@ -102,10 +103,10 @@ def matmul_gflops(dtype: torch.dtype, device: torch.device) -> float:
     s = shape("S/16")
     tokens = 16 * s.tokens(224)
     left = torch.randn(tokens, s.width, device=device, dtype=dtype)
-    right = torch.randn(s.width, s.mlp, device=device, dtype=dtype)
+    weight = torch.randn(s.mlp, s.width, device=device, dtype=dtype)
 
     def work() -> None:
-        _ = left @ right
+        linear(left, weight, None)
         wait(device)
 
     return 2 * tokens * s.width * s.mlp / seconds(work, most=0.5) / 1e9

@@ -25,7 +25,7 @@ from scalevit.config import Model, Preprocessing
 from scalevit.kernels import native, usable
 from scalevit.kernels.attention_native import self_attention
 from scalevit.kernels.gelu import bias_gelu
-from scalevit.kernels.linear import linear, mlp, multiplies
+from scalevit.kernels.linear import linear, mlp
 from scalevit.kernels.norm import add_norm, norm
 from scalevit.layout import View, plain, transposed
 
@@ -154,6 +154,11 @@ class Linear(nn.Linear):
         return linear(x, self.weight, None)
 
 
+def _watched(layer: nn.Module) -> bool:
+    """Whether somebody's hooks want the layer itself to be called."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+
+
 class Mlp(nn.Module):
     def __init__(self, width: int, hidden: int, gelu: str) -> None:
         super().__init__()
@@ -161,9 +166,12 @@ class Mlp(nn.Module):
         self.gelu = GELUS[gelu]
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        if self.gelu is tanh_gelu and multiplies(x, self.fc1, self.fc2):
-            return mlp(x, self.fc1, self.fc2)
-        if self.gelu is tanh_gelu and (usable(x) or native.usable(x)):
+        fused = self.gelu is tanh_gelu and isinstance(self.fc1, Linear) and not _watched(self.fc1)
+        if fused and type(self.fc1) is type(self.fc2) is Linear and not _watched(self.fc2):
+            y = mlp(x, self.fc1, self.fc2)
+            if y is not None:
+                return y
+        if fused and (usable(x) or native.usable(x)):
             return self.fc2(bias_gelu(self.fc1.product(x), self.fc1.bias))
         return self.fc2(self.gelu(self.fc1(x)))
 

@@ -35,26 +35,12 @@ static u32 *as_rows(u32 *panels, const void *from, const Heads *a, i64 row) {
   return panels;
 }
 
-INLINE void score_tile_of(const Factors *f, float *out, i64 row, int vectors, int kind) {
-  __m512 sum[TALL][BROAD];
-  multiply(sum, f, vectors, kind);
-#pragma GCC unroll 6
-  for (int r = 0; r < TALL; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) _mm512_store_ps(out + r * row + v * LANES, sum[r][v]);
-}
-
-APART void score_tile(const Factors *f, float *out, i64 row, int vectors, int kind) {
-#define SCORE_TILE(vectors, kind) score_tile_of(f, out, row, vectors, kind)
-  DISPATCH(vectors, kind, SCORE_TILE)
-}
-
 /* out (TALL, padded n) = rows of the left factor times all of the n columns in panels. */
 static void times(const void *left, i64 a_row, i64 a_step, const u32 *panels, i64 steps, i64 n, float *out, int kind) {
   for (i64 j = 0; j < panels_of(n); j++) {
     i64 start = start_of(n, j), width = start_of(n, j + 1) - start;
     Factors factors = {left, a_row, a_step, panels + start * steps, steps};
-    score_tile(&factors, out + start, padded(n), width / LANES, kind);
+    sum_tile(&factors, out + start, padded(n), width / LANES, kind);
   }
 }
 

@@ -1,5 +1,5 @@
-"""Self-attention on a CPU, from the joint projection and without a matrix of tokens by tokens in memory. Its twin
-is attention.py's."""
+"""Self-attention on a CPU, from the joint projection and without a matrix of tokens by tokens in memory; its
+twin is attention.py's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Linear layers, and an MLP's two with GELU between them, where our own products are faster than torch's.
 
-Weights of fp32 are rounded where they are read, and their gradients come back in fp32 as they were summed. Every
-dimension of x but the last counts as rows.
+Weights of fp32 are rounded where they are read, and their gradients come back in fp32 as they were summed.
+Every dimension of x but the last counts as rows.
 """
 
 from __future__ import annotations
@@ -22,14 +22,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def multiplies(x: Tensor, *layers: nn.Linear) -> bool:
-    """Whether products of x, and of what has as many rows, with these layers are computed here."""
-    return all(_multiplies(x, layer.weight, layer.bias) for layer in layers)
-
-
-def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
-    """fc2 of tanh GELU of fc1, where `multiplies` says so; GELU and its derivative are taken of the products'
-    sums. The twin is `model.Mlp` without kernels: fp32 agrees within 1e-5, bf16 within its rounding."""
+def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor | None:
+    """fc2 of tanh GELU of fc1, where GELU and its derivative are taken of the products' sums; None where that
+    is left to torch. The twin is `model.Mlp`: fp32 agrees within 1e-5, bf16 within its rounding."""
+    if not (_multiplies(x, fc1.weight, fc1.bias) and _multiplies(x, fc2.weight, fc2.bias)):
+        return None
     from scalevit.kernels.linear_native import Mlp
 
     keeps = torch.is_grad_enabled()
@@ -37,8 +34,10 @@ def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
 
 
 def _multiplies(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    if not native.usable(x):
+        return False
     dtype = computes_in(x)
-    for one in (weight, bias):
-        if one is not None and (type(one) not in (Tensor, nn.Parameter) or one.dtype not in (dtype, torch.float32)):
-            return False
-    return native.multiplies(x, dtype, x.numel() // x.shape[-1], *weight.shape)
+    factors = [weight] if bias is None else [weight, bias]
+    plain = all(type(one) in (Tensor, nn.Parameter) for one in factors)
+    fits = all(one.dtype in (dtype, torch.float32) for one in factors)
+    return plain and fits and native.multiplies(x, dtype, x.numel() // x.shape[-1], *weight.shape)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,9 @@ def usable(tensor: Tensor) -> bool:
 
 
 def multiplies(x: Tensor, dtype: torch.dtype, rows: int, *terms: int) -> bool:
-    """Whether to compute products in `dtype` natively that begin with x: of so many rows, with so many terms a
-    sum. bf16 takes two terms at once. What looks at torch's operations, as selective recomputing does, is to
-    find torch's."""
+    """Whether to compute products in `dtype` natively that begin with x: of so many rows, with so many terms
+    a sum. bf16 takes two terms at once. What looks at torch's operations, as selective recomputing does, is
+    to find torch's."""
     if rows < TALL or any(count % 2 for count in terms) or dtype not in KINDS or not usable(x):
         return False
     found = library()
@@ -132,7 +133,13 @@ def _folder() -> Path:
 def _fingerprint(compiler: str) -> str:
     """Of all that the library depends on; homes are shared by machines with different processors."""
     about = Path(compiler).stat()
-    parts = [*(file.read_text() for file in (*SOURCES, *HEADERS)), *FLAGS, compiler, str(about.st_size), str(about.st_mtime_ns)]
+    parts = [
+        *(file.read_text() for file in (*SOURCES, *HEADERS)),
+        *FLAGS,
+        compiler,
+        str(about.st_size),
+        str(about.st_mtime_ns),
+    ]
     parts += [torch.__version__, platform.machine(), _features()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -148,12 +155,18 @@ def _build(compiler: list[str], kept: Path) -> None:
     work with the same threads."""
     with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
         linked = Path(scratch) / "native.so"
-        compiled = [Path(scratch) / f"{source.stem}.o" for source in SOURCES]
+        objects = [Path(scratch) / f"{source.stem}.o" for source in SOURCES]
         ours = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
         openmp = [str(ours[0])] if ours else ["-fopenmp"]
-        for command in (
-            *([*compiler, *FLAGS, "-c", str(a), "-o", str(b)] for a, b in zip(SOURCES, compiled, strict=True)),
-            [*compiler, "-shared", *map(str, compiled), *openmp, "-lm", "-o", str(linked)],
-        ):
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        steps = [
+            [*compiler, *FLAGS, "-c", str(source), "-o", str(made)]
+            for source, made in zip(SOURCES, objects, strict=True)
+        ]
+        with ThreadPoolExecutor() as at_once:
+            list(at_once.map(_run, steps))
+        _run([*compiler, "-shared", *map(str, objects), *openmp, "-lm", "-o", str(linked)])
         linked.replace(kept)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)

@@ -35,32 +35,50 @@ INLINE __m512 gelu_slope(__m512 x, int kind) {
 /* Where results go, and what they are made with: TALL rows of `columns`, rows of n numbers. */
 typedef struct { void *y, *h; const float *bias; i64 n, columns; } Result;
 
-INLINE void finish(__m512 x, const Result *to, i64 at, i64 c, int how, int kind) {
-  __mmask16 some = first(to->columns - c);
+INLINE __m512 finished(__m512 x, const Result *to, i64 at, i64 c, __mmask16 some, int how, int kind) {
   if (to->bias) x = _mm512_add_ps(x, take(to->bias, c, some, 0));
   if (how == GELU) {
     if (to->h) put(to->h, at + c, x, some, kind);
     x = _mm512_mul_ps(x, gelu_shares(x, kind));
   }
   if (how == GELU_GRADIENT) x = _mm512_mul_ps(x, gelu_slope(take(to->h, at + c, some, kind), kind));
-  put(to->y, at + c, x, some, kind);
+  return x;
 }
 
-INLINE void result_tile_of(const Factors *f, const Result *to, int how, int vectors, int kind) {
+INLINE void finish_rows(const float *sums, const Result *to, int how, int kind) {
+  for (i64 r = 0; r < TALL; r++)
+    for (i64 c = 0; c < to->columns; c += LANES) {
+      __mmask16 some = first(to->columns - c);
+      __m512 x = finished(_mm512_load_ps(sums + r * PANEL + c), to, r * to->n, c, some, how, kind);
+      put(to->y, r * to->n + c, x, some, kind);
+    }
+}
+
+APART void finish_tile(const Factors *f, const Result *to, int how, int vectors, int kind) {
+  float sums[TALL * PANEL] ALIGNED;
+  sum_tile(f, sums, PANEL, vectors, kind);
+#define FINISH_ROWS(how) kind ? finish_rows(sums, to, how, 1) : finish_rows(sums, to, how, 0)
+  if (how == GELU) FINISH_ROWS(GELU);
+  else if (how == GELU_GRADIENT) FINISH_ROWS(GELU_GRADIENT);
+  else FINISH_ROWS(PLAIN);
+}
+
+/* Whole vectors with nothing but a bias go from registers to where they belong. */
+INLINE void plain_tile_of(const Factors *f, const Result *to, int vectors, int kind) {
   __m512 sum[TALL][BROAD];
   multiply(sum, f, vectors, kind);
 #pragma GCC unroll 6
   for (int r = 0; r < TALL; r++)
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) finish(sum[r][v], to, r * to->n, v * LANES, how, kind);
+    for (int v = 0; v < vectors; v++) {
+      __m512 x = finished(sum[r][v], to, 0, v * LANES, 0xffff, PLAIN, kind);
+      put(to->y, r * to->n + v * LANES, x, 0xffff, kind);
+    }
 }
 
-APART void result_tile(const Factors *f, const Result *to, int how, int vectors, int kind) {
-#define RESULT_TILE(vectors, kind)                                                \
-  if (how == GELU) result_tile_of(f, to, GELU, vectors, kind);                    \
-  else if (how == GELU_GRADIENT) result_tile_of(f, to, GELU_GRADIENT, vectors, kind); \
-  else result_tile_of(f, to, PLAIN, vectors, kind)
-  DISPATCH(vectors, kind, RESULT_TILE)
+APART void plain_tile(const Factors *f, const Result *to, int vectors, int kind) {
+#define PLAIN_TILE(vectors, kind) plain_tile_of(f, to, vectors, kind)
+  DISPATCH(vectors, kind, PLAIN_TILE)
 }
 
 /* Rows are short pieces of longer ones, which the processor does not see coming; a product is time enough. */
@@ -102,7 +120,8 @@ void product(const void *x, const void *w, int w_kind, const float *bias, void *
                        least(width, n - start)};
           await_result(&to, how, kind);
           if (j == 0) await_read(x, (at + TALL) * k, TALL * k, kind);
-          result_tile(&factors, &to, how, width / LANES, kind);
+          if (how == PLAIN && to.columns == width) plain_tile(&factors, &to, width / LANES, kind);
+          else finish_tile(&factors, &to, how, width / LANES, kind);
         }
       }
   }
@@ -111,22 +130,33 @@ void product(const void *x, const void *w, int w_kind, const float *bias, void *
 
 /* ------------------------------------------------------------------------- gradients of weights and biases */
 
-/* `tall` rows of sums, to or, as `more` says, on top of what is in dw, rows of n numbers. */
-INLINE void add_tile_of(const Factors *f, float *dw, i64 n, i64 tall, i64 columns, int more, int vectors, int kind) {
+/* `tall` rows of the product, to or, as `more` says, on top of what is in dw, rows of n numbers. */
+static void add_rows(const Factors *f, float *dw, i64 n, i64 tall, i64 columns, int more, int vectors, int kind) {
+  float sums[TALL * PANEL] ALIGNED;
+  sum_tile(f, sums, PANEL, vectors, kind);
+  for (i64 r = 0; r < tall; r++)
+    for (i64 c = 0; c < columns; c += LANES) {
+      __mmask16 some = first(columns - c);
+      __m512 x = _mm512_load_ps(sums + r * PANEL + c);
+      put(dw, r * n + c, more ? _mm512_add_ps(x, take(dw, r * n + c, some, 0)) : x, some, 0);
+    }
+}
+
+/* The same for TALL rows of whole vectors, from registers. */
+INLINE void add_tile_of(const Factors *f, float *dw, i64 n, int more, int vectors, int kind) {
   __m512 sum[TALL][BROAD];
   multiply(sum, f, vectors, kind);
 #pragma GCC unroll 6
   for (int r = 0; r < TALL; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) {
-      __mmask16 some = r < tall ? first(columns - v * LANES) : 0;
-      __m512 x = more ? _mm512_add_ps(sum[r][v], take(dw, r * n + v * LANES, some, 0)) : sum[r][v];
-      put(dw, r * n + v * LANES, x, some, 0);
+      float *to = dw + r * n + v * LANES;
+      _mm512_storeu_ps(to, more ? _mm512_add_ps(sum[r][v], _mm512_loadu_ps(to)) : sum[r][v]);
     }
 }
 
-APART void add_tile(const Factors *f, float *dw, i64 n, i64 tall, i64 columns, int more, int vectors, int kind) {
-#define ADD_TILE(vectors, kind) add_tile_of(f, dw, n, tall, columns, more, vectors, kind)
+APART void add_tile(const Factors *f, float *dw, i64 n, int more, int vectors, int kind) {
+#define ADD_TILE(vectors, kind) add_tile_of(f, dw, n, more, vectors, kind)
   DISPATCH(vectors, kind, ADD_TILE)
 }
 
@@ -175,7 +205,10 @@ void product_gradients(const void *g, const void *x, float *dw, float *db, i64 r
         i64 start = start_of(n, j), width = start_of(n, j + 1) - start, end = least(m, (piece + 1) * CHUNK);
         for (i64 c = piece * CHUNK; c < end; c += TALL) {
           Factors factors = {left + piece * CHUNK * steps + c % CHUNK, 1, CHUNK, right + start * steps, now};
-          add_tile(&factors, dw + c * n + start, n, m - c, least(width, n - start), from > 0, width / LANES, kind);
+          i64 rest = least(TALL, m - c), columns = least(width, n - start);
+          float *to = dw + c * n + start;
+          if (rest == TALL && columns == width) add_tile(&factors, to, n, from > 0, width / LANES, kind);
+          else add_rows(&factors, to, n, rest, columns, from > 0, width / LANES, kind);
         }
       }
   }

@@ -146,6 +146,21 @@ INLINE void multiply(__m512 sum[TALL][BROAD], const Factors *f, int vectors, int
 /* A function of its own, so that its sums have all registers. */
 #define APART static __attribute__((noinline))
 
+INLINE void sum_tile_of(const Factors *f, float *out, i64 row, int vectors, int kind) {
+  __m512 sum[TALL][BROAD];
+  multiply(sum, f, vectors, kind);
+#pragma GCC unroll 6
+  for (int r = 0; r < TALL; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) _mm512_store_ps(out + r * row + v * LANES, sum[r][v]);
+}
+
+/* The product, to rows of fp32 that are so far apart. */
+APART void sum_tile(const Factors *f, float *out, i64 row, int vectors, int kind) {
+#define SUM_TILE(vectors, kind) sum_tile_of(f, out, row, vectors, kind)
+  DISPATCH(vectors, kind, SUM_TILE)
+}
+
 /* ------------------------------------------------------------------------- the right factor */
 
 /* A matrix of n columns in panels of nearly equal width: few sums at a time would wait for each other. Panel j
