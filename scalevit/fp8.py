@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scalevit import model
+from scalevit.kernels import linear
 
 #: How a layer computes: plainly, in fp8 with one unit for a tensor, or with one for each row (and, for the
 #: gradient of the weights, each column).
@@ -121,7 +121,7 @@ class _Linear(torch.autograd.Function):
         return inputs, weight, g.sum(0, dtype=torch.float32) if ctx.biased else None, None
 
 
-class Linear(model.Linear):
+class Linear(linear.Linear):
     """A linear layer that computes in its `way` while it trains under autocast, and plainly otherwise: what
     is evaluated is what others will load."""
 

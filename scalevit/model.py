@@ -25,7 +25,7 @@ from scalevit.config import Model, Preprocessing
 from scalevit.kernels import native, usable
 from scalevit.kernels.attention_native import self_attention
 from scalevit.kernels.gelu import bias_gelu
-from scalevit.kernels.linear import linear, mlp
+from scalevit.kernels.linear import Linear, linear, mlp
 from scalevit.kernels.norm import add_norm, norm
 from scalevit.layout import View, plain, transposed
 
@@ -144,21 +144,6 @@ class Patches(nn.Module):
         return out
 
 
-class Linear(nn.Linear):
-    """A linear layer by the fastest product there is; it leaves its bias to others, where they want that."""
-
-    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
-        return linear(x, self.weight, self.bias)
-
-    def product(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
-        return linear(x, self.weight, None)
-
-
-def _watched(layer: nn.Module) -> bool:
-    """Whether somebody's hooks want the layer itself to be called."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
-
-
 class Mlp(nn.Module):
     def __init__(self, width: int, hidden: int, gelu: str) -> None:
         super().__init__()
@@ -166,11 +151,10 @@ class Mlp(nn.Module):
         self.gelu = GELUS[gelu]
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        fused = self.gelu is tanh_gelu and isinstance(self.fc1, Linear) and not _watched(self.fc1)
-        if fused and type(self.fc1) is type(self.fc2) is Linear and not _watched(self.fc2):
-            y = mlp(x, self.fc1, self.fc2)
-            if y is not None:
-                return y
+        fused = self.gelu is tanh_gelu and isinstance(self.fc1, Linear) and not self.fc1.is_watched()
+        y = mlp(x, self.fc1, self.fc2) if fused else None
+        if y is not None:
+            return y
         if fused and (usable(x) or native.usable(x)):
             return self.fc2(bias_gelu(self.fc1.product(x), self.fc1.bias))
         return self.fc2(self.gelu(self.fc1(x)))

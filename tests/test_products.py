@@ -15,7 +15,7 @@ from scalevit import mesh
 from scalevit.config import Model
 from scalevit.kernels import native
 from scalevit.kernels.attention_native import self_attention
-from scalevit.kernels.linear import linear, mlp
+from scalevit.kernels.linear import Linear, linear, mlp
 from scalevit.model import Block
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -49,7 +49,7 @@ def drawn(*size, seed=0, scale=1.0):
 
 
 def layer(inputs, outputs, bias=True, seed=1):
-    made = nn.Linear(inputs, outputs, bias=bias)
+    made = Linear(inputs, outputs, bias=bias)
     with torch.no_grad():
         made.weight.copy_(drawn(outputs, inputs, seed=seed, scale=inputs**-0.5))
         if bias:
@@ -172,7 +172,7 @@ def test_extreme_numbers_give_what_float64_gives(kind):
     x = torch.tensor([[-1e30, -200, -90, -20, -5, -1e-30, 0, 1e-30, 5, 20, 90, 200, 1e30, 1]]).to(
         DTYPES[kind]
     )
-    same = nn.Linear(14, 14, bias=True)
+    same = Linear(14, 14)
     nn.init.eye_(same.weight), nn.init.zeros_(same.bias)
     with computes(kind), torch.no_grad():
         ours = mlp(x.repeat(6, 1), same, same)

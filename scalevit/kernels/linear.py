@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from scalevit.kernels import computes_in, native
@@ -22,15 +23,34 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor | None:
+class Linear(nn.Linear):
+    """A linear layer by the fastest product there is; it leaves its bias to others, where they want that."""
+
+    def forward(self, input: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        return linear(input, self.weight, self.bias)
+
+    def product(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        return linear(x, self.weight, None)
+
+    def is_watched(self) -> bool:
+        """Whether somebody's hooks want the layer itself to be called."""
+        return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
+
+
+def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
     """fc2 of tanh GELU of fc1, where GELU and its derivative are taken of the products' sums; None where that
-    is left to torch. The twin is `model.Mlp`: fp32 agrees within 1e-5, bf16 within its rounding."""
-    if not (_multiplies(x, fc1.weight, fc1.bias) and _multiplies(x, fc2.weight, fc2.bias)):
+    is left to torch, or to layers that somebody watches or has put in the place of ours. The twin is
+    `model.Mlp`: fp32 agrees within 1e-5, bf16 within its rounding."""
+    if not (_is_ours(x, fc1) and _is_ours(x, fc2)):
         return None
     from scalevit.kernels.linear_native import Mlp
 
     keeps = torch.is_grad_enabled()
     return Mlp.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, computes_in(x), keeps)
+
+
+def _is_ours(x: Tensor, layer: nn.Module) -> bool:
+    return type(layer) is Linear and not layer.is_watched() and _multiplies(x, layer.weight, layer.bias)
 
 
 def _multiplies(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
