@@ -18,7 +18,7 @@ from scalevit.data.sources import batches_of
 from scalevit.doctor import seconds, wait
 from scalevit.evals.finetune import scaled
 from scalevit.fp8choice import Choice, choose
-from scalevit.precision import compile_blocks, mistakes
+from scalevit.precision import compile_blocks, mistakes, uncompiled
 from scalevit.train import Micro, Recipe, State, accumulate
 
 #: A change that gives less is not told of.
@@ -175,6 +175,9 @@ class _Bench:
             found = gain(lambda: self.passes(precision), threads=parts.cores)
             torch.set_num_threads(parts.threads)
             yield Change(f"OMP_NUM_THREADS={parts.cores}", found)
+        if train.compile and parts.on_cpu:
+            with uncompiled(True):
+                yield Change("train.compile=false", gain(lambda: self.passes(precision)))
         if not train.compile and parts.step * self.run.schedule.steps > LONG:
             compile_blocks(self.blocks)
             yield Change("train.compile=true", gain(lambda: self.passes(precision)))

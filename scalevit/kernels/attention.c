@@ -50,16 +50,16 @@ static void put_rows(void *to, i64 to_row, const float *from, i64 from_row, i64 
   for (i64 r = 0; r < rows; r++)
     for (i64 c = 0; c < n; c += LANES) {
       __m512 x = _mm512_load_ps(from + r * from_row + c);
-      put(to, r * to_row + c, factors ? _mm512_mul_ps(x, _mm512_set1_ps(factors[r])) : x, first(n - c), kind);
+      put(to, r * to_row + c, factors ? _mm512_mul_ps(x, all(factors[r])) : x, first(n - c), kind);
     }
 }
 
 /* Of a row of n scores, powers of two of which the largest is 1, with zeros behind them; their sum, and the exponent's
    shift. A score that is not a number makes the sum none. */
 INLINE float powers_of(const float *x, i64 n, float scale, float *shift, void *to, i64 at, int kind) {
-  __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+  __m512 most = all(-INFINITY), total = _mm512_setzero_ps();
   for (i64 c = 0; c < n; c += LANES) most = _mm512_mask_max_ps(most, first(n - c), most, _mm512_load_ps(x + c));
-  __m512 by = _mm512_set1_ps(scale), less = _mm512_set1_ps(*shift = scale * _mm512_reduce_max_ps(most));
+  __m512 by = all(scale), less = all(*shift = scale * _mm512_reduce_max_ps(most));
   for (i64 c = 0; c < n; c += LANES) {
     __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_load_ps(x + c), by, less), kind);
     p = _mm512_maskz_mov_ps(first(n - c), p);
@@ -94,10 +94,10 @@ static void head_forward(const void *q, void *y, float *logs, const Heads *a, u3
   }
 }
 
-/* Of a row of scores, the shares, and of their gradients, overwritten, those of the unscaled scores. */
-INLINE void slopes_of(float *scores, const float *gradients, float log, const Heads *a, void *shares, void *slopes, i64 at,
-                      int kind) {
-  __m512 by = _mm512_set1_ps(a->scale), less = _mm512_set1_ps(log), total = _mm512_setzero_ps();
+/* Of a row of scores, the shares, and of the shares' gradients, the changes: gradients of unscaled scores. */
+INLINE void changes_of(float *scores, const float *gradients, float log, const Heads *a, void *shares, void *changes,
+                       i64 at, int kind) {
+  __m512 by = all(a->scale), less = all(log), total = _mm512_setzero_ps();
   for (i64 c = 0; c < a->n; c += LANES) {
     __m512 p = powers_of_two(_mm512_fmsub_ps(_mm512_load_ps(scores + c), by, less), kind);
     p = _mm512_maskz_mov_ps(first(a->n - c), p);
@@ -105,16 +105,16 @@ INLINE void slopes_of(float *scores, const float *gradients, float log, const He
     put(shares, at + c, p, 0xffff, kind);
     total = _mm512_fmadd_ps(p, _mm512_load_ps(gradients + c), total);
   }
-  __m512 along = _mm512_set1_ps(_mm512_reduce_add_ps(total)), scale = _mm512_set1_ps(a->scale / LOG2_E);
+  __m512 along = all(_mm512_reduce_add_ps(total)), scale = all(a->scale / LOG2_E);
   for (i64 c = 0; c < a->n; c += LANES) {
     __m512 g = _mm512_mul_ps(_mm512_sub_ps(_mm512_load_ps(gradients + c), along), _mm512_load_ps(scores + c));
-    put(slopes, at + c, _mm512_mul_ps(g, scale), 0xffff, kind);
+    put(changes, at + c, _mm512_mul_ps(g, scale), 0xffff, kind);
   }
 }
 
-APART void slopes(float *scores, const float *gradients, float log, const Heads *a, void *shares, void *slopes, i64 at) {
-  if (a->kind) slopes_of(scores, gradients, log, a, shares, slopes, at, 1);
-  else slopes_of(scores, gradients, log, a, shares, slopes, at, 0);
+APART void change(float *scores, const float *gradients, float log, const Heads *a, void *shares, void *changes, i64 at) {
+  if (a->kind) changes_of(scores, gradients, log, a, shares, changes, at, 1);
+  else changes_of(scores, gradients, log, a, shares, changes, at, 0);
 }
 
 /* The transpose of a matrix (n, n), rows of `wide` numbers, times e columns, to rows that are a->row apart. */
@@ -148,7 +148,7 @@ static void head_backward(const void *q, const void *dy, const float *logs, void
     times(plus(q, at * a->row, a->kind), a->row / unit, 1, keys, deep, n, scores, a->kind);
     times(plus(dy, at * a->d, a->kind), a->d / unit, 1, values, deep, n, gradients, a->kind);
     for (i64 r = 0; r < TALL; r++)
-      slopes(scores + r * wide, gradients + r * wide, logs[at + r], a, shares, changes, (at + r) * wide);
+      change(scores + r * wide, gradients + r * wide, logs[at + r], a, shares, changes, (at + r) * wide);
     times(plus(changes, at * wide, a->kind), wide / unit, 1, key_rows, steps, a->e, out, a->kind);
     put_rows((void *)plus(dq, at * a->row, a->kind), a->row, out, padded(a->e), TALL, a->e, 0, a->kind);
   }

@@ -1,4 +1,5 @@
-/* The products of linear layers and what is done to their results before they leave the registers' cache: linear.py.
+/* The products of linear layers, and what is done to results while they are in registers or the first cache. Called by
+   linear_native.py.
 
    Activations are fp32 or bf16, and so is what is computed with them; weights are of the same kind, or fp32 and rounded
    as they are packed. Sums are fp32, and taken in an order that does not depend on the number of threads. */
@@ -16,19 +17,20 @@ enum { LEFT = 1 << 18, FACTORS = 1 << 20, CHUNK = 96 };
 
 /* ------------------------------------------------------------------------- y = x w + bias, or GELU's part in it */
 
-/* What becomes of a sum: y; or h, and tanh GELU of it y; or y by that GELU's derivative at h. */
+/* What becomes of a sum: y; or h, and y is tanh GELU of it; or y, by that GELU's derivative at h. */
 enum { PLAIN, GELU, GELU_GRADIENT };
 
+/* GELU is x times this, the sigmoid of numbers.h. */
 INLINE __m512 gelu_shares(__m512 x, int kind) {
-  __m512 z = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-LOG2_E * GELU_B), _mm512_set1_ps(-LOG2_E * GELU_A));
-  z = _mm512_min_ps(_mm512_set1_ps(126.0f), _mm512_mul_ps(x, z));
-  __m512 one = _mm512_set1_ps(1.0f), d = _mm512_add_ps(one, powers_of_two(z, kind)), s = _mm512_rcp14_ps(d);
+  __m512 z = _mm512_fmadd_ps(_mm512_mul_ps(x, x), all(-LOG2_E * GELU_B), all(-LOG2_E * GELU_A));
+  z = _mm512_min_ps(all(126.0f), _mm512_mul_ps(x, z));
+  __m512 one = all(1.0f), d = _mm512_add_ps(one, powers_of_two(z, kind)), s = _mm512_rcp14_ps(d);
   return kind ? s : _mm512_fmadd_ps(s, _mm512_fnmadd_ps(d, s, one), s); /* a step of Newton's: 28 bits */
 }
 
 INLINE __m512 gelu_slope(__m512 x, int kind) {
   __m512 s = gelu_shares(x, kind), square = _mm512_mul_ps(x, x);
-  __m512 inner = _mm512_fmadd_ps(square, _mm512_set1_ps(3 * GELU_B), _mm512_set1_ps(GELU_A));
+  __m512 inner = _mm512_fmadd_ps(square, all(3 * GELU_B), all(GELU_A));
   return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_fnmadd_ps(s, s, s), x), inner, s);
 }
 

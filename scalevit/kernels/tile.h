@@ -30,7 +30,7 @@
 /* 6 × 4 sums of 16 columns, 4 units of the right factor and 1 of the left fill 29 of 32 registers. */
 enum { TALL = 6, BROAD = 4, PANEL = BROAD * LANES };
 
-/* Rows that are asked for ahead of packing. */
+/* Rows, from the one that is packed, that are asked for. */
 enum { SOON = 6 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -58,7 +58,7 @@ INLINE __m512 from_halves(__m256i half) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
-/* Masked reads and writes are slow, those of halves many times so (Zen 5). */
+/* Masked reads and writes are slow, those of halves several times so (Zen 5). */
 INLINE __m256i halves(const void *p, __mmask16 which) {
   return which == 0xffff ? _mm256_loadu_si256(p) : _mm256_maskz_loadu_epi16(which, p);
 }
@@ -83,18 +83,22 @@ INLINE void put(void *to, i64 at, __m512 x, __mmask16 which, int kind) {
   else _mm512_mask_storeu_ps(p, which, x);
 }
 
-/* 2^x by the polynomial of numbers.h, for fp32 within two units in the last place. For what is rounded to bf16 its
-   first terms do: 1e-4. */
+INLINE __m512 all(float x) { return _mm512_set1_ps(x); }
+
+/* 2^x: for fp32 by the polynomial of numbers.h, within two units in the last place; for what is rounded to bf16 by the
+   one of degree 3 with the least largest relative error, 1e-4. */
 INLINE __m512 powers_of_two(__m512 x, int kind) {
-  __m512 whole = _mm512_roundscale_ps(x, 0), f = _mm512_reduce_ps(x, 0), p = _mm512_set1_ps(POWER_3);
-  if (!kind) {
-    p = _mm512_fmadd_ps(_mm512_set1_ps(POWER_5), f, _mm512_set1_ps(POWER_4));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(POWER_3));
+  __m512 whole = _mm512_roundscale_ps(x, 0), f = _mm512_reduce_ps(x, 0), p;
+  if (kind) {
+    p = _mm512_fmadd_ps(all(5.50090578e-2f), f, all(2.42210975e-1f));
+    p = _mm512_fmadd_ps(p, f, all(6.93282898e-1f));
+  } else {
+    p = _mm512_fmadd_ps(all(POWER_5), f, all(POWER_4));
+    p = _mm512_fmadd_ps(p, f, all(POWER_3));
+    p = _mm512_fmadd_ps(p, f, all(POWER_2));
+    p = _mm512_fmadd_ps(p, f, all(POWER_1));
   }
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(POWER_2));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(POWER_1));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, whole);
+  return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, all(1.0f)), whole);
 }
 
 /* ------------------------------------------------------------------------- the product */
@@ -130,17 +134,17 @@ INLINE void multiply(__m512 sum[TALL][BROAD], const Factors *f, int vectors, int
   }
 }
 
-/* TILE(vectors, kind), with numbers that the compiler knows. */
-#define DISPATCH(vectors, kind, TILE)                      \
-  switch ((vectors) + ((kind) ? BROAD : 0)) {              \
-    case 1: TILE(1, 0); break;                             \
-    case 2: TILE(2, 0); break;                             \
-    case 3: TILE(3, 0); break;                             \
-    case 4: TILE(4, 0); break;                             \
-    case 5: TILE(1, 1); break;                             \
-    case 6: TILE(2, 1); break;                             \
-    case 7: TILE(3, 1); break;                             \
-    default: TILE(4, 1);                                   \
+/* WORK(vectors, kind), with numbers that the compiler knows. */
+#define DISPATCH(vectors, kind, WORK)         \
+  switch ((vectors) + ((kind) ? BROAD : 0)) { \
+    case 1: WORK(1, 0); break;                \
+    case 2: WORK(2, 0); break;                \
+    case 3: WORK(3, 0); break;                \
+    case 4: WORK(4, 0); break;                \
+    case 5: WORK(1, 1); break;                \
+    case 6: WORK(2, 1); break;                \
+    case 7: WORK(3, 1); break;                \
+    default: WORK(4, 1);                      \
   }
 
 /* A function of its own, so that its sums have all registers. */
@@ -260,8 +264,8 @@ APART void pack_step(u32 *to, const void *from, i64 row, i64 n, i64 rows, int fr
 }
 
 /* Step p, of `steps`, of all panels. */
-static inline void pack_steps(u32 *panels, i64 steps, i64 p, const void *from, i64 row, i64 n, i64 rows, int from_kind,
-                       int kind) {
+static inline void pack_steps(u32 *panels, i64 steps, i64 p, const void *from, i64 row, i64 n, i64 rows,
+                              int from_kind, int kind) {
   i64 from_row = p * (kind ? 2 : 1);
   for (i64 j = 0; j < panels_of(n); j++) {
     i64 start = start_of(n, j), width = start_of(n, j + 1) - start;
