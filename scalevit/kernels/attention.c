@@ -112,7 +112,8 @@ INLINE void changes_of(float *scores, const float *gradients, float log, const H
   }
 }
 
-APART void change(float *scores, const float *gradients, float log, const Heads *a, void *shares, void *changes, i64 at) {
+APART void change(float *scores, const float *gradients, float log, const Heads *a, void *shares, void *changes,
+                  i64 at) {
   if (a->kind) changes_of(scores, gradients, log, a, shares, changes, at, 1);
   else changes_of(scores, gradients, log, a, shares, changes, at, 0);
 }
@@ -163,8 +164,8 @@ static i64 room_of(i64 n, i64 e) {
   return 2 * e * wide + 3 * n * deep + 2 * TALL * (wide + deep) + 2 * n * wide + n * (wide + LANES) + LANES;
 }
 
-/* Ask for the next head while this one is computed: its rows are short pieces of long ones, which the processor does not
-   see coming. */
+/* Ask for the next head while this one is computed: its rows are short pieces of long ones, which the processor does
+   not see coming. */
 static void await_head(const void *from, i64 row, i64 parts, const Heads *a) {
   for (i64 r = 0; r < a->n; r++)
     for (i64 part = 0; part < parts; part++) await_read(from, r * row + part * a->d, a->e, a->kind);

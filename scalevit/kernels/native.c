@@ -92,7 +92,10 @@ static inline float sum_of(const float *x, i64 n) {
 static inline float dot_of(const float *x, const float *y, i64 n) {
   Vector sums[BESIDE] = {{0}};
   for (i64 k = 0; k < grouped(n); k += BESIDE * LANES)
-    for (int j = 0; j < BESIDE; j++) sums[j] += *(const Vector *)(x + k + j * LANES) * *(const Vector *)(y + k + j * LANES);
+    for (int j = 0; j < BESIDE; j++) {
+      i64 at = k + j * LANES;
+      sums[j] += *(const Vector *)(x + at) * *(const Vector *)(y + at);
+    }
   return total_of(sums);
 }
 

@@ -104,8 +104,8 @@ void product(const void *x, const void *w, int w_kind, const float *bias, void *
 #pragma omp for schedule(static)
       for (i64 j = 0; j < panels; j++) {
         i64 start = start_of(n, j), width = start_of(n, j + 1) - start;
-        pack_transposed(packed + start * steps, width / LANES, plus(w, start * k, w_kind), k, least(width, n - start), steps,
-                        w_kind, kind);
+        pack_transposed(packed + start * steps, width / LANES, plus(w, start * k, w_kind), k, least(width, n - start),
+                        steps, w_kind, kind);
       }
     } else {
 #pragma omp for schedule(static)
@@ -181,7 +181,8 @@ static inline void add_bias(const u32 *piece, i64 steps, float *db, i64 columns,
 }
 
 /* Of g (rows, m) and x (rows, n): dw (m, n) = gᵀ x, and db (m), if asked for, the sum of g's rows. */
-void product_gradients(const void *g, const void *x, float *dw, float *db, i64 rows, i64 m, i64 n, int kind, int threads) {
+void product_gradients(const void *g, const void *x, float *dw, float *db, i64 rows, i64 m, i64 n, int kind,
+                       int threads) {
   i64 pieces = (m + CHUNK - 1) / CHUNK, panels = panels_of(n), some = FACTORS / sizeof(u32) / (m + n);
   i64 steps = least(some < 32 ? 32 : some > 512 ? 512 : some, steps_of(rows, kind)), tall = kind ? 2 * steps : steps;
   u32 *left = room_for(pieces * CHUNK * steps), *right = room_for(padded(n) * steps);
@@ -193,14 +194,15 @@ void product_gradients(const void *g, const void *x, float *dw, float *db, i64 r
     for (i64 p = 0; p < now; p++) {
       i64 row = p * (kind ? 2 : 1);
       for (i64 c = 0; c < m; c += CHUNK)
-        pack_step(left + c * steps + p * CHUNK, plus(g_part, row * m + c, kind), m, least(CHUNK, m - c), here - row, kind,
-                  kind);
+        pack_step(left + c * steps + p * CHUNK, plus(g_part, row * m + c, kind), m, least(CHUNK, m - c), here - row,
+                  kind, kind);
       pack_steps(right, steps, p, x_part, n, n, here, kind, kind);
     }
 #pragma omp for schedule(static) nowait
-    for (i64 piece = 0; piece < pieces; piece++)
-      if (db)
-        add_bias(left + piece * CHUNK * steps, now, db + piece * CHUNK, least(CHUNK, m - piece * CHUNK), from > 0, kind);
+    for (i64 piece = 0; piece < (db ? pieces : 0); piece++) {
+      i64 c = piece * CHUNK;
+      add_bias(left + c * steps, now, db + c, least(CHUNK, m - c), from > 0, kind);
+    }
 #pragma omp for schedule(static) collapse(2)
     for (i64 j = 0; j < panels; j++)
       for (i64 piece = 0; piece < pieces; piece++) {
