@@ -37,7 +37,8 @@ EXTRAS = {
 
 def examine() -> dict[str, Any]:
     """Facts and ceilings: cores, devices, matrix products and copies as fast as they get here, reading of
-    images, the disk, whether native kernels are built, and why compiling does not work (None: it does)."""
+    images, the disk, whether native kernels are built and in what they multiply, and why compiling does not
+    work (None: it does)."""
     written, read = disk_speed(Path.cwd())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
@@ -53,6 +54,7 @@ def examine() -> dict[str, Any]:
         "images_per_second_per_core": reading_speed(),
         "disk_mb_per_second": {"written": written, "read": read},
         "native_kernels": native.library() is not None,
+        "native_products": [name for name, dtype in DTYPES.items() if native.multiplies_in(dtype)],
         "compile_fails": compile_fault(device),
         "packages": {name: util.find_spec(name) is not None for name in EXTRAS},
     }

@@ -88,5 +88,13 @@ def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
 def test_the_command_examines_a_run(capsys):
     assert cli.main(["doctor", "demo", "train.batch=8", "model.depth=1"]) == 0
     text = capsys.readouterr().out
-    for said in ("GFLOP/s", "bf16: ", "a second and core", "MB/s read", "compile ", "demo: limited by"):
+    for said in (
+        "GFLOP/s",
+        "bf16: ",
+        "a second and core",
+        "MB/s read",
+        "native kernels   built",
+        "compile ",
+        "demo: limited by",
+    ):
         assert said in text

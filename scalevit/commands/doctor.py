@@ -40,7 +40,8 @@ def main(args: argparse.Namespace) -> Answer:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    disk = facts["disk_mb_per_second"]
+    disk, products = facts["disk_mb_per_second"], " and ".join(facts["native_products"])
+    built = f"built; products in {products}" if products else "built" if facts["native_kernels"] else "none"
     return [
         f"torch {facts['torch']} on {facts['device']}, {facts['threads']} threads of {facts['cores']} cores",
         f"products by      {facts['blas']}; bf16: {facts['bf16']}",
@@ -48,7 +49,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"copy             {facts['copy_gb_per_second']:8.1f} GB/s",
         f"images           {facts['images_per_second_per_core']:8.0f} a second and core ({facts['decoder']})",
         f"disk             {disk['written']:8.0f} MB/s written, {disk['read']:.0f} MB/s read",
-        f"native kernels   {'built' if facts['native_kernels'] else 'none'}",
+        f"native kernels   {built}",
         f"compile          {'fails' if facts['compile_fails'] else 'works'}",
         *(f"- {line}" for line in facts["advice"]),
     ]

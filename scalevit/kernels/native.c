@@ -183,7 +183,8 @@ typedef struct { double lr, shrink, momentum, ours, second, eps, debias1, debias
 enum { SGD, ADAM, ADAFACTOR };
 
 /* n ≤ BLOCK numbers: m ← u + β m; θ ← shrink θ − lr m, before m is rounded. */
-static inline void descend(float *weights, const float *update, void *momenta, i64 at, i64 n, int kind, const Rates *r) {
+static inline void descend(float *weights, const float *update, void *momenta, i64 at, i64 n, int kind,
+                           const Rates *r) {
   float m[BLOCK] ALIGNED, lr = r->lr, shrink = r->shrink, momentum = r->momentum;
   load(m, momenta, at, n, kind);
   for (i64 k = 0; k < n; k++) m[k] = m[k] * momentum + update[k];

@@ -66,10 +66,15 @@ def multiplies(x: Tensor, dtype: torch.dtype, rows: int, *terms: int) -> bool:
     """Whether to compute products in `dtype` natively that begin with x: of so many rows, with so many terms
     a sum. bf16 takes two terms at once. What looks at torch's operations, as selective recomputing does, is
     to find torch's."""
-    if rows < TALL or any(count % 2 for count in terms) or dtype not in KINDS or not usable(x):
+    if rows < TALL or any(count % 2 for count in terms) or not usable(x):
         return False
+    return multiplies_in(dtype) and _get_current_dispatch_mode() is None
+
+
+def multiplies_in(dtype: torch.dtype) -> bool:
+    """Whether this processor has what native products in a dtype need, and no matrix units for torch's."""
     found = library()
-    return found is not None and bool(found.multiplies(KINDS[dtype])) and _get_current_dispatch_mode() is None
+    return found is not None and dtype in KINDS and bool(found.multiplies(KINDS[dtype]))
 
 
 def blocks(rows: int) -> int:
