@@ -162,21 +162,24 @@ APART void add_tile(const Factors *f, float *dw, i64 n, int more, int vectors, i
   DISPATCH(vectors, kind, ADD_TILE)
 }
 
+INLINE __m512 add_unit(__m512 sum, __m512i unit, int kind) {
+#if MULTIPLIES_BF16
+  if (kind) return _mm512_dpbf16_ps(sum, (__m512bh)unit, (__m512bh)_mm512_set1_epi32(0x3f803f80)); /* times 1 and 1 */
+#endif
+  return _mm512_add_ps(sum, (__m512)unit);
+}
+
 /* Sums over all steps of a piece of the left factor. */
-static inline void add_bias(const u32 *piece, i64 steps, float *db, i64 columns, int more, int kind) {
-  for (i64 c = 0; c < columns; c += LANES) {
+static void add_bias(const u32 *piece, i64 steps, float *db, i64 columns, int more, int kind) {
+  __m512 sum[CHUNK / LANES];
+#pragma GCC unroll 6
+  for (int v = 0; v < CHUNK / LANES; v++) sum[v] = _mm512_setzero_ps();
+  for (i64 p = 0; p < steps; p++, piece += CHUNK)
+#pragma GCC unroll 6
+    for (int v = 0; v < CHUNK / LANES; v++) sum[v] = add_unit(sum[v], _mm512_load_si512(piece + v * LANES), kind);
+  for (i64 c = 0, v = 0; c < columns; c += LANES, v++) {
     __mmask16 some = first(columns - c);
-    __m512 sum = _mm512_setzero_ps();
-    for (i64 p = 0; p < steps; p++) {
-      __m512i units = _mm512_load_si512(piece + p * CHUNK + c);
-      if (kind) {
-        sum = _mm512_add_ps(sum, (__m512)_mm512_slli_epi32(units, 16));
-        units = _mm512_and_si512(units, _mm512_set1_epi32(0xffff0000));
-      }
-      sum = _mm512_add_ps(sum, (__m512)units);
-    }
-    if (more) sum = _mm512_add_ps(sum, take(db, c, some, 0));
-    put(db, c, sum, some, 0);
+    put(db, c, more ? _mm512_add_ps(sum[v], take(db, c, some, 0)) : sum[v], some, 0);
   }
 }
 
