@@ -2,9 +2,10 @@
 
 A file a calculation: what callers use, with its twin in plain PyTorch, which is the reference, and the
 fallback wherever `usable` and `native.usable` say no. Triton's kernels are beside it, in the file that ends
-in _triton and is imported where it is used, since Triton is not everywhere; those of native.c are called from
-the file that ends in _native. (The twins of updates, of attention and of fp8 are the optimizers, attention.py
-and fp8.py themselves.) benchmarks/kernels.py compares Triton's with their twins, in numbers and in time.
+in _triton and is imported where it is used, since Triton is not everywhere; those of the C files are called
+from the file that ends in _native: linear's are in products.c, attention's in attention.c, all others in
+native.c. (The twins of updates, of attention and of fp8 are the optimizers, attention.py and fp8.py
+themselves.) benchmarks/kernels.py compares Triton's with their twins, in numbers and in time.
 """
 
 from __future__ import annotations
