@@ -67,7 +67,7 @@ def _demo() -> Run:
         ),
         data=Data(source="strokes"),
         optimizer=Optimizer(name="adam", body_decay=0.03, head_decay=0.03),
-        schedule=Schedule("rsqrt", lr=3e-3, steps=900, warmup=50, timescale=2000, cooldown=270),
+        schedule=Schedule("rsqrt", lr=3e-3, steps=1200, warmup=50, timescale=2000, cooldown=360),
         train=Train(batch=128, loss="softmax", precision="fp32", log_every=25, save_every=200),
         probe=Probe(datasets=("digits", "unseen-strokes"), shots=(1, 5, 10), draws=10, l2=2.0**3),
     )  # fmt: skip

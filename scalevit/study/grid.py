@@ -98,7 +98,7 @@ PRESETS: dict[str, Spec] = {
         name="demo",
         models=_sizes((32, 2), (64, 3), (96, 4)),
         images=(2_048, 0),
-        durations=(150, 400, 900),
+        durations=(150, 400, 1200),
         cooldown=0.3,
     ),
     "demo-small": Spec(
