@@ -215,6 +215,23 @@ def test_frozen_parameters_get_no_gradient(trained):
             torch.testing.assert_close(ours.grad.double(), plain.grad, rtol=1e-4, atol=1e-4)
 
 
+def test_what_torch_refuses_is_refused():
+    """A width that does not fit would be read beyond its end."""
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        linear(drawn(64, 48), layer(46, 72).weight, None)
+    with pytest.raises(RuntimeError, match="dtype"):
+        linear(drawn(64, 48).bfloat16(), layer(48, 72).weight, None)
+    assert mlp(drawn(64, 48), layer(48, 72), layer(70, 48)) is None
+
+
+def test_weights_in_the_precision_are_taken_as_they_are():
+    made, x = layer(48, 72).bfloat16(), drawn(64, 48).bfloat16()
+    y = linear(x, made.weight, made.bias)
+    assert y.dtype == torch.bfloat16
+    wanted = F.linear(x.double(), made.weight.double(), made.bias.double())
+    torch.testing.assert_close(y.double(), wanted, rtol=2**-8, atol=2**-8)
+
+
 def block():
     return Block(Model(shape="Ti/16", width=48, depth=1, mlp=72, heads=3)).apply(
         lambda part: [nn.init.normal_(p, std=0.2) for p in part.parameters(recurse=False)]

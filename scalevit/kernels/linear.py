@@ -6,6 +6,8 @@ Every dimension of x but the last counts as rows.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -16,7 +18,7 @@ from scalevit.kernels import computes_in, native
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (…, i) times the transpose of weight (o, i), plus bias (o), in the dtype that products compute in."""
-    if _multiplies(x, weight, bias):
+    if _multiplies(x, x.shape[-1], weight, bias):
         from scalevit.kernels.linear_native import Linear
 
         return Linear.apply(x, weight, bias, computes_in(x))
@@ -41,7 +43,9 @@ def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
     """fc2 of tanh GELU of fc1, where GELU and its derivative are taken of the products' sums; None where that
     is left to torch, or to layers that somebody watches or has put in the place of ours. The twin is
     `model.Mlp`: fp32 agrees within 1e-5, bf16 within its rounding."""
-    if not (_is_ours(x, fc1) and _is_ours(x, fc2)):
+    if not (_is_plain(fc1) and _is_plain(fc2) and _multiplies(x, x.shape[-1], fc1.weight, fc1.bias)):
+        return None
+    if not _multiplies(x, fc1.out_features, fc2.weight, fc2.bias):
         return None
     from scalevit.kernels.linear_native import Mlp
 
@@ -49,15 +53,16 @@ def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
     return Mlp.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, computes_in(x), keeps)
 
 
-def _is_ours(x: Tensor, layer: nn.Module) -> bool:
-    return type(layer) is Linear and not layer.is_watched() and _multiplies(x, layer.weight, layer.bias)
+def _is_plain(layer: nn.Module) -> TypeGuard[Linear]:
+    return type(layer) is Linear and layer.bias is not None and not layer.is_watched()
 
 
-def _multiplies(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    if not native.usable(x):
+def _multiplies(x: Tensor, inputs: int, weight: Tensor, bias: Tensor | None) -> bool:
+    """What torch would refuse is left to torch, which says why."""
+    if not native.usable(x) or weight.shape[1] != inputs:
         return False
     dtype = computes_in(x)
+    allowed = {dtype, torch.float32} if torch.is_autocast_enabled("cpu") else {dtype}
     factors = [weight] if bias is None else [weight, bias]
-    plain = all(type(one) in (Tensor, nn.Parameter) for one in factors)
-    fits = all(one.dtype in (dtype, torch.float32) for one in factors)
-    return plain and fits and native.multiplies(x, dtype, x.numel() // x.shape[-1], *weight.shape)
+    plain = all(type(one) in (Tensor, nn.Parameter) and one.dtype in allowed for one in factors)
+    return plain and native.multiplies(x, dtype, x.numel() // x.shape[-1], *weight.shape)

@@ -138,13 +138,8 @@ def _folder() -> Path:
 def _fingerprint(compiler: str) -> str:
     """Of all that the library depends on; homes are shared by machines with different processors."""
     about = Path(compiler).stat()
-    parts = [
-        *(file.read_text() for file in (*SOURCES, *HEADERS)),
-        *FLAGS,
-        compiler,
-        str(about.st_size),
-        str(about.st_mtime_ns),
-    ]
+    parts = [file.read_text() for file in (*SOURCES, *HEADERS)]
+    parts += [*FLAGS, compiler, str(about.st_size), str(about.st_mtime_ns)]
     parts += [torch.__version__, platform.machine(), _features()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
