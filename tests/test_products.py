@@ -249,6 +249,14 @@ def test_hooks_on_layers_are_called():
     assert seen == [("fc1", (2, 9, 72)), ("fc2", (2, 9, 48))]
 
 
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_every_kind_of_hook_is_called(kind):
+    made, calls = block(), []
+    getattr(made.mlp.fc2, f"register_{kind}_hook")(lambda *given: calls.append(given))
+    made(drawn(2, 9, 48)).sum().backward()
+    assert len(calls) == 1
+
+
 class Adapted(nn.Module):
     """What adapter libraries put in a layer's place: something that has its weight, and does more."""
 

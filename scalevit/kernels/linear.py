@@ -36,7 +36,8 @@ class Linear(nn.Linear):
 
     def is_watched(self) -> bool:
         """Whether somebody's hooks want the layer itself to be called."""
-        return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
+        hooks = (self._forward_pre_hooks, self._forward_hooks, self._backward_pre_hooks, self._backward_hooks)
+        return any(hooks)
 
 
 def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
