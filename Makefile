@@ -35,8 +35,8 @@ $(VENV)/clusters: $(VENV)/dev
 	touch $@
 
 test-slow: $(VENV)/clusters  ## what takes minutes or breaks things on purpose
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --ignore tests/test_bench.py
-	$(BIN)/python -m pytest -m slow tests/test_bench.py  # steps are timed: nothing else may run
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --ignore tests/tools/bench/test_bench.py
+	$(BIN)/python -m pytest -m slow tests/tools/bench/test_bench.py  # steps are timed: nothing else may run
 
 check: $(VENV)/dev  ## format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -1,7 +1,8 @@
 """Attention, forward and backward, by torch's fused kernel, by two matrix products and, where a CPU has it,
 by our kernel: python benchmarks/attention.py
 
-Decides `scalevit.attention.prefers_products`. Milliseconds of CPU time, best of several, one thread unless
+Decides `scalevit.kernels.attention.prefers_products`. Milliseconds of CPU time, best of several, one thread
+unless
 OMP_NUM_THREADS says otherwise; on a GPU wall time after synchronising.
 """
 
@@ -16,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalevit.attention import products
-from scalevit.kernels import native
-from scalevit.kernels.attention_native import self_attention
+from scalevit.kernels.attention import products
+from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu.attention import self_attention
 
 #: batch, tokens, heads, head dimension: the demo's model, Ti/16 at 128 px, S/16 and B/16 at 224 px
 SHAPES = [(64, 49, 3, 32), (32, 64, 3, 64), (16, 197, 6, 64), (8, 197, 12, 64)]
@@ -60,7 +61,7 @@ def main() -> None:
         for dtype in (torch.float32, torch.bfloat16):
             qkv = torch.randn(b, n, 3, h, e, device=device, dtype=dtype, requires_grad=True)
             row = {"batch": b, "tokens": n, "heads": h, "head_dim": e, "dtype": str(dtype), "device": device}
-            native_one = {"ours": ours} if native.multiplies(qkv, dtype, n, e) else {}
+            native_one = {"ours": ours} if build.multiplies(qkv, dtype, n, e) else {}
             for name, attention in {**ways, **native_one}.items():
                 train_step(attention, qkv)
                 row[f"{name}_ms"] = milliseconds(partial(train_step, attention, qkv), device)

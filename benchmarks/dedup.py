@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from PIL.Image import Transpose
 
-from scalevit.data.alike import thumbnail
-from scalevit.data.dedup import RADIUS, Table, candidates, is_copy
-from scalevit.data.fingerprint import CROPS, luminance, phash, views
-from scalevit.data.procedural import Procedural
-from scalevit.evals.datasets import open_set
+from scalevit.data.dedup.phash import CROPS, luminance, phash, views
+from scalevit.data.dedup.search import RADIUS, Table, candidates, is_copy
+from scalevit.data.dedup.verify import thumbnail
+from scalevit.data.procedural.dataset import Procedural
+from scalevit.evals.datasets.open import open_set
 
 TILE = 64
 #: Photographs are brought to these shorter sides, to take parts and tiles of them.

@@ -14,22 +14,22 @@ import argparse
 
 import numpy as np
 
-from scalevit.study import design, grid
-from scalevit.study.descent import Prior, Problem, descend
-from scalevit.study.powers import REPEATING
+from scalevit.study.design import grid, optimal_design
+from scalevit.study.laws.joint_forms import REPEATING
+from scalevit.study.laws.least_squares import Prior, Problem, descend
 
 BUDGETS = (2e12, 1e13, 5e13, 2e14)
 
 
 def misses(
-    inputs: np.ndarray, law: design.Law, target: np.ndarray, truths: np.ndarray, seed: int
+    inputs: np.ndarray, law: optimal_design.Law, target: np.ndarray, truths: np.ndarray, seed: int
 ) -> np.ndarray:
     """ln of forecast over truth at the target, one a law: the law fitted to noisy runs at inputs (n, 3)."""
     u, aim = np.log(inputs / law.x0)[None], np.log(target / law.x0)[None, None]
     v = REPEATING.value(truths, u)[0]
-    v = v + design.NOISE * np.random.default_rng(seed).standard_normal(v.shape)
+    v = v + optimal_design.NOISE * np.random.default_rng(seed).standard_normal(v.shape)
     mean = np.broadcast_to(law.theta.mean(axis=0), truths.shape)
-    precision = np.linalg.inv(law.covariance) * design.NOISE**2
+    precision = np.linalg.inv(law.covariance) * optimal_design.NOISE**2
     prior = Prior(mean, np.broadcast_to(precision, (len(truths), *precision.shape)))
     knee = np.full(len(truths), 1e3)
     theta, _ = descend(Problem(REPEATING, u, v, np.ones_like(v), knee, prior), mean, iterations=200)
@@ -39,11 +39,13 @@ def misses(
 def compare(budget: float, laws: int = 200) -> dict[str, float]:
     """Both grids of the demo's models at one budget."""
     spec = grid.PRESETS["demo"]
-    made = design.choose(spec, budget)
-    wide = design.candidates_of(made.spec)
-    law = design.prior(design.candidates_of(design.ladder(spec, budget)).inputs)
-    truths = design.prior(design.candidates_of(design.ladder(spec, budget)).inputs, laws, seed=1).theta
-    even = design.uniform(spec, budget)
+    made = optimal_design.choose(spec, budget)
+    wide = optimal_design.candidates_of(made.spec)
+    law = optimal_design.prior(optimal_design.candidates_of(optimal_design.ladder(spec, budget)).inputs)
+    truths = optimal_design.prior(
+        optimal_design.candidates_of(optimal_design.ladder(spec, budget)).inputs, laws, seed=1
+    ).theta
+    even = optimal_design.uniform(spec, budget)
     chosen = misses(wide.inputs, law, made.target, truths, 2)
     plain = misses(even, law, made.target, truths, 2)
     rms = [float(np.sqrt(np.mean(one**2))) for one in (chosen, plain)]

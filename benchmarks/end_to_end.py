@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from scalevit import config
-from scalevit.bench.data import photographs
-from scalevit.bench.models import CASES, CLASSES, Job, our_step
-from scalevit.bench.turns import device_name, here, take_turns
-from scalevit.cli import main as scalevit
+from scalevit.cli.main import main as scalevit
 from scalevit.data.loader import as_floats
-from scalevit.data.sources import batches_of
-from scalevit.model import ViT
+from scalevit.data.registry import batches_of
+from scalevit.model.vit import ViT
+from scalevit.tools.bench.data import photographs
+from scalevit.tools.bench.models import CASES, CLASSES, Job, our_step
+from scalevit.tools.bench.turns import device_name, here, take_turns
 
 FOLDERS = 4
 

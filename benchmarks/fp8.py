@@ -27,16 +27,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scalevit import config, fp8, fp8choice, kernels, optim, precision
-from scalevit.bench.markdown import markdown
-from scalevit.bench.models import CASES, CLASSES
+from scalevit import config, kernels, optim
+from scalevit.config.lr_schedule import Schedule
 from scalevit.data.loader import as_floats
-from scalevit.data.sources import batches_of
-from scalevit.losses import LOSSES
-from scalevit.model import Block, ViT
-from scalevit.replay import WARM, Replay
-from scalevit.schedule import Schedule
-from scalevit.train import Recipe, State, take_step
+from scalevit.data.registry import batches_of
+from scalevit.kernels import fp8_autotune, fp8_linear
+from scalevit.kernels.cuda_graph import WARM, Replay
+from scalevit.model.losses import LOSSES
+from scalevit.model.vit import Block, ViT
+from scalevit.tools.bench.markdown import markdown
+from scalevit.tools.bench.models import CASES, CLASSES
+from scalevit.train import precision
+from scalevit.train.loop import Recipe, State, take_step
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -77,9 +79,9 @@ def stepper(
     return state, Recipe(schedule, settings, 1.0, config.Guard(on=False), LOSSES[loss])
 
 
-def timed(model: ViT, ways: dict[str, fp8.Way], batch: int) -> dict[str, float]:
+def timed(model: ViT, ways: dict[str, fp8_linear.Way], batch: int) -> dict[str, float]:
     """Milliseconds a step and the most memory, with the layers computing in these ways."""
-    fp8.follow(model.blocks, ways)
+    fp8_linear.follow(model.blocks, ways)
     state, recipe = stepper(model, batch, "adafactor")
     side = model.config.image
     images = torch.rand(batch, 3, side, side, device=DEVICE) * 2 - 1
@@ -131,11 +133,11 @@ def steps(out: Path) -> None:
     lines = []
     for name, times in (("G/14", (1, 2)), ("L/16", (1,))):
         batch = batch_of(name)
-        choices = fp8choice.choose(run_of(name, batch), 1, DEVICE)
+        choices = fp8_autotune.choose(run_of(name, batch), 1, DEVICE)
         chosen = {choice.layer: choice.way for choice in choices}
         say(name, "chosen:", *choices)
         model = ViT(words(name), device=DEVICE)
-        fp8.convert(model.blocks)
+        fp8_linear.convert(model.blocks)
         for block in model.blocks if GPU else ():
             block.compile(dynamic=False)
         for ways, images in cases(chosen, batch, times, all_alike=name == "G/14"):
@@ -155,15 +157,15 @@ def steps(out: Path) -> None:
         del model
         if GPU:
             torch.cuda.empty_cache()
-    head = ["model", f"layers ({', '.join(fp8.LAYERS)})", "ms a step", "images/s", "TFLOP/s", "GiB"]
+    head = ["model", f"layers ({', '.join(fp8_linear.LAYERS)})", "ms a step", "images/s", "TFLOP/s", "GiB"]
     print(markdown(head, lines), flush=True)
 
 
 def cases(
-    chosen: dict[str, fp8.Way], batch: int, times: tuple[int, ...], all_alike: bool
-) -> Iterator[tuple[dict[str, fp8.Way], int]]:
+    chosen: dict[str, fp8_linear.Way], batch: int, times: tuple[int, ...], all_alike: bool
+) -> Iterator[tuple[dict[str, fp8_linear.Way], int]]:
     """Ways and images at once: all layers alike, then as chosen, which is left out where it is the same."""
-    alike = [dict.fromkeys(fp8.LAYERS, way) for way in (fp8.WAYS if all_alike else ("bf16",))]
+    alike = [dict.fromkeys(fp8_linear.LAYERS, way) for way in (fp8_linear.WAYS if all_alike else ("bf16",))]
     yield from ((ways, batch) for ways in alike)
     yield from ((chosen, batch * more) for more in times if more > 1 or chosen not in alike)
 
@@ -175,12 +177,13 @@ def layers(out: Path) -> None:
     """Forward pass and both gradients of each layer, not compiled: what a run chooses from."""
     lines = []
     for name in ("S/16", "B/16", "L/16", "g/14", "G/14"):
-        for one in fp8choice.choose(run_of(name, batch_of(name)), 1, DEVICE):
-            times = [f"{one.milliseconds.get(way, 0):.3f}" for way in fp8.WAYS]
+        for one in fp8_autotune.choose(run_of(name, batch_of(name)), 1, DEVICE):
+            times = [f"{one.milliseconds.get(way, 0):.3f}" for way in fp8_linear.WAYS]
             shape = f"{one.tokens} × {one.inputs} → {one.outputs}"
             lines.append([f"{name} {one.layer}", shape, *times, one.way, f"{one.gain:.2f}"])
     print(
-        markdown(["layer", "shape", *(f"{way}, ms" for way in fp8.WAYS), "chosen", "gain"], lines), flush=True
+        markdown(["layer", "shape", *(f"{way}, ms" for way in fp8_linear.WAYS), "chosen", "gain"], lines),
+        flush=True,
     )
 
 
@@ -194,7 +197,7 @@ def losses(out: Path, count: int = 180, batch: int = 256) -> None:
     model = config.Model(**facts, pool="gap", classes=128, head_bias=0.0)  # pyright: ignore
     source = batches_of(config.Data(source="strokes"), image=model.image, classes=128, batch=batch)
     kept = [(b.images.to(DEVICE), b.labels.to(DEVICE)) for b in (source[i] for i in range(min(64, count)))]
-    curves = {way: curve(model, way, kept, count, batch) for way in fp8.WAYS}
+    curves = {way: curve(model, way, kept, count, batch) for way in fp8_linear.WAYS}
     with (out / "fp8_losses.csv").open("w", newline="") as file:
         sheet = csv.writer(file)
         sheet.writerow(["step", *curves])
@@ -212,11 +215,11 @@ def losses(out: Path, count: int = 180, batch: int = 256) -> None:
 
 
 def curve(
-    words: config.Model, way: fp8.Way, kept: list[tuple[Tensor, Tensor]], count: int, batch: int
+    words: config.Model, way: fp8_linear.Way, kept: list[tuple[Tensor, Tensor]], count: int, batch: int
 ) -> list[float]:
     model = ViT(words, device=DEVICE)
-    fp8.convert(model.blocks)
-    fp8.follow(model.blocks, dict.fromkeys(fp8.LAYERS, way))
+    fp8_linear.convert(model.blocks)
+    fp8_linear.follow(model.blocks, dict.fromkeys(fp8_linear.LAYERS, way))
     state, recipe = stepper(model, batch, "adam", rate=3e-4)
     found, before = [], torch.zeros(3, device=DEVICE)
     for step in range(count):
@@ -239,9 +242,9 @@ def smoothed(values: list[float], window: int) -> Iterator[float]:
 
 def run(out: Path) -> None:
     """Twenty steps in one go, and twenty with a stop between: the same weights?"""
-    from scalevit import rundir
-    from scalevit.run import pretrain
-    from scalevit.weights import load
+    from scalevit.artifacts import run_folder
+    from scalevit.model.weights import load
+    from scalevit.train.run import pretrain
 
     if not GPU:
         say("refused here:", *precision.mistakes("fp8"))
@@ -261,7 +264,7 @@ def run(out: Path) -> None:
                 pretrain(whole, place, max_minutes=1e-4)
             pretrain(whole, place)
             print((place / "log.txt").read_text(), flush=True)
-            ends.append(load(str(place / rundir.MODEL)).state_dict())
+            ends.append(load(str(place / run_folder.MODEL)).state_dict())
         apart = max((a - b).abs().max().item() for a, b in zip(ends[0].values(), ends[1].values()))
         say(f"largest difference of a weight after a stop: {apart}")
 
@@ -274,26 +277,28 @@ def tiles(out: Path) -> None:
     if not kernels.usable(torch.empty(0, device=DEVICE)):
         say("needs a GPU, or TRITON_INTERPRET=1")
         return
-    from scalevit.kernels.quantise_triton import quantise
+    from scalevit.kernels.triton.quantise import quantise
 
     lines = []
     for rows, columns in ((16384, 1664), (16384, 8192), (8192, 1664)) if GPU else ((48, 160),):
         x = torch.randn(rows, columns, device=DEVICE, dtype=torch.bfloat16)
-        unit = x.abs().max().float() / fp8.LARGEST[fp8.E4M3]
+        unit = x.abs().max().float() / fp8_linear.LARGEST[fp8_linear.E4M3]
         by_row, by_column = (x.abs().amax(d, keepdim=True).reshape(-1, 1).float() / 448 for d in (1, 0))
         for tile in ((64, 64), (128, 64), (64, 128), (128, 128)):
             for warps in (4, 8):
-                work = partial(quantise, x, unit, unit, fp8.E4M3, tile=tile, warps=warps)
-                speed = 4 * x.numel() / fp8choice.milliseconds(work, DEVICE, 20) / 1e6
+                work = partial(quantise, x, unit, unit, fp8_linear.E4M3, tile=tile, warps=warps)
+                speed = 4 * x.numel() / fp8_autotune.milliseconds(work, DEVICE, 20) / 1e6
                 lines.append([f"{rows} × {columns}", f"{tile[0]} × {tile[1]}", str(warps), f"{speed:.0f}"])
         for one, other in ((unit, unit), (by_row, by_column)):
-            for dtype in fp8.LARGEST:
-                pairs = zip(quantise(x, one, other, dtype), fp8.quantise._init_fn(x, one, other, dtype))
+            for dtype in fp8_linear.LARGEST:
+                pairs = zip(
+                    quantise(x, one, other, dtype), fp8_linear.quantise._init_fn(x, one, other, dtype)
+                )
                 apart = [(a.view(torch.uint8) != b.view(torch.uint8)).float().mean().item() for a, b in pairs]
                 say(
                     f"{rows} × {columns} {dtype} {tuple(one.shape)}: share that differs from the twin {apart}"
                 )
-        spent = fp8choice.milliseconds(
+        spent = fp8_autotune.milliseconds(
             lambda x=x: torch.linalg.vector_norm(x, float("inf"), dim=1), DEVICE, 20
         )
         say(f"{rows} × {columns}: largest of each row, {2 * x.numel() / spent / 1e6:.0f} GB/s")
@@ -310,7 +315,7 @@ def twin(out: Path) -> None:
     plain = nn.Linear(512, 384)
     x, gradient = torch.randn(256, 512), torch.randn(256, 384) * torch.logspace(-3, 0, 384)
     lines = []
-    for way in fp8.WAYS[1:]:
+    for way in fp8_linear.WAYS[1:]:
         reference = passes(plain, way, x, gradient, torch.device("cpu"))
         for compiled in (False, True) if GPU else (False,):
             found = passes(plain, way, x, gradient, DEVICE, compiled)
@@ -320,9 +325,14 @@ def twin(out: Path) -> None:
 
 
 def passes(
-    plain: nn.Linear, way: fp8.Way, x: Tensor, gradient: Tensor, device: torch.device, compiled: bool = False
+    plain: nn.Linear,
+    way: fp8_linear.Way,
+    x: Tensor,
+    gradient: Tensor,
+    device: torch.device,
+    compiled: bool = False,
 ) -> list[Tensor]:
-    layer = fp8.Linear.of(copy.deepcopy(plain).to(device))
+    layer = fp8_linear.Linear.of(copy.deepcopy(plain).to(device))
     layer.way = way
     if compiled:
         layer.compile(dynamic=False)
@@ -346,7 +356,7 @@ def torchao(out: Path) -> None:
     plain = Block(model).to(DEVICE)
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    made: dict[str, Callable[[], Block]] = {way: lambda way=way: ours(plain, way) for way in fp8.WAYS}
+    made: dict[str, Callable[[], Block]] = {way: lambda way=way: ours(plain, way) for way in fp8_linear.WAYS}
     for recipe in ("tensorwise", "rowwise"):
         settings = Float8LinearConfig.from_recipe_name(recipe)
         if not GPU:
@@ -362,7 +372,7 @@ def torchao(out: Path) -> None:
         if GPU:
             block.compile(dynamic=False)
 
-        ms = fp8choice.milliseconds(partial(both_passes, block, x), DEVICE, 10)
+        ms = fp8_autotune.milliseconds(partial(both_passes, block, x), DEVICE, 10)
         lines.append([name, f"{ms:.3f}"])
         say("block", name, f"{ms:.3f} ms")
     print(markdown([f"block of G/14, batch {batch}", "ms"], lines), flush=True)
@@ -375,10 +385,10 @@ def both_passes(block: Block, x: Tensor) -> None:
     x.grad = None
 
 
-def ours(plain: Block, way: fp8.Way) -> Block:
+def ours(plain: Block, way: fp8_linear.Way) -> Block:
     block = copy.deepcopy(plain)
-    fp8.convert([block])
-    fp8.follow([block], dict.fromkeys(fp8.LAYERS, way))
+    fp8_linear.convert([block])
+    fp8_linear.follow([block], dict.fromkeys(fp8_linear.LAYERS, way))
     return block
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from scalevit.bench import models
+from scalevit.tools.bench import models
 
 OURS, BOTH = ("scalevit compiled",), ("scalevit compiled", "timm compiled")
 #: Model, who, images at once. Of G/14, timm fits beside ours at 32.

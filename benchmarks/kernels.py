@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalevit import config, kernels, optim
-from scalevit.bench import models
-from scalevit.bench.markdown import markdown
-from scalevit.bench.turns import device_name, here
 from scalevit.kernels import gelu, norm, xent
-from scalevit.model import ViT
+from scalevit.model.vit import ViT
+from scalevit.tools.bench import models
+from scalevit.tools.bench.markdown import markdown
+from scalevit.tools.bench.turns import device_name, here
 
 DEVICE = here()
 BEGAN = time.perf_counter()

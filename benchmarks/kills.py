@@ -22,7 +22,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scalevit import checkpoint, config, rundir
+from scalevit import config
+from scalevit.artifacts import checkpoint, run_folder
 
 RUN = config.Run(
     name="killed",
@@ -81,7 +82,7 @@ def kill(numbers: list[int]) -> None:
 
 
 def drafts(folder: Path) -> list[Path]:
-    return [*(folder / rundir.CHECKPOINTS).glob(".step_*.draft")]
+    return [*(folder / run_folder.CHECKPOINTS).glob(".step_*.draft")]
 
 
 def strike(job: subprocess.Popen[bytes], folder: Path, how: str, moment: float) -> None:
@@ -106,7 +107,7 @@ def strike(job: subprocess.Popen[bytes], folder: Path, how: str, moment: float) 
 
 
 def reached(folder: Path) -> int:
-    return max((entry.step for entry in checkpoint.saved(folder / rundir.CHECKPOINTS)), default=0)
+    return max((entry.step for entry in checkpoint.saved(folder / run_folder.CHECKPOINTS)), default=0)
 
 
 def trial(home: Path, how: str, moment: float, expected: bytes) -> Found:
@@ -135,7 +136,7 @@ def told(found: list[Found], steps: int) -> None:
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / rundir.MODEL / "model.safetensors").read_bytes()
+    return (folder / run_folder.MODEL / "model.safetensors").read_bytes()
 
 
 def main() -> None:

@@ -19,9 +19,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from scalevit import records
-from scalevit.study import grid, launch, results
-from scalevit.study.executors.local import Local
+from scalevit.artifacts import records
+from scalevit.study.design import grid
+from scalevit.study.launch import scheduler
+from scalevit.study.launch.executors.local import Local
+from scalevit.study.report import results
 
 #: Steps of the four durations that share a trunk.
 DURATIONS = (200, 400, 600, 800)
@@ -33,7 +35,7 @@ class Quiet:
     def changed(self, node: grid.Node, state: str, detail: str) -> None:
         pass
 
-    def tick(self, work: launch.Work) -> None:
+    def tick(self, work: scheduler.Work) -> None:
         pass
 
 
@@ -44,18 +46,18 @@ def nodes(folder: Path, count: int) -> list[grid.Node]:
     return grid.expand(spec, folder / "runs")
 
 
-def worker(doing: str) -> launch.Worker:
+def worker(doing: str) -> scheduler.Worker:
     """A node is a shell that does something, writes its name down and is finished."""
 
     def command(node: grid.Node, home: Path) -> list[str]:
         text = f'{doing}\necho {node.name} >> "{home.parents[1]}/order.txt"; : > "{home}/ended"'
         return ["/bin/sh", "-c", text]
 
-    return launch.Worker(command, lambda home: (home / "ended").exists(), launch.checkpointed)
+    return scheduler.Worker(command, lambda home: (home / "ended").exists(), scheduler.checkpointed)
 
 
 def once(folder: Path, count: int, doing: str, slots: int) -> bool:
-    return launch.launch(nodes(folder, count), folder, Quiet(), worker(doing), Local(slots)).complete
+    return scheduler.launch(nodes(folder, count), folder, Quiet(), worker(doing), Local(slots)).complete
 
 
 def overhead(folder: Path, count: int) -> float:
@@ -86,7 +88,7 @@ def shared(folder: Path) -> tuple[grid.Bill, float]:
     spec = replace(small, models=small.models[:1], images=(0,), durations=DURATIONS)
     made = grid.expand(spec, folder / "runs")
     results.claim(folder, spec, made)
-    assert launch.launch(made, folder, Quiet(), launch.PRETRAIN, Local(2)).complete
+    assert scheduler.launch(made, folder, Quiet(), scheduler.PRETRAIN, Local(2)).complete
     trained = sum(steps(folder / "runs" / node.name, node) * grid.step_flops(node.run) for node in made)
     return grid.bill(made), trained
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scalevit.study.forecast import forecast
-from scalevit.study.joint import forecast_joint
-from scalevit.study.laws import fit
+from scalevit.study.laws.fit import fit
+from scalevit.study.laws.forecast import forecast
+from scalevit.study.laws.joint import forecast_joint
 
 IMAGE, LANGUAGE = ("IC",), ("LM", "NMT")
 PLANTED, PLANTED_NOISE, PLANTED_JOINT = 200, 0.01, 40

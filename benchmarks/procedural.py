@@ -13,7 +13,7 @@ import time
 import numpy as np
 import torch
 
-from scalevit.data.procedural import FAMILIES, Procedural
+from scalevit.data.procedural.dataset import FAMILIES, Procedural
 
 SIDES = (16, 28, 64, 224)
 BATCH = 256

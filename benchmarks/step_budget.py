@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from scalevit import config
-from scalevit.allocator import keep_freed
-from scalevit.attention import attend
-from scalevit.bench.models import CASES, CLASSES, Job, our_step
-from scalevit.kernels import native
-from scalevit.kernels.attention_native import self_attention
+from scalevit.kernels.attention import attend
+from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu.attention import self_attention
 from scalevit.kernels.linear import linear
-from scalevit.model import ViT
+from scalevit.model.vit import ViT
+from scalevit.tools.bench.models import CASES, CLASSES, Job, our_step
+from scalevit.train.malloc import keep_freed
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def once(x: Tensor, w: Tensor) -> Tensor:
 def attention(qkv: Tensor, heads: int) -> None:
     """Forward and backward."""
     b, n, d = qkv.shape
-    if native.multiplies(qkv, qkv.dtype, n, d // (3 * heads)):
+    if build.multiplies(qkv, qkv.dtype, n, d // (3 * heads)):
         y = self_attention(qkv, heads)
     else:
         q, k, v = qkv.view(b, n, 3, heads, d // (3 * heads)).permute(2, 0, 3, 1, 4)

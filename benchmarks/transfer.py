@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from scalevit import config, rundir, weights
-from scalevit.evals.datasets import open_set
-from scalevit.evals.draws import balanced
-from scalevit.model import ViT
-from scalevit.transfer import finetune, plan, reached
+from scalevit import config
+from scalevit.artifacts import run_folder
+from scalevit.evals.datasets.open import open_set
+from scalevit.evals.fewshot_sampling import balanced
+from scalevit.model import weights
+from scalevit.model.vit import ViT
+from scalevit.train.finetune import finetune, plan, reached
 
 TRAIN, HELD, TESTS = 200, 50, 200  # images a class: train; of these, to choose by; of the test half
 #: The paper's optimizer and rate for fine-tuning, and what usually trains ViTs from scratch.
@@ -64,7 +66,7 @@ def untrained(run: Path, out: Path, seed: int) -> Path:
     """A folder with the run's network and fresh weights of this seed."""
     folder = out / f"untrained-{seed}"
     if not folder.exists():
-        network = config.load(str(run / rundir.CONFIG)).model
+        network = config.load(str(run / run_folder.CONFIG)).model
         weights.save(ViT(replace(network, classes=0), seed=seed), folder)
     return folder
 

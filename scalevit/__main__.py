@@ -1,5 +1,5 @@
 """`python -m scalevit`, so that `torchrun -m scalevit …` is the same program as `scalevit …`."""
 
-from scalevit.cli import main
+from scalevit.cli.main import main
 
 raise SystemExit(main())

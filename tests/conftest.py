@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 # timm, transformers and open_clip, which tests compare with, import torchvision; its first import warns where
 # its compiled part is missing
-from scalevit.formats.beside import import_beside  # noqa: E402
+from scalevit.model.formats.torchvision_shim import import_beside  # noqa: E402
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

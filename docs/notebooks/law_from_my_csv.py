@@ -54,7 +54,7 @@ with table.open("w", newline="") as file:
 # `scalevit fit runs.csv --x images --y accuracy --accuracy --group model --forecast 3e10 --picture law.svg`
 
 # %%
-from scalevit.study.table import Column, read  # noqa: E402
+from scalevit.study.design.table import Column, read  # noqa: E402
 
 curves = {one.name: one for one in read(table, Column("images", "accuracy", group="model", accuracy=True))}
 laws = {name: sv.fit(one.x, one.y, chance=1.0, bootstrap=300) for name, one in curves.items()}
@@ -101,7 +101,7 @@ print(f"four times the size of L/16: {giant.error:.4f} [{giant.low:.4f}, {giant.
 # ## The picture
 
 # %%
-from scalevit.study.lawplot import Panel, draw  # noqa: E402
+from scalevit.study.laws.law_plot import Panel, draw  # noqa: E402
 
 picture = folder / "law.svg"
 draw(picture, [Panel("L/16", laws["L/16"], ahead)], "images seen", "error")

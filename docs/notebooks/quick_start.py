@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 import scalevit as sv
-from scalevit.config import load
+from scalevit.config.load import load
 
 folder = Path(tempfile.mkdtemp())
 
@@ -106,7 +106,7 @@ print(sorted(path.name for path in (folder / "model").iterdir()))
 # `scalevit report runs/quick` writes the same file: no server, no network, mail it.
 
 # %%
-from scalevit.study import report, results  # noqa: E402
+from scalevit.study.report import html, results  # noqa: E402
 
-page = report.write([results.read(folder / "quick")], folder / "report.html")
+page = html.write([results.read(folder / "quick")], folder / "report.html")
 print(f"{page.name}: {page.stat().st_size // 1000} kB")

@@ -15,9 +15,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from scalevit.data.hashing import key, uniform, uniform_one
 from scalevit.data.loader import Samples, Source
 from scalevit.data.order import Positions
+from scalevit.data.procedural.hashing import key, uniform, uniform_one
 
 _BEND, _MIX = 10, 11
 #: Operations on each image (AugReg, arXiv 2106.10270: two), and the magnitude of their full strength.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from scalevit.data.kept import PIECE, Kept, Pieces, Reader
+from scalevit.artifacts.storage import is_remote
+from scalevit.data.index.cache import PIECE, Kept, Pieces, Reader
 from scalevit.data.order import GROUP
-from scalevit.data.storage import is_remote
 from scalevit.data.stores import Store
 
 #: Bytes that may be kept in memory.

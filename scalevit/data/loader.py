@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from scalevit.data.broken import Broken, Replaced, Tally
+from scalevit.data.corrupt import Broken, Replaced, Tally
 from scalevit.data.order import Positions
 
 #: A finite source that renders its images and fits in this many bytes is rendered once and kept.

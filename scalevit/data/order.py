@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
-from scalevit.data.hashing import key, mix
+from scalevit.data.procedural.hashing import key, mix
 
 #: Largest store that can be permuted.
 LIMIT = 2**40

@@ -9,14 +9,14 @@ from types import ModuleType
 
 import numpy as np
 
-from scalevit.data import arrow, folders, parquet, shards
-from scalevit.data.catalogue import Facts, Shards, catalogue, facts_of, starts_of
-from scalevit.data.index import ShardIndex, opened, stamp_of
-from scalevit.data.kept import PLAIN, Reader, in_turn
-from scalevit.data.storage import expand, is_remote
+from scalevit.artifacts.storage import expand, is_remote
+from scalevit.data.formats import arrow, folder, parquet, tar
+from scalevit.data.index.cache import PLAIN, Reader, in_turn
+from scalevit.data.index.manifest import Facts, Shards, catalogue, facts_of, starts_of
+from scalevit.data.index.read import ShardIndex, opened, stamp_of
 
 #: Each knows how to scan a shard, and to name and read one of its samples.
-FORMS: dict[str, ModuleType] = {"folder": folders, "tar": shards, "parquet": parquet, "arrow": arrow}
+FORMS: dict[str, ModuleType] = {"folder": folder, "tar": tar, "parquet": parquet, "arrow": arrow}
 ENDINGS = {".tar": "tar", ".parquet": "parquet", ".arrow": "arrow"}
 
 

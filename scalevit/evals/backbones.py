@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scalevit import weights
-from scalevit.config import Preprocessing, nearest
-from scalevit.evals.maps import pooling_weights
-from scalevit.evals.scales import mismatch, rescaled
-from scalevit.formats.timm import import_timm
-from scalevit.model import ViT
+from scalevit.config.dataclass_io import nearest
+from scalevit.config.run import Preprocessing
+from scalevit.evals.attention_maps import pooling_weights
+from scalevit.evals.normalisation import mismatch, rescaled
+from scalevit.model import weights
+from scalevit.model.formats.timm import import_timm
+from scalevit.model.vit import ViT
 
 #: The representation that the head reads; what the paper probes.
 LAST = "pre_logits"
@@ -162,7 +163,7 @@ def _timm_local(folder: str, image: int, device: torch.device) -> Backbone:
 
 def _of_timm(module: nn.Module, name: str, image: int, note: str) -> Backbone:
     """Through our own ViT where it computes the same, so that `scalevit convert` changes no number."""
-    from scalevit.formats import timm as reader
+    from scalevit.model.formats import timm as reader
 
     try:
         package = reader.from_module(module)

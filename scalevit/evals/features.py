@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from scalevit.config import Preprocessing, nearest
+from scalevit.config.dataclass_io import nearest
+from scalevit.config.run import Preprocessing
+from scalevit.distributed.world import World
 from scalevit.evals.backbones import LOGITS, Backbone
-from scalevit.evals.probeset import Images
-from scalevit.mesh import World
+from scalevit.evals.datasets.probe_set import Images
 
 BATCH = 64
 #: Batches after which features leave the device: each time it has to wait for what it was given.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scalevit.evals.comparison import Line
+from scalevit.evals.compare import Line
 
 
 def require_format(path: Path) -> None:

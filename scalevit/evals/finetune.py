@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalevit import weights
-from scalevit.config import Data, Preprocessing, Start
-from scalevit.data.hashing import key
+from scalevit.artifacts.records import Row
+from scalevit.config.run import Data, Preprocessing, Start
 from scalevit.data.loader import as_floats
+from scalevit.data.procedural.hashing import key
 from scalevit.evals.backbones import LOGITS, fingerprint, of_vit
-from scalevit.evals.evaluator import known_set
+from scalevit.evals.datasets.probe_set import Images, ProbeSet
 from scalevit.evals.features import ALONE, Share, extract
+from scalevit.evals.in_training import known_set
 from scalevit.evals.metrics import measure
-from scalevit.evals.probeset import Images, ProbeSet
-from scalevit.model import ViT
-from scalevit.records import Row
+from scalevit.model import weights
+from scalevit.model.vit import ViT
 
 #: The share of the train half that is held out to choose a learning rate (paper.md §2), and the fewest images
 #: that can tell two rates apart at all.

@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from scalevit.evals.draws import all_draws
+from scalevit.evals.fewshot_sampling import all_draws
 
 #: (x_train, y_train, x_test, y_test) to an accuracy.
 Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float | np.ndarray]

@@ -9,17 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalevit.kernels import native, usable
+from scalevit.kernels import usable
+from scalevit.kernels.cpu import build
 
 
 def bias_gelu(h: Tensor, bias: Tensor) -> Tensor:
     """tanh GELU of h (…, m) + bias (m), computed in fp32, in the dtype of h."""
     if usable(h):
-        from scalevit.kernels.gelu_triton import BiasGelu
+        from scalevit.kernels.triton.gelu import BiasGelu
 
         return BiasGelu.apply(h, bias)
-    if native.usable(h):
-        from scalevit.kernels.gelu_native import BiasGelu
+    if build.usable(h):
+        from scalevit.kernels.cpu.gelu import BiasGelu
 
         return BiasGelu.apply(h, bias)
     return twin(h, bias)

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scalevit.kernels import computes_in, native
+from scalevit.kernels import computes_in
+from scalevit.kernels.cpu import build
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (…, i) times the transpose of weight (o, i), plus bias (o), in the dtype that products compute in."""
     if _multiplies(x, x.shape[-1], weight, bias):
-        from scalevit.kernels.linear_native import Linear
+        from scalevit.kernels.cpu.linear import Linear
 
         return Linear.apply(x, weight, bias, computes_in(x))
     return F.linear(x, weight, bias)
@@ -48,7 +49,7 @@ def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
         return None
     if not _multiplies(x, fc1.out_features, fc2.weight, fc2.bias):
         return None
-    from scalevit.kernels.linear_native import Mlp
+    from scalevit.kernels.cpu.linear import Mlp
 
     keeps = torch.is_grad_enabled()
     return Mlp.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, computes_in(x), keeps)
@@ -60,10 +61,10 @@ def _is_plain(layer: nn.Module) -> TypeGuard[Linear]:
 
 def _multiplies(x: Tensor, inputs: int, weight: Tensor, bias: Tensor | None) -> bool:
     """What torch would refuse is left to torch, which says why."""
-    if not native.usable(x) or weight.shape[1] != inputs:
+    if not build.usable(x) or weight.shape[1] != inputs:
         return False
     dtype = computes_in(x)
     allowed = {dtype, torch.float32} if torch.is_autocast_enabled("cpu") else {dtype}
     factors = [weight] if bias is None else [weight, bias]
     plain = all(type(one) in (Tensor, nn.Parameter) and one.dtype in allowed for one in factors)
-    return plain and native.multiplies(x, dtype, x.numel() // x.shape[-1], *weight.shape)
+    return plain and build.multiplies(x, dtype, x.numel() // x.shape[-1], *weight.shape)

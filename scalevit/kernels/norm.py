@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from scalevit.kernels import computes_in, native, usable
+from scalevit.kernels import computes_in, usable
+from scalevit.kernels.cpu import build
 
 
 def norm(x: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """x and its norm, in the dtype that matrix products read."""
     if usable(x):
-        from scalevit.kernels.norm_triton import Norm
+        from scalevit.kernels.triton.norm import Norm
 
         return Norm.apply(x, layer.weight, layer.bias, layer.eps, computes_in(x))
-    if native.usable(x):
-        from scalevit.kernels.norm_native import Norm
+    if build.usable(x):
+        from scalevit.kernels.cpu.norm import Norm
 
         return Norm.apply(x, layer.weight, layer.bias, layer.eps, computes_in(x))
     return norm_twin(x, layer)
@@ -27,11 +28,11 @@ def norm(x: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
 def add_norm(x: Tensor, branch: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """x + branch and its norm; the backward pass makes the branch's gradient in the branch's dtype."""
     if usable(x):
-        from scalevit.kernels.norm_triton import AddNorm
+        from scalevit.kernels.triton.norm import AddNorm
 
         return AddNorm.apply(x, branch, layer.weight, layer.bias, layer.eps, computes_in(x))
-    if native.usable(x):
-        from scalevit.kernels.norm_native import AddNorm
+    if build.usable(x):
+        from scalevit.kernels.cpu.norm import AddNorm
 
         return AddNorm.apply(x, branch, layer.weight, layer.bias, layer.eps, computes_in(x))
     return add_norm_twin(x, branch, layer)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from scalevit.kernels import native, usable
-from scalevit.pieces import local
+from scalevit.distributed.shards import local
+from scalevit.kernels import usable
+from scalevit.kernels.cpu import build
 
 
 def updates(parameter: Tensor) -> bool:
@@ -25,7 +26,7 @@ def updates(parameter: Tensor) -> bool:
     held = local(parameter.detach())
     if held.dtype != torch.float32:
         return False
-    return usable(held) or (not is_fake(held) and native.available(held.device))
+    return usable(held) or (not is_fake(held) and build.available(held.device))
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,9 @@ class Launch:
         if lifted != self._lifted:
             self._lifted, self.gradients = lifted, _table(lifted, self.device)
         if self._triton:
-            from scalevit.kernels import updates_triton as kernels
+            from scalevit.kernels.triton import updates as kernels
         else:
-            from scalevit.kernels import updates_native as kernels
+            from scalevit.kernels.cpu import updates as kernels
         kernels.run(self, rates)
 
 

@@ -16,7 +16,7 @@ from scalevit.kernels import usable
 def sigmoid_xent(logits: Tensor, labels: Tensor) -> Tensor:
     """Per image, the sum over classes of -y log σ(x) - (1 - y) log σ(-x), in fp32, of logits (b, c)."""
     if usable(logits):
-        from scalevit.kernels.xent_triton import SigmoidXent
+        from scalevit.kernels.triton.xent import SigmoidXent
 
         return SigmoidXent.apply(logits, labels)
     return twin(logits, labels)

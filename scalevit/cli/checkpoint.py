@@ -1,0 +1,97 @@
+"""scalevit checkpoint: what is on disk, whether it is whole, and weights out of it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from scalevit.artifacts import checkpoint, run_folder
+from scalevit.artifacts.remote import Folder, folder_of
+from scalevit.config.result import FAILED, Answer
+
+SUMMARY = "list, verify and consolidate checkpoints"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="what", required=True)
+    for name, text in (
+        ("list", "every checkpoint: step, size, whether its files have the right sizes"),
+        ("verify", "read every byte and compare checksums; exit 1 when something is damaged"),
+        ("consolidate", "write the weights of a checkpoint as model.safetensors + config.json"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument(
+            "folder", help="a run's folder, a folder of checkpoints or one of them, or an address"
+        )
+        if name == "consolidate":
+            verb.add_argument("--step", type=int, help="which checkpoint; default: the newest whole one")
+            verb.add_argument("--out", type=Path, help="default: model/ in the run's folder")
+
+
+def main(args: argparse.Namespace) -> Answer:
+    if args.what == "consolidate":
+        return consolidate(args.folder, args.step, args.out)
+    found = entries(args.folder)
+    return {"list": listing, "verify": verify}[args.what](found)
+
+
+def entries(where: str) -> list[checkpoint.Saved]:
+    """The checkpoints of a run's folder, of a folder or address of checkpoints, or the one that is there."""
+    folder = folder_of(where)
+    if isinstance(folder, Path) and not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    try:
+        return _entries(folder)
+    except OSError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _entries(folder: Folder) -> list[checkpoint.Saved]:
+    if folder.name.startswith("step_"):
+        around = folder.absolute().parent if isinstance(folder, Path) else folder.parent
+        return [entry for entry in checkpoint.saved(around) if entry.folder.name == folder.name]
+    home = isinstance(folder, Path) and checkpoint.saved(run_folder.checkpoints_in(folder))
+    found = home or checkpoint.saved(folder)
+    if not found:
+        raise ValueError(f"{folder}: holds no checkpoint (no step_N with a manifest, and no run's run.yaml)")
+    return found
+
+
+def listing(found: list[checkpoint.Saved]) -> Answer:
+    rows = [checkpoint.summary(entry) for entry in found]
+    lines = [
+        f"step {row['step']:>9}  {row['bytes'] / 2**20:>10.1f} MiB  {row['files']:>5} files  "
+        f"{row['damage'][0] if row['damage'] else 'sizes right'}"
+        for row in rows
+    ]
+    return Answer("\n".join(lines), {"checkpoints": rows})
+
+
+def verify(found: list[checkpoint.Saved]) -> Answer:
+    rows = [{"step": entry.step, "damage": checkpoint.damage(entry.folder)} for entry in found]
+    lines = [f"step {row['step']:>9}  {'; '.join(row['damage']) or 'whole'}" for row in rows]
+    damaged = any(row["damage"] for row in rows)
+    return Answer("\n".join(lines), {"checkpoints": rows, "whole": not damaged}, FAILED if damaged else 0)
+
+
+def consolidate(folder: str, step: int | None, out: Path | None) -> Answer:
+    """Weights of one checkpoint, whole, where `scalevit.load` and timm find them."""
+    found = [entry for entry in entries(folder) if step is None or entry.step == step]
+    if not found:
+        raise ValueError(
+            f"{folder}: no checkpoint of step {step}; there: {[e.step for e in entries(folder)]}"
+        )
+    whole = [entry for entry in found if not checkpoint.damage(entry.folder)]
+    if not whole:
+        raise ValueError("; ".join(checkpoint.damage(found[-1].folder)))
+    from scalevit.model import export
+
+    home = Path(folder) if (Path(folder) / run_folder.CONFIG).exists() else whole[-1].folder.parent.parent
+    if not isinstance(home, Path):
+        raise ValueError(
+            f"{folder}: give the run's folder, whose {run_folder.CONFIG} says what model this is"
+        )
+    target = out or home / "model"
+    export.write(whole[-1], home, target)
+    text = f"{target}: the weights of step {whole[-1].step}"
+    return Answer(text, {"step": whole[-1].step, "model": str(target)})

@@ -1,0 +1,300 @@
+"""`scalevit data`: make a source fast, prove it whole, pack it, see it, take evaluation images out."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scalevit.config.result import DONE, FAILED, RESUMABLE, Answer
+
+if TYPE_CHECKING:
+    from scalevit.data.dedup.search import Match
+    from scalevit.data.stores import Store
+
+#: Seconds between lines of progress.
+_EVERY = 30.0
+
+SUMMARY = "Index, check, pack, preview and de-duplicate images: a folder of classes, tars, or parquet tables."
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
+    for word, (_, summary, declare) in WORDS.items():
+        inner = words.add_parser(word, help=summary, description=summary)
+        inner.add_argument(
+            "path", help="a folder, a tar, a table, a folder of these, or a pattern or address"
+        )
+        declare(inner)
+
+
+def main(args: argparse.Namespace) -> Answer:
+    for name in ("workers", "samples_per_shard", "image", "count"):
+        if getattr(args, name, 1) < 1:
+            found = f"found {getattr(args, name)}"
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, {found}")
+    if "://" in str(getattr(args, "out", "")):
+        raise ValueError(f"--out {args.out}: give a path on a disk; data are written nowhere else")
+    try:
+        return WORDS[args.word][0](args)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = getattr(args, "out", args.path)
+        reason = f"{where}: {os.strerror(error.errno)}; what is finished stays, run it again to go on"
+        return Answer(reason, {"stopped": reason}, RESUMABLE)
+
+
+def _file(path: Path) -> Path:
+    """A file to be written, known to be possible before the work for it is done."""
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {path.parent}")
+    return path
+
+
+# --------------------------------------------------------------------------- index, check, stats
+
+
+def _declare_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="at a time (all cores)")
+
+
+def _index(args: argparse.Namespace) -> Answer:
+    from scalevit.data.index.build import build
+
+    with _bar("indexing") as progress:
+        built = build(args.path, workers=args.workers, progress=progress)
+    lines = [
+        f"{built.samples} samples in {built.shards} shards, {built.kept} of which were indexed already; "
+        f"{built.bytes / max(1, built.samples):.1f} bytes of index a sample"
+    ]
+    lines += [f"  broken  {name}" for name in built.broken[:20]]
+    data = {
+        "shards": built.shards, "kept": built.kept, "samples": built.samples, "bytes": built.bytes,
+        "bytes_per_sample": built.bytes / max(1, built.samples), "broken": list(built.broken),
+    }  # fmt: skip
+    return Answer("\n".join(lines), data)
+
+
+def _declare_nothing(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _check(args: argparse.Namespace) -> Answer:
+    from scalevit.data.check import check
+    from scalevit.data.stores import open_store
+
+    with _bar("checking") as progress:
+        findings = check(open_store(args.path), max(1, args.workers), progress)
+    data = findings.as_dict()
+    whole = not (findings.broken or findings.changed)
+    lines = [f"{findings.samples} samples read and decoded: {'all whole' if whole else 'some are not'}"]
+    for kind, found in data["listed"].items():
+        lines += [f"  {kind:<14} {line}" for line in found]
+    return Answer("\n".join(lines), {**data, "whole": whole}, DONE if whole else FAILED)
+
+
+def _stats(args: argparse.Namespace) -> Answer:
+    from scalevit.data.check import stats
+    from scalevit.data.stores import open_store
+
+    facts = stats(open_store(args.path))
+    lines = [f"{name.replace('_', ' '):<18} {value}" for name, value in facts.items()]
+    if facts["measured"] < facts["samples"]:
+        lines.append(f"sizes are known after: scalevit data index {args.path}")
+    return Answer("\n".join(lines), facts)
+
+
+# --------------------------------------------------------------------------- pack, preview
+
+
+def _declare_pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="an empty folder for the shards")
+    parser.add_argument("--form", choices=("tar", "parquet"), default="tar", help="kind of shard (tar)")
+    parser.add_argument("--samples-per-shard", type=int, default=10_000, help="about (10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffle (0)")
+    parser.add_argument(
+        "--order", choices=("shuffled", "kept"), default="shuffled", help="kept: as the source has it"
+    )
+    parser.add_argument("--exclude", default="", help="a list of samples to leave out, as dedup writes it")
+
+
+def _pack(args: argparse.Namespace) -> Answer:
+    from scalevit.data.dedup.search import NONE, read_exclusions
+    from scalevit.data.pack import Recipe, pack
+    from scalevit.data.stores import open_store
+
+    store = open_store(args.path)
+    excluded = read_exclusions(args.exclude, store) if args.exclude else NONE
+    samples = store.samples - len(excluded)
+    shards = max(1, round(samples / args.samples_per_shard))
+    recipe = Recipe(
+        args.path, samples, shards, args.form, args.seed, store.class_names, args.order, args.exclude
+    )
+    with _bar("packing") as progress:
+        made = pack(store, recipe, Path(args.out), progress, excluded)
+    lines = [f"{shards} shards in {args.out}, {made['written']} of them written now"]
+    lines += [f"  left out  {name}" for name in made["left_out"]]
+    return Answer("\n".join(lines), made)
+
+
+def _declare_preview(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="preview.png", help="the sheet (preview.png)")
+    parser.add_argument("--image", type=int, default=224, help="side in pixels (224)")
+    parser.add_argument("--transform", choices=("inception", "central", "none"), default="inception")
+    parser.add_argument("--count", type=int, default=64, help="how many images (64)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order and the crops (0)")
+
+
+def _preview(args: argparse.Namespace) -> Answer:
+    from PIL import Image
+
+    from scalevit.config.run import Data
+    from scalevit.data.index.read import whole
+    from scalevit.data.registry import FAMILIES, batches_of
+    from scalevit.data.stores import open_store
+
+    out, procedural = _file(Path(args.out)), args.path in FAMILIES
+    classes = 512 if procedural else open_store(args.path).classes
+    transform = "none" if procedural else args.transform
+    data = Data(args.path, seed=args.seed, transform=transform, tolerate=1.0)
+    batch = batches_of(data, image=args.image, classes=classes, batch=args.count)[0]
+    with whole(out) as part:
+        Image.fromarray(_sheet(batch.images.numpy())).save(part, "PNG")
+    labels = batch.labels.tolist()
+    text = f"{out}: the first {args.count} images of a run with seed {args.seed}, as the model sees them"
+    return Answer(text, {"out": str(args.out), "labels": labels})
+
+
+def _sheet(images):
+    """Images (n, s, s, 3) in a grid about as wide as high."""
+    import numpy as np
+
+    count, side = len(images), images.shape[1]
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * columns, side, side, 3), np.uint8)
+    sheet[:count] = images
+    return sheet.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)
+
+
+# --------------------------------------------------------------------------- dedup
+
+
+def _declare_dedup(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("evaluation", nargs="+", help="the evaluation sets to take out of PATH")
+    parser.add_argument("--out", default="exclude.txt", help="the list (exclude.txt)")
+    parser.add_argument("--radius", type=int, default=7, help="bits of 64 that may differ, at most 7 (7)")
+    parser.add_argument("--hashes-only", action="store_true", help="do not compare candidates' pixels")
+    parser.add_argument(
+        "--confirm",
+        metavar="MODEL",
+        help="keep only pairs that this model finds alike, as scalevit probe reads models",
+    )
+    parser.add_argument(
+        "--distance", type=float, help="with --confirm: 1 - cosine of features, at most (0.1)"
+    )
+
+
+def _dedup(args: argparse.Namespace) -> Answer:
+    from scalevit.data.dedup import search
+    from scalevit.data.stores import open_store
+
+    if not 0 <= args.radius <= 7:
+        raise ValueError(f"--radius must lie between 0 and 7, found {args.radius}")
+    if args.distance is not None and not (args.confirm and args.distance >= 0):
+        raise ValueError("--distance goes with --confirm MODEL, and must not be negative")
+    out, train = _file(Path(args.out)), open_store(args.path)
+    if not train.measured:
+        raise ValueError(f"{args.path} has no perceptual hashes yet; run scalevit data index {args.path}")
+    found: dict[int, tuple[Match, str]] = {}
+    for path in args.evaluation:
+        evaluation = open_store(path)
+        with _bar(f"hashing {path}") as progress:
+            table, owners = search.evaluation_table(evaluation, progress)
+        here: dict[int, tuple[Match, str]] = {}
+        seen = None if args.hashes_only else search.thumbnails(evaluation)
+        seconds = search.seconds_for(train, table, owners, args.radius, seen)
+        _say(f"{path}: copies of {evaluation.samples} images among {train.samples}: {_long(seconds)}")
+        with _bar(path) as progress:
+            for shard, first in zip(train.shards, train.starts.tolist()):
+                hashes = shard.records["phash"]
+                for matches in search.candidates(hashes, table, owners, args.radius, first):
+                    match = search.confirmed(matches, train, seen) if seen else matches[0]
+                    if match:
+                        here[match.train] = (match, evaluation.name(match.evaluation))
+                    progress(matches[0].train + 1, train.samples)
+        found |= _alike(here, train, evaluation, args.confirm, args.distance) if args.confirm else here
+    search.write_exclusions(out, train, list(found.values()))
+    text = (
+        f"{len(found)} of {train.samples} training samples are near-duplicates; "
+        f"leave them out with data.exclude={args.out}"
+    )
+    return Answer(text, {"removed": len(found), "samples": train.samples, "out": str(args.out)})
+
+
+def _long(seconds: float) -> str:
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 6000 else f"about {seconds / 3600:.0f} hours"
+
+
+def _alike(
+    found: dict[int, tuple[Match, str]], train: Store, evaluation: Store, model: str, furthest: float | None
+) -> dict[int, tuple[Match, str]]:
+    """Those pairs whose features lie close to each other."""
+    from scalevit.evals.backbones import open_model
+    from scalevit.evals.datasets.probe_set import Stored
+    from scalevit.evals.pair_distance import FURTHEST, distances
+
+    pairs = [match for match, _ in found.values()]
+    ours = Stored(train, np.array([match.train for match in pairs], int))
+    theirs = Stored(evaluation, np.array([match.evaluation for match in pairs], int))
+    apart = distances(open_model(model), ours, theirs)
+    limit = FURTHEST if furthest is None else furthest
+    return {match.train: found[match.train] for match, d in zip(pairs, apart.tolist()) if d <= limit}
+
+
+@contextmanager
+def _bar(what: str):
+    """A progress bar on stderr, and where that is no terminal a line now and then; gives a function of (done,
+    all)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console, told = Console(stderr=True), time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() >= told + _EVERY:
+            told = time.monotonic()
+            _say(f"{what}: {done} of {total}")
+
+    if not console.is_terminal:
+        yield line
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _say(text: str) -> None:
+    print(f"scalevit: {text}", file=sys.stderr, flush=True)
+
+
+WORDS: dict[str, tuple[Callable, str, Callable]] = {
+    "index": (_index, "one pass that makes opening instant, and finds what is broken", _declare_workers),
+    "check": (_check, "read and decode everything; list what is broken, doubled, odd", _declare_workers),
+    "stats": (_stats, "samples, classes and their balance, sizes", _declare_nothing),
+    "pack": (_pack, "shards of equal size, tar or parquet, shuffled; restartable", _declare_pack),
+    "preview": (_preview, "a sheet of what the model will see, after augmentation", _declare_preview),
+    "dedup": (_dedup, "list training images that are copies of evaluation images", _declare_dedup),
+}

@@ -1,0 +1,153 @@
+"""scalevit evaluate: a classifier on test sets in their usual layouts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalevit import config
+from scalevit.artifacts import run_folder
+from scalevit.config.result import Answer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scalevit.distributed.world import World
+    from scalevit.evals.backbones import Backbone
+    from scalevit.evals.datasets.test_sets import TestSet
+    from scalevit.evals.features import Share
+    from scalevit.evals.metrics import Metrics
+
+SUMMARY = "accuracy, likelihood and calibration of a classifier on test sets, with label maps"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a model with a head, as scalevit probe reads them")
+    parser.add_argument("data", nargs="+", help="folders of classes (ImageNet val, V2, A, R, Sketch, C, …), "
+                        "an .npz, tars, tables or names as scalevit probe reads them")  # fmt: skip
+    parser.add_argument("--labels", type=Path, help="labels of the images in the order of their names")
+    parser.add_argument("--real", action="store_true", help="ReaL's labels for ImageNet's validation images")
+    parser.add_argument("--map", type=Path, help="JSON from folder names to one class or several")
+    parser.add_argument(
+        "--restrict", action="store_true", help="choose among the data's classes only, as A and R are defined"
+    )
+    parser.add_argument("--image", type=int, default=0, help="side of the images, resampled positions")
+    parser.add_argument(
+        "--scale", default="", choices=["half", "imagenet", "clip"],
+        help="scale pixels so, instead of as the weights say",
+    )  # fmt: skip
+    parser.add_argument(
+        "--crops", type=int, default=1, choices=[1, 5, 10],
+        help="views of each image whose predictions are averaged: centre, corners, mirrored [1]",
+    )  # fmt: skip
+    parser.add_argument("--classes", type=int, default=5, help="worst classes to print")
+
+
+def main(args: argparse.Namespace) -> Answer:
+    from scalevit.distributed import world as mesh
+
+    with mesh.join(config.Parallel()) as world:
+        answer = _answer(args, world)
+    mesh.leave(answer.code)
+    return answer
+
+
+def _answer(args: argparse.Namespace, world: World) -> Answer:
+    """The same on every process; they share the images."""
+    from scalevit.evals.backbones import open_model
+    from scalevit.evals.datasets.test_sets import open_tests
+    from scalevit.evals.features import Share
+    from scalevit.evals.metrics import measure
+
+    model = open_model(args.model, image=args.image, scale=args.scale, device=world.device)
+    if not model.outputs:
+        raise ValueError(f"{args.model} has no head; scalevit probe measures its features")
+    found: list[tuple[TestSet, Metrics]] = []
+    share, trained = Share.of(world), _trained_on(args.model)
+    for target in args.data:
+        halved = trained is not None and trained == Path(target).resolve()
+        for test in open_tests(
+            target, model.outputs, labels=args.labels, real=args.real, label_map=args.map, halved=halved
+        ):
+            test = replace(test, name=target) if any(test.name == t.name for t, _ in found) else test
+            if world.first:
+                half = ", the half that the model was not trained on" if halved else ""
+                print(f"scalevit: evaluating {test.name}{half}", file=sys.stderr, flush=True)
+            logits = _logits(model, test, args.crops, share)
+            try:
+                found.append((test, measure(logits, test.truth, restrict=args.restrict)))
+            except ValueError as error:
+                raise ValueError(f"{target}: {error}") from None
+    about = {"model": model.name, "preprocessing": asdict(model.preprocessing), "note": model.note}
+    about |= {"crops": args.crops, "restrict": args.restrict}
+    data = {**about, "results": {test.name: _json(test, m) for test, m in found}} | _corruptions(found)
+    return Answer(_text(found, args.classes, model.note), data)
+
+
+def _trained_on(model: str) -> Path | None:
+    """The labelled set that a run was fine-tuned on half of."""
+    path = Path(model) / run_folder.CONFIG
+    data = config.load(str(path)).data if path.is_file() else None
+    return Path(data.source).resolve() if data and data.part != "all" else None
+
+
+def _logits(model: Backbone, test: TestSet, crops: int, share: Share) -> np.ndarray:
+    """(n, classes), of one view of each image or averaged over several."""
+    from scalevit.evals.backbones import LOGITS
+    from scalevit.evals.features import extract
+    from scalevit.evals.tta import averaged, views
+
+    seen = views(test.images, whole=test.whole, crop=model.preprocessing.crop, count=crops)
+    found = [extract(model, images, whole=whole, layers=(LOGITS,), share=share) for images, whole in seen]
+    return averaged([one[LOGITS] for one in found])
+
+
+def _json(test: TestSet, metrics: Metrics) -> dict[str, Any]:
+    plain = asdict(metrics) | {"confusion": metrics.confusion.tolist()}
+    rows = [asdict(one) | {"name": test.names.get(one.label, "")} for one in metrics.per_class]
+    return plain | {"per_class": rows}
+
+
+def _corruptions(found: Sequence[tuple[TestSet, Metrics]]) -> dict[str, Any]:
+    """Mean error over severities of each corruption, and over corruptions; not relative to a network."""
+    errors: dict[str, list[float]] = {}
+    for test, metrics in found:
+        if test.corruption:
+            errors.setdefault(test.corruption, []).append(1 - metrics.top1)
+    means = {name: sum(values) / len(values) for name, values in errors.items()}
+    return (
+        {"corruption_error": means, "mean_corruption_error": sum(means.values()) / len(means)}
+        if means
+        else {}
+    )
+
+
+def _text(found: Sequence[tuple[TestSet, Metrics]], worst: int, note: str) -> str:
+    width = max(len(test.name) for test, _ in found)
+    lines = [f"{'':{width}}  images   top-1  [95 % interval]   top-5     nll  calibration"]
+    for test, m in found:
+        between = f"[{100 * m.low:.2f}, {100 * m.high:.2f}]"
+        numbers = (
+            f"{100 * m.top1:7.2f}  {between:>15} {100 * m.top5:7.2f} {m.nll:7.3f}  {m.calibration:11.4f}"
+        )
+        lines.append(f"{test.name:{width}}  {m.images:6} {numbers}")
+    corrupted = _corruptions(found)
+    if corrupted:
+        lines.append(f"mean error over corruptions: {100 * corrupted['mean_corruption_error']:.2f} %")
+    if len(found) == 1:
+        lines += _worst(*found[0], worst)
+    return "\n".join([*lines, *([note] if note else [])])
+
+
+def _worst(test: TestSet, metrics: Metrics, count: int) -> list[str]:
+    def called(label: int) -> str:
+        return " ".join(filter(None, (str(label), test.names.get(label, ""))))
+
+    rows = sorted(metrics.per_class, key=lambda c: c.accuracy)[:count]
+    said = [f"class {called(c.label)}: {100 * c.accuracy:.1f} % of {c.images}" for c in rows]
+    other = [f", most often taken for {called(c.mistaken_for)}" if c.mistaken_for >= 0 else "" for c in rows]
+    return [a + b for a, b in zip(said, other)]

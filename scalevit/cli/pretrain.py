@@ -1,0 +1,71 @@
+"""scalevit pretrain: train a model, or go on where a folder's last checkpoint is."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalevit import config
+from scalevit.config.result import RESUMABLE, Answer
+
+if TYPE_CHECKING:
+    from scalevit.train.run import Outcome
+
+SUMMARY = "train a model; continues by itself when its folder holds a checkpoint"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", help="a preset's name, a run.yaml, or what scalevit plan --json said")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="e.g. schedule.lr=1e-3")
+    parser.add_argument("--out", type=Path, help="the run's folder; only --dry-run does without")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only check everything and say what would be done"
+    )
+    parser.add_argument("--max-minutes", type=float, help="save and stop after so long (exit status 3)")
+
+
+def main(args: argparse.Namespace) -> Answer:
+    run = config.load(args.target, args.overrides)
+    if args.dry_run:
+        return dry(run, args.out)
+    if args.out is None:
+        raise ValueError(f"where should the run go? say --out, such as --out runs/{run.name}")
+    from scalevit.distributed import world
+    from scalevit.train.run import pretrain
+
+    answer = told(pretrain(run, args.out, max_minutes=args.max_minutes))
+    world.leave(answer.code)
+    return answer
+
+
+def told(outcome: Outcome) -> Answer:
+    """What came of a run, for people and for programs."""
+    data = {"folder": str(outcome.folder), "step": outcome.step, "stopped": outcome.stopped}
+    if outcome.stopped is not None:
+        return Answer(f"{outcome.folder}: stopped at step {outcome.step}, resumable", data, RESUMABLE)
+    return Answer(f"{outcome.folder}: complete, {outcome.step} steps", data | {"model": str(outcome.model)})
+
+
+def dry(run: config.Run, out: Path | None) -> Answer:
+    """Every check of a real run, and what it would do; nothing is created."""
+    from scalevit.train.run import mistakes, open_batches
+
+    found = mistakes(run, out)
+    if found:
+        raise config.Mistakes(found)
+    if run.data.source:
+        open_batches(run)
+    shape, size = run.model.resolve(), (run.model.image, run.model.pool, run.model.classes)
+    images = run.schedule.steps * run.train.batch
+    data = {
+        "run": config.run_id(run), "shape": asdict(shape), "parameters": shape.parameters(*size),
+        "images": images, "steps": run.schedule.steps, "train_flops": 3 * shape.flops(*size) * images,
+        "folder": out and str(out),
+    }  # fmt: skip
+    text = (
+        f"{run.name}: {data['parameters']:,} parameters, {run.schedule.steps:,} steps of "
+        f"{run.train.batch:,} images, {data['train_flops']:.3g} FLOPs; all checks pass, nothing created"
+    )
+    return Answer("\n".join([text, *config.missing(run)]), data)

@@ -1,0 +1,308 @@
+"""scalevit probe: what the frozen features of any models are worth on any labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalevit import config
+from scalevit.artifacts import records, run_folder
+from scalevit.config.result import Answer
+
+if TYPE_CHECKING:
+    from scalevit.distributed.world import World
+    from scalevit.evals.backbones import Backbone
+    from scalevit.evals.compare import Line, Protocol
+    from scalevit.evals.datasets.probe_set import ProbeSet
+    from scalevit.evals.datasets.suites import Mean
+    from scalevit.evals.probes import FewShot
+
+SUMMARY = "few-shot, kNN and linear accuracy of frozen features, beside raw pixels and the untrained network"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="+", metavar="MODEL… DATA…",
+        help="models: a run's or a model's folder, timm:NAME, timm-local:DIR, a big_vision npz, or "
+        "module:callable; data: digits, mnist, fashion, unseen-strokes, …, an .npz with x and y, or a folder "
+        "of classes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--suite", choices=["small", "paper", "vtab"],
+        help="every named data set that is installed here; those of the paper; the nineteen of VTAB-1k",
+    )  # fmt: skip
+    parser.add_argument("--root", type=Path, help="folder below which the suites paper and vtab lie")
+    parser.add_argument("--shots", nargs="+", help="images a class, or all [1 5 10 25; vtab: all]")
+    parser.add_argument("--draws", type=int, default=5, help="balanced draws, seeds 0, 1, …")
+    parser.add_argument("--l2", nargs="+", default=["1024"], help="ridge strengths, or grid for 2⁻¹⁰ … 2²⁰")
+    parser.add_argument("--knn", action="store_true", help="weighted vote of the 20 nearest, too")
+    parser.add_argument("--nearest-mean", action="store_true", help="nearest class mean, too")
+    parser.add_argument("--linear", action="store_true", help="logistic regression, too")
+    parser.add_argument("--layer", "--layers", nargs="+", default=[], help="e.g. blocks.3, or all")
+    parser.add_argument(
+        "--image", type=int, default=0, help="side of the model's images, resampled positions"
+    )
+    parser.add_argument(
+        "--scale", default="", choices=["half", "imagenet", "clip"],
+        help="scale pixels so, instead of as the weights say",
+    )  # fmt: skip
+    parser.add_argument("--cache", type=Path, help="where features are kept [~/.cache/scalevit/features]")
+    parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features")
+    parser.add_argument("--figure", type=Path, help="draw accuracy against shots, or against layers, here")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR",
+        help="draw accuracies, where each model's pooling looks and which images it finds alike; what lies "
+        "in RUN/pictures is shown in the run's report",
+    )  # fmt: skip
+    parser.add_argument(
+        "--records", type=Path, metavar="DIR",
+        help="also write what one run's folder reaches as records there; its report then shows them",
+    )  # fmt: skip
+
+
+def main(args: argparse.Namespace) -> Answer:
+    protocol = _protocol(args)
+    from scalevit.distributed import world as mesh
+
+    with mesh.join(config.Parallel()) as world:
+        answer = _answer(args, protocol, world)
+    mesh.leave(answer.code)
+    return answer
+
+
+def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answer:
+    """The same on every process; they share the images."""
+    from scalevit.evals.backbones import open_model
+    from scalevit.evals.compare import compare
+    from scalevit.evals.datasets.open import open_set
+    from scalevit.evals.datasets.suites import SUITES, means, open_suite
+    from scalevit.evals.features import Share, default_cache
+
+    _require_places(args)
+    began = time.monotonic()
+    models, names = _sorted(args.what, args.suite)
+    if args.records:
+        _require_recordable(models, protocol)
+    sets = [open_set(name) for name in names]
+    sets += open_suite(args.suite, args.root, _note if world.first else _silent) if args.suite else []
+    opened = [open_model(name, image=args.image, scale=args.scale, device=world.device) for name in models]
+    cache = None if args.no_cache else args.cache or default_cache()
+    share, tell = Share.of(world), _tell if world.first else _silent
+    lines = list(compare(opened, sets, protocol, cache=cache, share=share, tell=tell))
+    if args.figure and world.first:
+        from scalevit.evals.figures import draw
+
+        draw(lines, args.figure)
+    answer = Answer(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
+    if args.records and world.first:
+        _record(Path(models[0]), lines, time.monotonic() - began, args.records)
+    if args.suite:
+        answer = _with_means(answer, means(lines, SUITES[args.suite]), args.suite)
+    if args.pictures and world.first:
+        answer = _with_pictures(answer, opened, sets, lines, args.pictures)
+    return answer
+
+
+def _require_places(args: argparse.Namespace) -> None:
+    """Before anything is computed: whether what is to be drawn has a place."""
+    if args.figure:
+        from scalevit.evals.figures import require_format
+
+        require_format(args.figure)
+    if args.pictures and args.pictures.exists() and not args.pictures.is_dir():
+        raise ValueError(f"--pictures {args.pictures}: there is a file of that name, not a folder")
+
+
+def _note(text: str) -> None:
+    print(f"scalevit: {text}", file=sys.stderr)
+
+
+def _tell(text: str) -> None:
+    print(f"scalevit: probing {text}", file=sys.stderr, flush=True)
+
+
+def _silent(text: str) -> None:
+    """Of several processes one speaks."""
+
+
+def _protocol(args: argparse.Namespace) -> Protocol:
+    from scalevit.evals.compare import Protocol
+    from scalevit.evals.datasets.suites import SUITES
+    from scalevit.evals.fewshot_sampling import ALL
+    from scalevit.evals.probes import L2_GRID
+
+    asked = args.shots or [str(n) if n else "all" for n in SUITES[args.suite or "small"].shots]
+    shots = tuple(ALL if word == "all" else _number(int, word, "--shots", 1) for word in asked)
+    l2 = L2_GRID if args.l2 == ["grid"] else tuple(_number(float, w, "--l2", 0) for w in args.l2)
+    if args.draws < 1:
+        raise ValueError(f"--draws must be at least 1, found {args.draws}")
+    wanted = {"ridge": True, "knn": args.knn, "nearest-mean": args.nearest_mean, "linear": args.linear}
+    methods = tuple(name for name, yes in wanted.items() if yes)
+    return Protocol(shots, args.draws, l2, methods, tuple(args.layer))
+
+
+def _require_recordable(models: Sequence[str], protocol: Protocol) -> None:
+    if len(models) != 1 or not (Path(models[0]) / run_folder.CONFIG).is_file():
+        raise ValueError(f"--records: name one run's folder as the model, found {', '.join(models)}")
+    if (protocol.methods, len(protocol.l2), protocol.layers) != (("ridge",), 1, ()):
+        raise ValueError("--records: the ridge probe of the last layer with one --l2 only")
+
+
+def _record(run: Path, lines: Sequence[Line], seconds: float, folder: Path) -> None:
+    """The run's rows, as if it had been probed at its end, and one that says that all are there."""
+    from scalevit.evals.compare import PIXELS, UNTRAINED
+    from scalevit.train.reporter import Facts
+
+    metrics = {PIXELS: "raw_pixels_accuracy", UNTRAINED: "untrained_accuracy"}
+    trained = config.load(str(run / run_folder.CONFIG))
+    facts, step = Facts.of(trained), trained.schedule.steps
+    rows = [
+        facts.row("floor" if line.floor else "probe", step, metrics.get(line.floor, "accuracy"), value)
+        | {"dataset": line.data, "shots": line.found.shots, "seed": draw}
+        for line in lines
+        for draw, value in enumerate(line.found.accuracies)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    records.append(folder, [*rows, facts.row("run", step, "seconds", seconds) | records.provenance()])
+
+
+def _number(kind: type, word: str, flag: str, least: float) -> Any:
+    try:
+        value = kind(word)
+    except ValueError:
+        value = None
+    if value is None or not value >= least:
+        raise ValueError(f"{flag}: expected numbers of at least {least}, found {word!r}")
+    return value
+
+
+def _sorted(words: Sequence[str], suite: str | None) -> tuple[list[str], list[str]]:
+    """Models and data sets, told apart by what they are."""
+    from scalevit.evals.datasets.builtin import NAMES
+    from scalevit.evals.datasets.open import is_set
+
+    sets = [word for word in words if is_set(word)]
+    models = [word for word in words if word not in sets]
+    odd = [word for word in models if ":" not in word and not Path(word).exists()]
+    if odd:
+        raise ValueError(f"{odd[0]!r} is neither a file or folder nor a data set; known: {', '.join(NAMES)}")
+    if not models:
+        raise ValueError(f"no model among {', '.join(words)}")
+    if not sets and suite is None:
+        raise ValueError(f"no data among {', '.join(words)}; names: {', '.join(NAMES)}")
+    return models, sets
+
+
+# --------------------------------------------------------------------------- answers
+
+
+def _data(
+    models: Sequence[Backbone], sets: Sequence[ProbeSet], protocol: Protocol, lines: Sequence[Line]
+) -> dict[str, Any]:
+    seeds = list(range(protocol.draws))
+    return {
+        "protocol": {**asdict(protocol), "constant": 100.0, "std_floor": 1e-5, "seeds": seeds},
+        "models": [
+            {"model": m.name, "image": m.image, "preprocessing": asdict(m.preprocessing), "note": m.note}
+            for m in models
+        ],
+        "data": [
+            {
+                "data": s.name, "classes": s.classes, "support": len(s.support), "query": len(s.query),
+                "central_crop": not s.whole, "fingerprint": s.fingerprint,
+            }
+            for s in sets
+        ],
+        "results": [
+            {
+                "model": line.model, "data": line.data, "method": line.method, "layer": line.layer,
+                "floor": line.floor, **asdict(line.found),
+            }
+            for line in lines
+        ],
+    }  # fmt: skip
+
+
+def _text(
+    models: Sequence[Backbone], sets: Sequence[ProbeSet], protocol: Protocol, lines: Sequence[Line]
+) -> str:
+    """One table a data set: a row for each model or floor, method, layer and λ; a column for each shots."""
+    blocks = []
+    for data in sets:
+        sizes = f"{len(data.support)} support and {len(data.query)} query images"
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for line in (line for line in lines if line.data == data.name):
+            rows.setdefault(_label(line, protocol), []).append(_cell(line.found))
+        title = ["", *(f"{s}-shot" if s else "all shots" for s in protocol.shots)]
+        blocks.append(
+            "\n".join(
+                [
+                    f"{data.name}: {data.classes} classes, {sizes}",
+                    *_aligned([title, *([" ".join(k), *v] for k, v in rows.items())]),
+                ]
+            )
+        )
+    notes = [f"{m.name}: {m.note}" for m in models if m.note]
+    how = f"accuracy in %: mean ± sd over {protocol.draws} draws [95 % interval, draws and query set]"
+    return "\n\n".join([*blocks, "\n".join([how, *notes])])
+
+
+def _with_means(answer: Answer, found: Sequence[Mean], suite: str) -> Answer:
+    """The answer, and the suite's means behind it."""
+    width = max(len(_asked(mean)) for mean in found)
+    rows = [
+        f"{_asked(mean):{width}}  {mean.group:11}  {mean.tasks:2} tasks  "
+        f"{f'{mean.shots}-shot' if mean.shots else 'all shots':>9}  {100 * mean.mean:5.1f}"
+        for mean in found
+    ]
+    text = "\n".join([answer.text, "", f"{suite}: mean accuracy in % over data sets", *rows])
+    return Answer(text, answer.data | {"suite": {"name": suite, "means": [asdict(mean) for mean in found]}})
+
+
+def _asked(mean: Mean) -> str:
+    strength = "" if mean.l2 is None else f"λ={mean.l2:g}"
+    return " ".join(filter(None, (mean.model, mean.floor, mean.method, mean.layer, strength)))
+
+
+def _with_pictures(
+    answer: Answer, models: Sequence[Backbone], sets: Sequence[ProbeSet], lines: Sequence[Line], folder: Path
+) -> Answer:
+    """The answer, and the names of the pictures drawn: all models' accuracies of each data set, and what each
+    model sees, below a folder for each of several."""
+    from scalevit.evals import figures
+    from scalevit.evals.nearest_pictures import draw
+
+    curves = [str(figures.draw_set(lines, data.name, folder)) for data in sets]
+    several = len(models) > 1
+    places = [folder / re.sub(r"[^\w.-]+", "_", m.name) if several else folder for m in models]
+    drawn = [
+        str(path)
+        for model, place in zip(models, places)
+        for data in sets
+        for path in draw(model, data, place)
+    ]
+    drawn = [*curves, *drawn]
+    return Answer("\n".join([answer.text, "", *drawn]), answer.data | {"pictures": drawn})
+
+
+def _cell(found: FewShot) -> str:
+    mean, sd, low, high = (100 * value for value in (found.mean, found.sd, found.low, found.high))
+    return f"{mean:5.1f} ± {sd:4.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _label(line: Line, protocol: Protocol) -> tuple[str, ...]:
+    parts = [line.floor if not line.model else f"{line.model} {line.floor}".rstrip(), line.method]
+    parts += [line.layer] if protocol.layers and line.layer else []
+    parts += [f"λ={line.found.l2:g}"] if line.found.l2 is not None and len(protocol.l2) > 1 else []
+    return tuple(parts)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join([first.ljust(width) for first, width in zip(row, widths)]).rstrip() for row in rows]

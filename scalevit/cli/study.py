@@ -1,0 +1,335 @@
+"""`scalevit study`: a grid of runs, the law through them, a forecast and a report; resumable."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalevit.config.result import DONE, FAILED, RESUMABLE, Answer
+
+if TYPE_CHECKING:
+    from scalevit.study.design.grid import Node, Spec
+    from scalevit.study.launch.scheduler import Executor, Outcome
+
+SUMMARY = "a grid of runs, the law through them, a forecast and a report; resumable"
+
+
+def _local(args: argparse.Namespace, folder: Path) -> Executor:
+    from scalevit.study.launch.executors.local import Local
+
+    if args.cluster:
+        raise ValueError("--cluster belongs to the executors slurm and ray")
+    return Local(args.slots)
+
+
+def _slurm(args: argparse.Namespace, folder: Path) -> Executor:
+    from scalevit.study.launch.executors.slurm import Slurm
+
+    return Slurm(folder.absolute(), args.slots, _options(args.cluster))
+
+
+def _ray(args: argparse.Namespace, folder: Path) -> Executor:
+    from scalevit.study.launch.executors.ray import Ray
+
+    return Ray(args.slots, _options(args.cluster))
+
+
+EXECUTORS = {"local": _local, "slurm": _slurm, "ray": _ray}
+
+#: Where a study's folder remembers its executor, so that it can be resumed and stopped by its name alone.
+EXECUTOR = "executor.json"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "start: scalevit study demo --out runs/demo    again, after an interruption: the same command, or "
+        "scalevit study resume runs/demo    look: scalevit study status runs/demo --watch 2    "
+        "end: scalevit study stop runs/demo    "
+        "widen: scalevit study add runs/demo --images 10000 --seeds 1 2"
+    )
+    parser.add_argument(
+        "spec", help="a preset, a YAML file, or one of: resume, status, stop, add (then a study's folder)"
+    )
+    parser.add_argument(
+        "rest", nargs="*", metavar="section.key=value", help="changes to the base run; or the folder"
+    )
+    parser.add_argument("--out", type=Path, help="the study's folder")
+    parser.add_argument("--preset", choices=("cpu", "gpu"), default="cpu", help="size of an ablation (cpu)")
+    parser.add_argument(
+        "--executor", choices=[*EXECUTORS], help="where nodes run (local, or where the study began)"
+    )
+    parser.add_argument(
+        "--cluster", nargs="+", default=[], metavar="KEY=VALUE",
+        help="slurm: submitit's parameters, e.g. partition=gpu gpus_per_node=1 time=600 (minutes) "
+        "cpus_per_task=8; ray: address, and num_cpus, num_gpus, memory of a node",
+    )  # fmt: skip
+    parser.add_argument(
+        "--slots", type=int, default=0, help="nodes at a time (local: one a device, or a core; else no limit)"
+    )
+    parser.add_argument("--attempts", type=int, default=2, help="how often a failing node is tried (2)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the grid, its cost and timetable; create nothing"
+    )
+    parser.add_argument(
+        "--images", type=int, nargs="+", default=[], help="add: more numbers of unique images"
+    )
+    parser.add_argument(
+        "--durations", type=int, nargs="+", default=[], help="add: longer durations, in steps"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="add: more seeds")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[], metavar="LR",
+        help="try these learning rates briefly on the smaller models first, and give each model its own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", type=float, metavar="FLOPS",
+        help="choose the runs, of the study's models and image counts, whose forecast is sharpest",
+    )  # fmt: skip
+    parser.add_argument("--hours", type=float, help="the same for so many hours of this machine's slots")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="status: draw it again so often")
+
+
+def main(args: argparse.Namespace) -> Answer:
+    if any(limit is not None and limit <= 0 for limit in (args.budget, args.hours)):
+        raise ValueError("--budget and --hours must be positive")
+    if args.slots < 0 or args.attempts < 1:
+        raise ValueError("--slots must not be negative and --attempts at least 1")
+    return VERBS.get(args.spec, _start)(args)
+
+
+def _start(args: argparse.Namespace) -> Answer:
+    from scalevit.study.design import grid
+
+    if args.out is None:
+        raise ValueError("say where the study lives: --out DIR")
+    spec, why = grid.load(args.spec, args.rest, args.preset), ""
+    if args.budget or args.hours:
+        spec, why = _designed(args, spec)
+        print(why, file=sys.stderr, flush=True)
+    if args.rates:
+        return _rated(args, spec, why)
+    return _dry(args, spec, why) if args.dry_run else _run(args, args.out, spec)
+
+
+def _designed(args: argparse.Namespace, spec: Spec) -> tuple[Spec, str]:
+    """The grid that a budget buys, and the reason in words."""
+    from dataclasses import replace
+
+    from scalevit.study.design import grid, optimal_design
+    from scalevit.study.launch import status as timetable
+
+    budget = args.budget
+    if args.hours:
+        nodes = grid.expand(spec, args.out.absolute() / "runs")
+        slots = args.slots or os.cpu_count() or 1
+        budget = args.hours * 3600 * slots * timetable.speed_of(nodes, args.out)[0]
+    made = optimal_design.choose(spec, budget)
+    return replace(made.spec, note=made.reason()), made.reason()
+
+
+def _rated(args: argparse.Namespace, spec: Spec, why: str) -> Answer:
+    """The study with learning rates from a sweep, which is a study of its own beside it."""
+    from scalevit.study.design import lr_sweep
+    from scalevit.study.report import results
+
+    sweep, folder = lr_sweep.first(spec, args.rates), args.out.with_name(f"{args.out.name}-rates")
+    if args.dry_run:
+        shown, main = _dry(args, sweep, why), _dry(args, spec, why)
+        text = f"the sweep's first half, in {folder}:\n{shown.text}\n\nthe study:\n{main.text}"
+        return Answer(text, {**main.data, "sweep": shown.data})
+    if not (folder / results.SPEC).exists() or not _spec(folder).longer:
+        answer = _train(args, folder, sweep)
+        if isinstance(answer, Answer):
+            return answer
+    sweep = lr_sweep.second(sweep, folder)
+    answer = _train(args, folder, sweep)
+    if isinstance(answer, Answer):
+        return answer
+    found, exponent = lr_sweep.choose(spec, sweep, folder)
+    print(lr_sweep.words(found, exponent), file=sys.stderr, flush=True)
+    return _run(args, args.out, lr_sweep.applied(spec, found, exponent))
+
+
+def _resume(args: argparse.Namespace) -> Answer:
+    folder = _folder(args)
+    return _run(args, folder, _spec(folder))
+
+
+def _add(args: argparse.Namespace) -> Answer:
+    """Widen the grid; what is done stays done because nodes that exist keep their meaning."""
+    from dataclasses import replace
+
+    folder = _folder(args)
+    spec = _spec(folder)
+    if spec.only:
+        raise ValueError(f"{folder}: its runs were chosen for a budget; start another study for a larger one")
+    if not (args.images or args.seeds or args.durations):
+        raise ValueError("study add: say what, e.g. --images 10000, --seeds 1 2 or --durations 4000")
+    images = (*spec.images, *(n for n in args.images if n not in spec.images))
+    seeds = (*spec.seeds, *(n for n in args.seeds if n not in spec.seeds))
+    known = {*spec.durations, *spec.longer}
+    longer = (*spec.longer, *sorted(n for n in args.durations if n not in known))
+    wider = replace(spec, images=images, seeds=seeds, longer=longer)
+    args.out = folder
+    return _dry(args, wider) if args.dry_run else _run(args, folder, wider)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    from scalevit.study.report.results import SPEC
+
+    folder = Path(args.rest[0]) if args.rest else args.out
+    if folder is None or not (folder / SPEC).exists():
+        raise ValueError(f"study {args.spec}: name a study's folder (one that holds {SPEC}), found {folder}")
+    return folder
+
+
+def _spec(folder: Path) -> Spec:
+    from scalevit.study.design import grid
+    from scalevit.study.report import results
+
+    return grid.read(folder / results.SPEC)
+
+
+# --------------------------------------------------------------------------- the study itself
+
+
+def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
+    from scalevit.study.design import grid
+
+    outcome = _train(args, folder, spec)
+    if isinstance(outcome, Answer):
+        return outcome
+    return _conclude(folder, spec, grid.expand(spec, folder.absolute() / "runs"), outcome)
+
+
+def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> Outcome | Answer:
+    """Every node that is not done yet; an answer when that was cut short."""
+    from scalevit.study.design import grid
+    from scalevit.study.launch import progress, scheduler
+    from scalevit.study.report import results
+
+    nodes = grid.expand(spec, folder.absolute() / "runs")
+    known = (folder / results.SPEC).exists()
+    with scheduler.lock_study(folder) if known else contextlib.nullcontext():
+        results.require_claimable(folder, nodes)
+        executor = _executor(args, folder)
+        results.claim(folder, spec, nodes)
+        scheduler.write_whole(folder / EXECUTOR, _told(args))
+    try:
+        with progress.display(nodes, folder, lambda: results.foresee(folder, spec, nodes)) as display:
+            outcome = scheduler.launch(nodes, folder, display, scheduler.PRETRAIN, executor, args.attempts)
+    except OSError as error:
+        text = f"{folder}: {error}; what is done stays done; mend it, then: scalevit study resume {folder}"
+        return Answer(text, {"folder": str(folder), "error": str(error)}, RESUMABLE)
+    if outcome.stopped:
+        done = sum(state == "done" for state in outcome.states.values())
+        text = f"{folder}: stopped, {done} of {len(nodes)} nodes done; resume: scalevit study resume {folder}"
+        return Answer(text, {"folder": str(folder), "states": dict(outcome.states)}, RESUMABLE)
+    return outcome
+
+
+def _executor(args: argparse.Namespace, folder: Path) -> Executor:
+    """What the command line says, else what the study began with."""
+    if args.executor is None:
+        remembered = _remembered(folder)
+        args.executor = remembered["executor"]
+        args.cluster = args.cluster or remembered["cluster"]
+    return EXECUTORS[args.executor](args, folder)
+
+
+def _told(args: argparse.Namespace) -> str:
+    """What is remembered of the executor, once it has answered."""
+    return json.dumps({"executor": args.executor, "cluster": args.cluster})
+
+
+def _remembered(folder: Path) -> dict[str, Any]:
+    path = folder / EXECUTOR
+    return json.loads(path.read_text()) if path.exists() else {"executor": "local", "cluster": []}
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE as a dictionary; values as in YAML."""
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--cluster {pair}: expected KEY=VALUE, e.g. partition=gpu")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: Outcome) -> Answer:
+    """Forecast, figures and report, from the records alone."""
+    from scalevit.study.report import figures, html, results, summary
+
+    failed = [f"{name} {state}" for name, state in outcome.states.items() if state != "done"]
+    lines = [f"{folder}: {len(nodes) - len(failed)} of {len(nodes)} nodes done"]
+    lines += [f"{name}:\n{tail}" for name, tail in outcome.errors.items()]
+    data: dict[str, Any] = {
+        "folder": str(folder),
+        "states": dict(outcome.states),
+        "failed": dict(outcome.errors),
+    }
+    if not failed:
+        data["forecast"] = dict(results.foresee(folder, spec, nodes))
+    found = results.read(folder)
+    if found.points:
+        drawn = figures.draw(found, folder / "figures")
+        page = html.write([found], folder / "report.html")
+        words = summary.summary(found)
+        lines += [*words, f"figures: {drawn[0].parent}" if drawn else "", f"report: {page}"]
+        data |= {"summary": words, "report": str(page), "figures": [str(path) for path in drawn]}
+    if failed:
+        lines.append(f"not done: {', '.join(failed)}; try again with: scalevit study resume {folder}")
+    return Answer("\n".join(line for line in lines if line), data, FAILED if failed else DONE)
+
+
+def _dry(args: argparse.Namespace, spec: Spec, why: str = "") -> Answer:
+    from scalevit.study.design import grid
+    from scalevit.study.launch import status as timetable
+
+    nodes = grid.expand(spec, args.out.absolute() / "runs")
+    text, data = timetable.show(nodes, args.out, args.slots)
+    return Answer(text, {**data, "reason": why})
+
+
+def _status(args: argparse.Namespace) -> Answer:
+    from scalevit.study.launch import status as timetable
+
+    folder = _folder(args)
+    nodes = _nodes(folder)
+    if args.watch and not args.json:
+        return Answer(*timetable.watch(nodes, folder, args.watch))
+    return Answer(*timetable.status(nodes, folder))
+
+
+def _stop(args: argparse.Namespace) -> Answer:
+    from scalevit.study.launch.status import status
+    from scalevit.study.launch.stop import stop
+
+    folder = _folder(args)
+    nodes = _nodes(folder)
+    working = stop(folder, nodes, _remembered(folder)["executor"])
+    done = status(nodes, folder)[1]["counts"]["done"]
+    text = f"{folder}: {working} nodes stopped, {done} of {len(nodes)} done"
+    text += f"; resume: scalevit study resume {folder}"
+    return Answer(text, {"folder": str(folder), "stopped": working, "done": done})
+
+
+def _nodes(folder: Path) -> list[Node]:
+    from scalevit.study.design import grid
+
+    return grid.expand(_spec(folder), folder.absolute() / "runs")
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], Answer]] = {
+    "resume": _resume, "add": _add, "status": _status, "stop": _stop,
+}  # fmt: skip

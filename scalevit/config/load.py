@@ -1,0 +1,119 @@
+"""Load a run's configuration: a preset's name or a YAML file, `section.key=value` overrides, and the run id.
+
+`load` reports every validation error at once, each with the nearest right name, and creates nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scalevit.config.dataclass_io import from_dict, nearest
+from scalevit.config.presets import PRESETS
+from scalevit.config.run import Run
+from scalevit.config.validate import Mistakes, validate
+
+
+def load(target: str, overrides: Sequence[str] = ()) -> Run:
+    """The run that a preset's name, a YAML file or the JSON answer of `scalevit plan` describes, with
+    `section.key=value` overrides applied.
+
+    Raises `Mistakes` naming every unknown key, wrong type and impossible combination at once."""
+    if target in PRESETS:
+        base = to_dict(PRESETS[target])
+    elif Path(target).is_file():
+        base = _read_yaml(Path(target))
+    else:
+        near = nearest(target, [*PRESETS])
+        raise ValueError(f"no preset and no file called {target!r}; nearest presets: {', '.join(near)}")
+    return _complete(base, overrides)
+
+
+def changed(run: Run, overrides: Sequence[str]) -> Run:
+    """The run with `section.key=value` overrides applied. Raises `Mistakes` as `load` does."""
+    return _complete(to_dict(run), overrides)
+
+
+def _complete(base: dict[str, Any], overrides: Sequence[str]) -> Run:
+    mistakes: list[str] = []
+    for override in overrides:
+        _apply(base, override, mistakes)
+    run = from_dict(Run, base, mistakes)
+    if run is not None:
+        mistakes += validate(run)
+    if mistakes or run is None:
+        raise Mistakes(mistakes)
+    return run
+
+
+def to_dict(tree: Any) -> dict[str, Any]:
+    """A dataclass tree as plain dictionaries and lists, ready for YAML or JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(tree)))
+
+
+def dump(run: Run) -> str:
+    """The run as YAML: complete, and read back by `load` to an equal run."""
+    import yaml
+
+    return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
+
+
+def resolved(run: Run) -> Run:
+    """The same run with the five numbers of its shape written out."""
+    return replace(run, model=replace(run.model, **dataclasses.asdict(run.model.resolve())))
+
+
+def run_id(run: Run) -> str:
+    """A stable short name of what decides the weights: no names, folders, logging or probes."""
+    facts = to_dict(resolved(run))
+    for section, key in (("data", "workers"), ("data", "tolerate"), ("branch", "trunk"), ("model", "shape")):
+        facts[section].pop(key)
+    for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at"):
+        facts["train"].pop(key)
+    for key in ("checkpoints", "trackers"):
+        facts["train"].pop(key)
+    for key in ("name", "probe", "parallel", "guard"):
+        facts.pop(key)
+    start = facts.pop("start")
+    if start["content"]:
+        facts["start"] = {key: start[key] for key in ("content", "preprocessing")}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = path.read_text()
+        # YAML takes JSON, but reads numbers such as 1e-06 as words
+        tree = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} is no YAML and no JSON: {' '.join(str(error).split())}") from None
+    if isinstance(tree, dict):  # of a plan for a budget the best run, of a plan for a run that run
+        tree = tree.get("best", tree)
+        tree = tree.get("run", tree) if isinstance(tree, dict) else tree
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds no run: expected sections such as 'model:' and 'schedule:'")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str, mistakes: list[str]) -> None:
+    import yaml
+
+    path, equals, text = override.partition("=")
+    if not equals:
+        mistakes.append(f"{override!r}: expected section.key=value")
+        return
+    *sections, key = path.split(".")
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        tree = inner if isinstance(inner, dict) else {}
+    try:
+        tree[key] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        mistakes.append(f"{path}: cannot read the value {text!r}")

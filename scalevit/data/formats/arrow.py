@@ -1,0 +1,77 @@
+"""Arrow streams, which Hugging Face's `datasets` keeps: what `save_to_disk` writes, and its cache.
+
+A row is reached through its record batch, which is found by the byte where it begins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scalevit.artifacts.storage import is_remote, stamp
+from scalevit.data.formats.tables import Remote, class_names, columns, image_in, labels_of, pyarrow
+from scalevit.data.index.cache import PLAIN, Reader
+from scalevit.data.index.read import Builder, Header, ShardIndex
+
+
+def _opened(path: str) -> tuple[Any, Any]:
+    """(file, schema); the file is at the first batch."""
+    arrow = pyarrow()
+    try:
+        file = arrow.PythonFile(Remote(path), "r") if is_remote(path) else arrow.memory_map(path)
+        return file, arrow.ipc.read_schema(file)
+    except (arrow.ArrowException, OSError, EOFError) as error:
+        raise ValueError(f"{path} is no Arrow stream: {str(error).splitlines()[0][:120]}") from None
+
+
+def _batch(file: Any, schema: Any) -> Any:
+    """The record batch that begins here; None at the end."""
+    arrow = pyarrow()
+    try:
+        message = arrow.ipc.read_message(file)
+    except EOFError:
+        return None
+    return arrow.ipc.read_record_batch(message, schema)
+
+
+def scan(path: str) -> ShardIndex:
+    """An index of a stream: batches are gone through, images on a disk are not read."""
+    file, schema = _opened(path)
+    _, labels = columns(schema, path)
+    builder = Builder(Header("arrow", path, *stamp(path), names=class_names(schema)))
+    place = file.tell()
+    try:
+        while (batch := _batch(file, schema)) is not None:
+            column = batch[labels].to_pylist() if labels else [None] * batch.num_rows
+            for row, value in enumerate(column):
+                builder.add(place, 0, labels_of(value, path), row=row)
+            place = file.tell()
+    except (pyarrow().ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ValueError(f"{path} is damaged or cut at byte {place}: {reason}") from None
+    if not builder.rows:
+        raise ValueError(f"{path} holds no row")
+    return builder.done()
+
+
+def _images(path: str, place: int) -> Any:
+    """The images of the batch that begins at this byte."""
+    file, schema = _opened(path)
+    file.seek(place)
+    return _batch(file, schema)[columns(schema, path)[0]]
+
+
+def name(index: ShardIndex, number: int) -> str:
+    """How to say which sample this is: the stream, the row, and the byte its batch begins at."""
+    record = index.records[number]
+    return f"{index.header.path} row {int(record['row'])} of the batch at byte {int(record['offset'])}"
+
+
+def encoded(index: ShardIndex, number: int, reader: Reader = PLAIN) -> bytes:
+    """The bytes of one image."""
+    record, header = index.records[number], index.header
+    place, row = int(record["offset"]), int(record["row"])
+
+    def column() -> Any:
+        return reader.groups.get((header.path, header.changed, place), lambda: _images(header.path, place))
+
+    return image_in(column, row, name(index, number))

@@ -1,0 +1,89 @@
+"""What was read last, kept: large pieces of remote files and row groups of tables, each read once though
+several threads ask for it at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from scalevit.artifacts import storage
+
+#: Bytes of a piece. A request for one costs little more than a request for an image.
+PIECE = 4 << 20
+#: Row groups kept where nothing is known of the order in which samples are asked for.
+GROUPS = 8
+
+
+class Kept:
+    """Values by key, of which the `most` used last stay."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self._lock = most, threading.Lock()
+        self._values: OrderedDict[Hashable, Future[Any]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The value of `key`, made by whoever asks first; what `make` raises is raised to all who wait."""
+        with self._lock:
+            value = self._values.get(key)
+            is_mine = value is None
+            if value is None:
+                value = self._values[key] = Future()
+            self._values.move_to_end(key)
+            while len(self._values) > self.most:
+                self._values.popitem(last=False)
+        if is_mine:
+            self._make(key, value, make)
+        return value.result()
+
+    def _make(self, key: Hashable, value: Future[Any], make: Callable[[], Any]) -> None:
+        try:
+            value.set_result(make())
+        except BaseException as error:
+            with self._lock:
+                if self._values.get(key) is value:
+                    del self._values[key]
+            value.set_exception(error)
+
+
+class Pieces:
+    """Reads of remote files, served from pieces of them."""
+
+    def __init__(self, most: int) -> None:
+        self.kept = Kept(most)
+
+    def read(self, path: str, start: int, length: int) -> bytes:
+        """As `storage.read` does."""
+        if not storage.is_remote(path):
+            return storage.read(path, start, length)
+        first, last = start // PIECE, (start + max(length, 1) - 1) // PIECE
+        joined = b"".join(
+            self.kept.get((path, n), partial(storage.read, path, n * PIECE, PIECE))
+            for n in range(first, last + 1)
+        )
+        return joined[start - first * PIECE :][:length]
+
+
+def _plain(path: str, start: int, length: int) -> bytes:
+    return storage.read(path, start, length)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a form gets at bytes. read: a part of a file, as `storage.read`; groups: row groups of tables."""
+
+    read: Callable[[str, int, int], bytes] = _plain
+    groups: Kept = field(default_factory=lambda: Kept(GROUPS))
+
+
+#: For samples in any order.
+PLAIN = Reader()
+
+
+def in_turn(threads: int = 1) -> Reader:
+    """For samples one after another; threads go ahead of each other a little."""
+    return Reader(Pieces(3 * threads).read, Kept(3 * threads))

@@ -1,0 +1,137 @@
+"""From the words of a configuration to a source of images: only this file knows which kinds there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from scalevit.config.dataclass_io import nearest
+from scalevit.config.run import Data
+from scalevit.data.loader import Batches, Samples, Source
+from scalevit.data.order import Mixture, Order, Positions
+
+FAMILIES = ("strokes", "atoms", "fractals")
+
+
+class Rendered:
+    """A procedural family as a source: endless, and the same pixels for the same index."""
+
+    samples = 0
+    keeps = True
+
+    def __init__(self, family: str, classes: int, side: int, seed: int, palette: float) -> None:
+        from scalevit.data.procedural.dataset import Procedural
+
+        self._family = Procedural(family, classes, side, seed, palette)
+        self.strata = classes
+
+    def get(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
+        return Samples(self._family.images(indices), self._family.labels(indices))
+
+
+def open_source(data: Data, *, image: int, classes: int, world: int = 1) -> Source:
+    """The source that `data` names, giving images of `image` pixels a side and labels below `classes`, to
+    one of `world` processes that share each batch.
+
+    Raises ValueError when there is no such family or path, or when its labels do not fit."""
+    return OPENERS[_form(data.source)](data, image, classes, world)
+
+
+def order_of(data: Data, source: Source) -> Order:
+    """The order in which a run sees the images of `source`."""
+    return Order(source.samples, data.images, data.seed, data.block, source.strata)
+
+
+def batches_of(
+    data: Data, *, image: int, classes: int, batch: int, rank: int = 0, world: int = 1, pin: bool = False
+) -> Batches:
+    """Source, order and loader in one call: what a training run needs."""
+    source, order = (_mixed if data.more else _one)(data, image, classes, world)
+    source = augmented(source, order, data, classes)
+    return Batches(
+        source, order, batch=batch, rank=rank, world=world, workers=data.workers,
+        tolerate=data.tolerate, where=" or ".join([data.source, *data.more]), pin=pin,
+    )  # fmt: skip
+
+
+def _one(data: Data, image: int, classes: int, world: int) -> tuple[Source, Positions]:
+    source = open_source(data, image=image, classes=classes, world=world)
+    return source, order_of(data, source)
+
+
+def _mixed(data: Data, image: int, classes: int, world: int) -> tuple[Source, Positions]:
+    """All sources of a mixture; procedural ones have no use for a transform, nor any but the first for the
+    list of what to leave out."""
+    from scalevit.data.mixture import Mixed, MixedOrder
+
+    words = [data, *(replace(data, source=source, exclude="") for source in data.more)]
+    words = [replace(one, transform="none") if one.source in FAMILIES else one for one in words]
+    pairs = [_one(one, image, classes, world) for one in words]
+    order = MixedOrder(Mixture(data.weights, data.seed), [order for _, order in pairs])
+    return Mixed([source for source, _ in pairs], classes), order
+
+
+def augmented(source: Source, order: Positions, data: Data, classes: int) -> Source:
+    """The source with the augmentation that `data` asks for, or as it is."""
+    if not (data.randaugment or data.mixup):
+        return source
+    from scalevit.data.augment import Augmented  # needs image libraries, which other runs need not load
+
+    wanted = {"randaugment": data.randaugment, "mixup": data.mixup}
+    return Augmented(source, order, classes=classes, seed=data.seed, **wanted)
+
+
+def _form(source: str) -> str:
+    """Which kind of source a word or an address is."""
+    if source in FAMILIES:
+        return "procedural"
+    if "/" in source or Path(source).exists() or set(source) & set("*{."):
+        return "store"
+    near = ", ".join(nearest(source, FAMILIES))
+    raise ValueError(f"data.source={source!r} is neither a path nor a procedural family; nearest: {near}")
+
+
+def _open_procedural(data: Data, image: int, classes: int, world: int) -> Source:
+    if classes < 1:
+        raise ValueError(f"data.source={data.source} is labelled: it needs model.classes of at least 1")
+    if data.transform != "none":
+        raise ValueError(f"data.transform={data.transform} is for stores of photographs; use none")
+    return Rendered(data.source, classes, image, data.seed, data.palette)
+
+
+def _open_store(data: Data, image: int, classes: int, world: int) -> Source:
+    # image libraries cost a fifth of a second, which a run on procedural images need not pay
+    from scalevit.data.blocks import by_blocks
+    from scalevit.data.dedup.search import NONE, read_exclusions
+    from scalevit.data.image_dataset import Photographs
+    from scalevit.data.stores import open_store
+
+    store = open_store(data.source)
+    if classes and store.unlabelled:
+        raise ValueError(f"{data.source}: {store.unlabelled} of {store.samples} samples have no label")
+    if classes and store.classes == 1 and not (store.multi or data.more):
+        raise ValueError(f"{data.source} has only one class: nothing can be learned from its labels")
+    if classes and store.classes > classes:
+        raise ValueError(
+            f"{data.source} has labels up to {store.classes - 1}, the model {classes} classes; "
+            f"set model.classes={store.classes}"
+        )
+    return Photographs(
+        by_blocks(store, data.block, world) if data.block else store,
+        side=image,
+        transform=data.transform,
+        seed=data.seed,
+        classes=classes,
+        source=data.source,
+        tolerate=data.tolerate,
+        excluded=read_exclusions(data.exclude, store) if data.exclude else NONE,
+    )
+
+
+OPENERS: dict[str, Callable[[Data, int, int, int], Source]] = {
+    "procedural": _open_procedural,
+    "store": _open_store,
+}

@@ -1,0 +1,103 @@
+"""A parameter's memory on this process, as rectangular pieces of the whole.
+
+Two things cut a tensor: FSDP2 gives each process some rows of the first dimension, wherever that falls (also
+through the middle of an attention head), and a cache holds only so much. Both are a range of a row-major
+array, and a range of a row-major array is a short list of boxes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from scalevit.artifacts import dcp
+
+#: First and last index + 1 along each dimension.
+Box = tuple[slice, ...]
+
+
+def boxes(shape: tuple[int, ...], start: int, stop: int, most: int) -> Iterator[Box]:
+    """Elements start … stop of a row-major array, in order, as boxes of at most `most` elements."""
+    if not shape:
+        yield ()
+        return
+    inner = math.prod(shape[1:])
+    whole = tuple(slice(0, size) for size in shape[1:])
+    while start < stop:
+        index, within = divmod(start, inner)
+        if within or stop - start < inner or inner > most:
+            end = min(stop, (index + 1) * inner)
+            for box in boxes(shape[1:], within, end - index * inner, most):
+                yield (slice(index, index + 1), *box)
+        else:
+            end = start + min((stop - start) // inner, most // inner) * inner
+            yield (slice(index, end // inner), *whole)
+        start = end
+
+
+@dataclass(frozen=True)
+class Span:
+    """The elements start … stop of a parameter that are here, and the group that holds the rest, if any."""
+
+    start: int
+    stop: int
+    group: dist.ProcessGroup | None
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that is in this process's memory."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this is a DTensor. Importing that class costs half a second; who has one has imported it."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def span(parameter: Tensor) -> Span:
+    """Which elements of a parameter are here. Raises ValueError for a sharding other than FSDP2's."""
+    if not is_sharded(parameter):
+        return Span(0, parameter.numel(), None)
+    from torch.distributed.tensor import DTensor, Shard
+
+    assert isinstance(parameter, DTensor)
+    mesh, cuts = parameter.device_mesh, [(d, p) for d, p in enumerate(parameter.placements) if p.is_shard()]
+    if len(cuts) != 1 or cuts[0][1] != Shard(0):
+        raise ValueError(
+            f"parameters must be sharded once, along dimension 0, as FSDP2 does; found {parameter.placements}"
+        )
+    axis = cuts[0][0]
+    rows, row = parameter.shape[0], math.prod(parameter.shape[1:])
+    share = math.ceil(rows / mesh.size(axis))  # as torch.chunk: the last ones get less, or nothing
+    first = min(rows, share * mesh.get_local_rank(axis))
+    return Span(first * row, min(rows, first + share) * row, mesh.get_group(axis))
+
+
+def fill(target: Tensor, reader: dcp.Reader, name: str) -> None:
+    """Read what this process holds of a tensor, whoever wrote it."""
+    share = local(target)
+    part = torch.empty(share.shape, dtype=reader.dtype(name))
+    reader.fill(name, part, offset_of(target) if is_sharded(target) else (0,) * part.ndim)
+    share.copy_(part)
+
+
+def put(target: Tensor, whole: Tensor) -> None:
+    """Copy into a tensor what this process holds of `whole`."""
+    share = local(target)
+    offset = offset_of(target) if is_sharded(target) else (0,) * whole.ndim
+    share.copy_(whole[tuple(slice(o, o + n) for o, n in zip(offset, share.shape))])
+
+
+def offset_of(tensor: Any) -> tuple[int, ...]:
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(offset)

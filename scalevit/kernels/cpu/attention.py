@@ -1,0 +1,38 @@
+"""Self-attention on a CPU, from the joint projection and without a matrix of tokens by tokens in memory; its
+twin is attention.py's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scalevit.kernels.cpu import build
+
+
+def self_attention(qkv: Tensor, heads: int) -> Tensor:
+    """Of qkv (b, n, 3 · h · e) to (b, n, h · e)."""
+    return SelfAttention.apply(qkv, heads, torch.is_grad_enabled())
+
+
+class SelfAttention(torch.autograd.Function):
+    """`keeps`: whether a backward pass may follow."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int, keeps: bool) -> Tensor:
+        b, n, d = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+        qkv, y = qkv.contiguous(), qkv.new_empty(b, n, d)
+        logs = torch.empty(b, heads, n) if keeps else None
+        build.call("attention_forward", qkv, y, logs, b, n, heads, d // heads, qkv.dtype)
+        ctx.save_for_backward(qkv, logs)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        (qkv, logs), gradient = ctx.saved_tensors, torch.empty_like(ctx.saved_tensors[0])
+        b, heads, n = logs.shape
+        e = qkv.shape[2] // (3 * heads)
+        build.call("attention_backward", qkv, dy.contiguous(), logs, gradient, b, n, heads, e, qkv.dtype)
+        return gradient, None, None

@@ -1,0 +1,114 @@
+"""Which linear layers of a run compute in fp8, and how: measured at the model's own shapes, on this device.
+
+The products of a small layer are over before their factors are in eight bits; those of a large one take
+little more than half the time. Where that turns depends on the device, so each layer's forward pass and
+gradients are timed each way when a run begins. Checkpoints keep what was chosen: a run that goes on,
+elsewhere or beside noisy neighbours, computes as before.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from scalevit.config.run import Run
+from scalevit.kernels import fp8_linear
+
+#: How much faster than in bf16 a layer must be: eight bits have their price.
+LEAST = 1.05
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One layer of every block. milliseconds: of its forward pass and gradients, in each way that it can."""
+
+    layer: str
+    tokens: int
+    inputs: int
+    outputs: int
+    milliseconds: dict[fp8_linear.Way, float]
+
+    @property
+    def way(self) -> fp8_linear.Way:
+        """The fastest, where it is faster enough."""
+        best = min(self.milliseconds, key=self.milliseconds.__getitem__)
+        return best if self.milliseconds["bf16"] >= LEAST * self.milliseconds[best] else "bf16"
+
+    @property
+    def gain(self) -> float:
+        """How many times faster than in bf16."""
+        return self.milliseconds["bf16"] / self.milliseconds[self.way]
+
+    def __str__(self) -> str:
+        shape = f"{self.layer} ({self.tokens} tokens, {self.inputs} → {self.outputs})"
+        if len(self.milliseconds) == 1:
+            return f"{shape}: bf16, since fp8 needs multiples of {fp8_linear.MULTIPLE}"
+        times = " · ".join(f"{way} {ms:.3f} ms" for way, ms in self.milliseconds.items())
+        return f"{shape}: {self.way}, {self.gain:.2f} × bf16 ({times})"
+
+
+def choose(run: Run, processes: int, device: torch.device) -> list[Choice]:
+    """What is fastest for each layer, `processes` sharing a batch; takes a second on a large model."""
+    return [
+        Choice(layer, tokens, inputs, outputs, timed(tokens, inputs, outputs, device))
+        for layer, tokens, inputs, outputs in shapes(run, processes)
+    ]
+
+
+def shapes(run: Run, processes: int) -> Iterator[tuple[str, int, int, int]]:
+    """Layer, tokens of one micro-batch, inputs, outputs."""
+    s, model = run.model.resolve(), run.model
+    images = run.train.micro_batch or max(1, run.train.batch // processes)
+    tokens = images * (s.tokens(model.image, "token" if model.class_token else model.pool) + model.registers)
+    yield "qkv", tokens, s.width, 3 * s.width
+    yield "proj", tokens, s.width, s.width
+    yield "fc1", tokens, s.width, s.mlp
+    yield "fc2", tokens, s.mlp, s.width
+
+
+def timed(tokens: int, inputs: int, outputs: int, device: torch.device) -> dict[fp8_linear.Way, float]:
+    """Median milliseconds of forward pass and both gradients in each way that this shape allows."""
+    layer = fp8_linear.Linear(inputs, outputs, device=device)
+    x = torch.randn(tokens, inputs, device=device, dtype=torch.bfloat16, requires_grad=True)
+    gradient = torch.randn(tokens, outputs, device=device, dtype=torch.bfloat16)
+
+    def step() -> None:
+        x.grad = layer.weight.grad = None
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            y = layer(x)
+        y.backward(gradient)
+
+    fits = not any(size % fp8_linear.MULTIPLE for size in (tokens, inputs, outputs))
+    found: dict[fp8_linear.Way, float] = {}
+    for way in fp8_linear.WAYS if fits else fp8_linear.WAYS[:1]:
+        layer.way = way
+        found[way] = milliseconds(step, device)
+    return found
+
+
+def milliseconds(step: Callable[[], object], device: torch.device, times: int = 10) -> float:
+    """Median time of `step` on this device after two warm calls; on a GPU replayed as a run does it: then
+    launching takes no time."""
+    for _ in range(2):
+        step()
+    if device.type != "cuda":
+        began = [time.perf_counter()]
+        for _ in range(times):
+            step()
+            began.append(time.perf_counter())
+        return 1e3 * statistics.median(b - a for a, b in pairwise(began))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(times + 1)]
+    events[0].record()
+    for event in events[1:]:
+        graph.replay()
+        event.record()
+    torch.cuda.synchronize(device)
+    return statistics.median(a.elapsed_time(b) for a, b in pairwise(events))

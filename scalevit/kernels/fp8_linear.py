@@ -1,0 +1,173 @@
+"""Linear layers whose three products are computed in fp8.
+
+A number is kept as q · unit, q in eight bits: e4m3 (4 bits of exponent, 3 of mantissa) for activations and
+weights, and for gradients e5m2 where a whole tensor shares its unit, e4m3 where every row has its own. The
+unit puts the largest number at the format's largest one, found anew in each step: nothing is remembered, so a
+run goes on after a stop as if there had been none. Products add up in fp32; their results are bf16, the
+weights' gradient fp32. Weights stay fp32 parameters under their usual names.
+
+On anything but a CUDA device the same numbers are multiplied in fp32 (`product`): slow, and the reference.
+
+Shapes: t tokens · i inputs · o outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scalevit.kernels import linear
+
+#: How a layer computes: plainly, in fp8 with one unit for a tensor, or with one for each row (and, for the
+#: gradient of the weights, each column).
+Way = Literal["bf16", "tensor", "row"]
+WAYS: tuple[Way, ...] = ("bf16", "tensor", "row")
+
+#: The layers of a block that can: by far the most of a model's work.
+LAYERS = {"qkv": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}
+
+#: Every dimension of a product must be a multiple of this.
+MULTIPLE = 16
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+LARGEST = {E4M3: 448.0, E5M2: 57344.0}
+#: Numbers all smaller than this are as good as zero; their unit must not become zero.
+TINY = 1e-30
+
+
+@torch.library.custom_op(
+    "scalevit::quantise",
+    mutates_args=(),
+    schema="(Tensor x, Tensor row_units, Tensor column_units, ScalarType dtype) -> (Tensor, Tensor)",
+)
+def quantise(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x / unit in `dtype`: by rows as it lies, and by columns transposed; both contiguous."""
+    wide = x.float()
+    across = wide.t() * column_units.reciprocal()
+    return (wide * row_units.reciprocal()).to(dtype), across.to(dtype).contiguous()
+
+
+@quantise.register_fake
+def _(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty((x.shape[1], x.shape[0]), dtype=dtype)
+
+
+@quantise.register_kernel("cuda")
+def _(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    from scalevit.kernels.triton.quantise import quantise as kernel
+
+    return kernel(x, row_units, column_units, dtype)
+
+
+def narrow(x: Tensor, dtype: torch.dtype, way: Way) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A matrix (r, c) in eight bits as it lies (r, c) and transposed (c, r), and the units of both: scalars,
+    or (r, 1) and (c, 1)."""
+    # by rows first, where the compiler can do it in the kernel that makes x
+    largest = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True)
+    if way == "tensor":
+        rows = columns = _unit(largest.amax(), dtype)
+    else:
+        rows = _unit(largest, dtype)
+        columns = _unit(torch.linalg.vector_norm(x, float("inf"), dim=0).reshape(-1, 1), dtype)
+    return *quantise(x, rows, columns, dtype), rows, columns
+
+
+def _unit(largest: Tensor, dtype: torch.dtype) -> Tensor:
+    return largest.float().clamp(min=TINY) / LARGEST[dtype]
+
+
+def product(
+    left: Tensor, right: Tensor, left_units: Tensor, right_units: Tensor, bias: Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16, fast: bool = True,
+) -> Tensor:  # fmt: skip
+    """left (a, k) times right (b, k) transposed, plus the bias (b), in `dtype`.
+
+    fast: partial sums may stay in the tensor cores' own registers, which hold fewer bits than fp32."""
+    if left.is_cuda:
+        return torch._scaled_mm(
+            left, right.t(), scale_a=left_units, scale_b=right_units.t(), bias=bias, out_dtype=dtype,
+            use_fast_accum=fast,
+        )  # fmt: skip
+    found = (left.float() * left_units) @ (right.float() * right_units).t()
+    return (found if bias is None else found + bias).to(dtype)
+
+
+class _Linear(torch.autograd.Function):
+    """x weightᵀ + bias and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
+        x8, x8t, x_rows, x_columns = narrow(x, E4M3, way)
+        w8, w8t, w_rows, w_columns = narrow(weight, E4M3, way)
+        ctx.save_for_backward(x8t, x_columns, w8t, w_columns)
+        ctx.way, ctx.biased = way, bias is not None
+        return product(x8, w8, x_rows, w_rows, None if bias is None else bias.to(torch.bfloat16))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        x8t, x_columns, w8t, w_columns = ctx.saved_tensors
+        g = gradient.contiguous()
+        g8, g8t, g_rows, g_columns = narrow(g, E5M2 if ctx.way == "tensor" else E4M3, ctx.way)
+        inputs = product(g8, w8t, g_rows, w_columns)
+        if ctx.way == "tensor":  # a sum over all tokens, where few bits would show
+            weight = product(g8t, x8t, g_columns, x_columns, dtype=torch.float32, fast=False)
+        else:
+            weight = product(g8t, x8t, g_columns, x_columns, fast=False).float()
+        return inputs, weight, g.sum(0, dtype=torch.float32) if ctx.biased else None, None
+
+
+class Linear(linear.Linear):
+    """A linear layer that computes in its `way` while it trains under autocast, and plainly otherwise: what
+    is evaluated is what others will load."""
+
+    #: None until it is decided, and then as bf16.
+    way: Way | None = None
+
+    @classmethod
+    def of(cls, plain: nn.Linear) -> Linear:
+        """The same layer, with the same parameters."""
+        new = cls(plain.in_features, plain.out_features, device="meta")
+        new.weight, new.bias = plain.weight, plain.bias
+        return new
+
+    def forward(self, input: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        return self._multiply(input, self.bias)
+
+    def product(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """Without the bias, which others add."""
+        return self._multiply(x, None)
+
+    def _multiply(self, input: Float[Tensor, "*b i"], bias: Tensor | None) -> Float[Tensor, "*b o"]:
+        training = torch.is_grad_enabled() and torch.is_autocast_enabled(input.device.type)
+        tokens = input.numel() // self.in_features
+        if self.way in (None, "bf16") or not training or tokens % MULTIPLE:
+            return F.linear(input, self.weight, bias)
+        x = input.reshape(tokens, self.in_features).to(torch.bfloat16)
+        y: Tensor = _Linear.apply(x, self.weight, bias, self.way)  # pyright: ignore
+        return y.view(*input.shape[:-1], self.out_features)
+
+
+def convert(blocks: Iterable[nn.Module]) -> None:
+    """Put layers that can compute in fp8 into a model's blocks, in place; they do once `follow` says so."""
+    for block in blocks:
+        for name, parent in LAYERS.items():
+            part = getattr(block, parent)
+            setattr(part, name, Linear.of(getattr(part, name)))
+
+
+def follow(blocks: Iterable[nn.Module], ways: dict[str, Way]) -> None:
+    """Let each layer of each block, named as in LAYERS, compute in its way."""
+    for block in blocks:
+        for name, way in ways.items():
+            getattr(getattr(block, LAYERS[name]), name).way = way
+
+
+def ways(blocks: nn.ModuleList) -> dict[str, Way]:
+    """How each layer of every block computes; empty as long as that is not decided."""
+    layers = {name: getattr(getattr(blocks[0], parent), name) for name, parent in LAYERS.items()}
+    return {name: layer.way for name, layer in layers.items() if layer.way is not None}

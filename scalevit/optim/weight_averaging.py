@@ -1,0 +1,47 @@
+"""Averages of the weights along a run: started, followed, and put in the weights' place for a while."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from scalevit.config.run import Train
+from scalevit.distributed.parallelize import let_go
+from scalevit.distributed.shards import local
+
+
+def start_average(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def decay_at(train: Train, step: int) -> float:
+    """How much of the average stays when the weights of step `step` come in: always `train.ema`; or, for the
+    mean of the weights from step `train.polyak` on, 1 - 1 / their number, and nothing before that step."""
+    if not train.polyak:
+        return train.ema
+    return 1 - 1 / max(1, step - train.polyak + 1)
+
+
+@torch.no_grad()
+def follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    """average ← decay · average + (1 − decay) · weights."""
+    weights = [local(p.detach()) for _, p in model.named_parameters()]
+    torch._foreach_lerp_([local(value) for value in average.values()], weights, 1 - decay)
+
+
+@contextlib.contextmanager
+def averaged(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """The model has its average as weights while this holds."""
+    pairs = [(local(model.get_parameter(name).data), local(value)) for name, value in (average or {}).items()]
+    before = [now.clone() for now, _ in pairs]
+    for now, mean in pairs:
+        now.copy_(mean)
+    try:
+        yield
+    finally:
+        for (now, _), old in zip(pairs, before):
+            now.copy_(old)
+        let_go(model)

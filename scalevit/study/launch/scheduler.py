@@ -1,0 +1,394 @@
+"""Runs a study's nodes, each as a process of its own, so that a crash costs one run and never the study.
+
+A node is a folder. Whoever works on it holds a lock until it ends (`attempt.py`), even when the launcher
+dies: the next launcher waits for it and takes its result over. What a node has finished is read from its
+folder, never remembered here. Where processes run is an executor's business (`executors/`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from scalevit import config
+from scalevit.artifacts import records
+from scalevit.config.result import MISTAKE, RESUMABLE
+from scalevit.study.design import grid
+from scalevit.study.launch import attempt
+from scalevit.study.launch.attempt import Attempt
+from scalevit.study.launch.executors.local import Local
+
+#: Seconds a process needs before its first step, for estimates of the time left.
+STARTUP = 3.0
+
+State = Literal["waiting", "running", "done", "failed", "blocked"]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """How a node's process is started and how its folder is read.
+
+    command: the process's words. finished: whether the folder holds the node's result. reached: whether a
+    trunk's folder holds the checkpoint of a step. steps: how far a run has come."""
+
+    command: Callable[[grid.Node, Path], Sequence[str]]
+    finished: Callable[[Path], bool]
+    reached: Callable[[Path, int], bool]
+    steps: Callable[[Path], int] = lambda folder: 0
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Where nodes run."""
+
+    name: str
+
+    def choose(self, ready: Sequence[grid.Node], running: Sequence[grid.Node]) -> list[grid.Node]:
+        """Those of the ready nodes, most urgent first, that shall start now."""
+        ...
+
+    def start(self, tries: Sequence[Attempt]) -> Mapping[str, str]:
+        """Start them; for each name "", or how it goes on without a process of its own."""
+        ...
+
+    def ended(self) -> Mapping[str, int]:
+        """Exit status of each try that ended since this was last asked."""
+        ...
+
+    def stop(self, kill: bool) -> None:
+        """Ask all that run to save and end, or end them at once; `ended` tells of each as always."""
+        ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Who is told what happens: a progress display, or a study that forecasts between two nodes."""
+
+    def changed(self, node: grid.Node, state: State, detail: str) -> None: ...
+
+    def tick(self, work: Work) -> None: ...
+
+
+@dataclass
+class Work:
+    """Where a study stands. stopping: how often it was asked to stop; from the second time on, at once."""
+
+    nodes: dict[str, grid.Node]
+    folder: Path
+    states: dict[str, State] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    stopping: int = 0
+
+    def of(self, name: str) -> Path:
+        return self.folder / "runs" / name
+
+    def log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.txt"
+
+    def count(self, *states: State) -> int:
+        return sum(state in states for state in self.states.values())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """states: each node's last state. errors: the last lines of what failed. stopped: asked to stop."""
+
+    states: Mapping[str, State]
+    errors: Mapping[str, str]
+    stopped: bool
+
+    @property
+    def complete(self) -> bool:
+        return all(state == "done" for state in self.states.values())
+
+
+# --------------------------------------------------------------------------- scalevit's own node
+
+
+def pretrain(node: grid.Node, folder: Path) -> Sequence[str]:
+    """The process of a node, started exactly as a user would start it."""
+    words: Sequence[str] = ["pretrain", str(folder / "run.yaml"), "--out", str(folder)]
+    if node.follow is not None and node.after is not None:
+        words = node.follow.words(folder.parent / node.after, folder)
+    return [sys.executable, "-m", "scalevit", *words]
+
+
+def checkpointed(folder: Path, step: int) -> bool:
+    """Whether the run has committed the checkpoint of `step` (a checkpoint's folder appears when whole)."""
+    return (folder / "checkpoints" / f"step_{step}").is_dir()
+
+
+def ended(folder: Path) -> bool:
+    """Whether a run has come to its end: the row that it writes last, about itself, is there."""
+    return any(row.get("kind") == "run" for row in records.read(folder))
+
+
+def steps_of(folder: Path) -> int:
+    """The last step that the run's records tell of; reads the end of the file only."""
+    try:
+        with (folder / records.FILE).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return 0
+    return max((_step(line) for line in lines[-8:]), default=0)
+
+
+def _step(line: bytes) -> int:
+    try:
+        return int(json.loads(line).get("step") or 0)
+    except (ValueError, AttributeError, TypeError):
+        return 0
+
+
+PRETRAIN = Worker(pretrain, ended, checkpointed, steps_of)
+
+
+# --------------------------------------------------------------------------- locks and folders
+
+
+@contextlib.contextmanager
+def lock_study(folder: Path) -> Iterator[None]:
+    """One launcher a study. Raises ValueError naming the process that already works on it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / attempt.LOCK
+    with path.open("a+") as file:
+        if not attempt.try_lock(file):
+            number, machine = attempt.owner(path) or ("unknown", "unknown machine")
+            raise ValueError(
+                f"{folder}: another launcher (process {number} on {machine}) works on this study; wait, or: "
+                f"scalevit study stop {folder}"
+            )
+        file.truncate(0)
+        file.write(f"{os.getpid()} {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def refuse_changes(nodes: Sequence[grid.Node], folder: Path) -> None:
+    """Raises ValueError when a node's folder already holds another run: what is done keeps its meaning."""
+    changed = [node.name for node in nodes if _other(folder / "runs" / node.name, node)]
+    if changed:
+        raise ValueError(
+            f"{folder}: the study now means something else by {len(changed)} of its runs ({_some(changed)}); "
+            "choose another --out, or undo the change"
+        )
+
+
+def refuse_losses(nodes: Sequence[grid.Node], folder: Path) -> None:
+    """Raises ValueError when the folder holds records of runs that are none of the nodes."""
+    kept = {node.name for node in nodes}
+    lost = [home.parent.name for home in sorted((folder / "runs").glob(f"*/{records.FILE}"))]
+    lost = [name for name in lost if name not in kept]
+    if lost:
+        raise ValueError(
+            f"{folder}: {len(lost)} of its runs are not in this study ({_some(lost)}); "
+            "choose another --out, or keep them in the study"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
+    """Write down what every node is to do, unless one of the folders holds something else."""
+    refuse_changes(nodes, folder)
+    for node in nodes:
+        home = folder / "runs" / node.name
+        home.mkdir(parents=True, exist_ok=True)
+        path, text = home / "run.yaml", config.dump(config.resolved(node.run))
+        if node.follow is not None:
+            path, text = home / FOLLOW, json.dumps(_meaning(node))
+        if not path.exists() or path.read_text() != text:
+            write_whole(path, text)
+
+
+#: What a node that follows a run does, in its folder; a fine-tune writes its own run.yaml beside it.
+FOLLOW = "follow.json"
+
+
+def _meaning(node: grid.Node) -> dict[str, Any]:
+    assert node.follow is not None
+    return json.loads(json.dumps({"kind": node.kind, "after": node.after, **asdict(node.follow)}))
+
+
+def _other(home: Path, node: grid.Node) -> bool:
+    if node.follow is not None:
+        path = home / FOLLOW
+        return path.exists() and json.loads(path.read_text()) != _meaning(node)
+    path = home / "run.yaml"
+    return path.exists() and config.run_id(config.load(str(path))) != config.run_id(node.run)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """All of the file or nothing of it."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+# --------------------------------------------------------------------------- the loop
+
+
+def launch(
+    nodes: Sequence[grid.Node],
+    folder: Path,
+    watcher: Watcher,
+    worker: Worker = PRETRAIN,
+    executor: Executor | None = None,
+    attempts: int = 2,
+) -> Outcome:
+    """Run every node that is not finished yet on `executor` (None: this machine, a node a core), each at most
+    `attempts` times; a node that keeps failing blocks only what branches off it. SIGINT and SIGTERM are
+    passed on to the processes, which save and end; then this returns with `stopped`."""
+    folder = folder.absolute()  # a cluster works elsewhere
+    work = Work({node.name: node for node in nodes}, folder)
+    loop = _Loop(work, worker, watcher, executor or Local(), attempts, grid.urgencies(nodes))
+    with lock_study(folder), _stopping(work):
+        prepare(nodes, folder)
+        loop.look()
+        while loop.step():
+            watcher.tick(work)
+            time.sleep(loop.pause)
+        watcher.tick(work)
+    return Outcome(dict(work.states), dict(work.errors), bool(work.stopping))
+
+
+@contextlib.contextmanager
+def _stopping(work: Work) -> Iterator[None]:
+    """While this holds, SIGINT and SIGTERM are counted instead of ending the launcher."""
+
+    def stop(number: int, frame: object) -> None:
+        work.stopping += 1
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class _Loop:
+    work: Work
+    worker: Worker
+    watcher: Watcher
+    executor: Executor
+    attempts: int
+    urgency: Mapping[str, float]
+    pause: float = 0.005
+    asked: int = 0
+    furthest: dict[str, int] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """The state of each node as its folder tells it."""
+        for name in self.work.nodes:
+            done = self.worker.finished(self.work.of(name))
+            self.set(name, "done" if done else "waiting", attempt.FINISHED if done else "")
+
+    def set(self, name: str, state: State, detail: str = "") -> None:
+        self.work.states[name] = state
+        self.watcher.changed(self.work.nodes[name], state, detail)
+
+    def step(self) -> bool:
+        """Collect what ended, start what can; whether anything is left to wait for."""
+        if self.work.stopping > self.asked:
+            self.asked = self.work.stopping
+            self.executor.stop(kill=self.asked > 1)
+        moved = self.collect()
+        moved |= not self.work.stopping and self.start()
+        self.pause = 0.005 if moved else min(0.1, self.pause * 1.3)
+        if self.work.count("running"):
+            return True
+        self.block()
+        return not self.work.stopping and self.work.count("waiting") > 0
+
+    def collect(self) -> bool:
+        ended = self.executor.ended()
+        for name, code in ended.items():
+            self.settle(name, code)
+        return bool(ended)
+
+    def settle(self, name: str, code: int) -> None:
+        if self.worker.finished(self.work.of(name)):
+            self.set(name, "done")
+        elif self.work.stopping:
+            self.set(name, "waiting", "stopped, can go on")
+        else:
+            self.fail(name, code)
+
+    def fail(self, name: str, code: int) -> None:
+        """Wait for another attempt, or give the node up with its log's last lines; a process that says that
+        its input is wrong will not do better next time, and one that was stopped but came further did not
+        fail."""
+        tail = attempt.log_tail(self.work.log(name))
+        step, before = self.worker.steps(self.work.of(name)), self.furthest.get(name, 0)
+        self.furthest[name] = max(step, before)
+        if code == RESUMABLE and step > before:
+            self.work.attempts[name] -= 1
+            self.set(name, "waiting", f"stopped at step {step}, goes on")
+        elif code == MISTAKE or self.work.attempts.get(name, 0) >= self.attempts:
+            self.work.errors[name] = tail
+            self.set(name, "failed", f"{_ended_by(code)}\n{tail}")
+        else:
+            self.set(name, "waiting", f"{_ended_by(code)}, will be tried again\n{tail}")
+
+    def start(self) -> bool:
+        """Start the ready nodes that there is room for, those with the most work behind them first."""
+        nodes, states = self.work.nodes, self.work.states
+        ready = [nodes[name] for name, state in states.items() if state == "waiting" and self.ready(name)]
+        ready.sort(key=lambda node: -self.urgency[node.name])
+        running = [nodes[name] for name, state in states.items() if state == "running"]
+        chosen = self.executor.choose(ready, running) if ready else []
+        if chosen:
+            self.run(chosen)
+        return bool(chosen)
+
+    def ready(self, name: str) -> bool:
+        node = self.work.nodes[name]
+        if node.after is None or self.work.states[node.after] == "done":
+            return True
+        if node.follow is not None:
+            return False
+        return self.worker.reached(self.work.of(node.after), node.at)
+
+    def run(self, nodes: Sequence[grid.Node]) -> None:
+        tries = [self.attempt(node) for node in nodes]
+        for name, detail in self.executor.start(tries).items():
+            self.work.attempts[name] = self.work.attempts.get(name, 0) + (not detail)
+            self.set(name, "running", detail)
+
+    def attempt(self, node: grid.Node) -> Attempt:
+        home, words = self.work.of(node.name), self.worker.command
+        return Attempt(
+            node.name, home, self.work.log(node.name), tuple(words(node, home)), self.worker.finished,
+            self.executor.name,
+        )  # fmt: skip
+
+    def block(self) -> None:
+        """Give up the nodes whose trunk failed before it reached their branch point, and those behind them:
+        nodes stand after what they wait for."""
+        for name, state in self.work.states.items():
+            after = self.work.nodes[name].after
+            before = self.work.states[after] if after else "done"
+            if state == "waiting" and before in ("failed", "blocked") and not self.ready(name):
+                self.set(name, "blocked", f"{after} {before}")
+
+
+def _ended_by(code: int) -> str:
+    """How a process ended, in words."""
+    if code == -signal.SIGKILL:
+        return "killed (out of memory?)"
+    return f"ended by {signal.Signals(-code).name}" if -code in {*signal.Signals} else f"exit {code}"

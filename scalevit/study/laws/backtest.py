@@ -1,0 +1,234 @@
+"""Many extrapolators on many curves at once, and how well each would have forecast what is already known.
+
+A back-test cuts a curve at a smaller x, fits what lies before the cut and predicts the rest. An extrapolator
+is a law fitted with weights that fade with the distance from the last x (the law must hold where it is
+extended, not everywhere), with or without a prior on its parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalevit.study.laws.fit import averaged
+from scalevit.study.laws.forms import FORMS, Array, Form
+from scalevit.study.laws.least_squares import Prior, Problem, descend
+
+#: Huber's knee in log error.
+KNEE = 0.02
+ITERATIONS = 40
+TOLERANCE = 1e-7
+#: A prior that holds for error curves of vision models at large: ln of the exponent, ln of the floor as a
+#: share of the smallest error. Centre and spread of the nine laws of arXiv 2106.04560, figures 2 and 9.
+COMMON_MEAN, COMMON_SPREAD = np.log([0.36, 0.6]), np.array([0.6, 0.8])
+#: The shift of the saturating law, in e-folds: about the smallest x seen.
+DELAY_SPREAD = 3.0
+#: Added to the spread of related parameters, which are few and alike.
+RELATED_SPREAD = 0.25
+FEWEST, FEWEST_RELATED = 4, 3
+#: A related curve that is so many e-folds longer (20 times) teaches by what it was like before its end.
+MUCH_LONGER = 3.0
+
+
+RECENT = np.log(2.0)
+#: So many x within a factor of four, of which hardly any rises, are no independent measurements: they were
+#: smoothed, or each is the best so far.
+DENSE, SELDOM = 16, 0.05
+#: Of twice as many points or more, neighbours are averaged before anything is fitted.
+MOST_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Curve:
+    """u = ln(x / last x) and v = ln(y / smallest y), by growing x; w weighs the points, 1 on average."""
+
+    u: Array
+    v: Array
+    w: Array
+    x0: float
+    y0: float
+
+
+def curve(x: Array, y: Array, weights: Array | None = None) -> Curve:
+    """Scale points that are sorted by x."""
+    x0, y0 = float(x[-1]), float(np.min(y))
+    w = np.ones(len(x)) if weights is None else weights / np.mean(weights)
+    return Curve(np.log(x / x0), np.log(y / y0), w, x0, y0)
+
+
+def condensed(piece: Curve, most: int = MOST_POINTS) -> Curve:
+    """The same with its neighbours averaged where there are twice `most` points or more."""
+    u, v, w = averaged(piece.u, piece.v, piece.w, most)
+    return Curve(u, v, w / np.mean(w), piece.x0, piece.y0)
+
+
+def smoothed(piece: Curve) -> bool:
+    """Whether the points are too many and rise too seldom to be independent measurements."""
+    recent = piece.u >= -2 * RECENT - 1e-9
+    return len(np.unique(piece.u[recent])) >= DENSE and bool(np.mean(np.diff(piece.v) > 0) <= SELDOM)
+
+
+def at_stage(piece: Curve, length: float, horizon: float) -> Curve:
+    """A much longer curve as if it had come `length` e-folds far, and the next `horizon` of them were known
+    too: u and v are 0 there. A floor as a share of the last y would be too high for a shorter curve."""
+    stage = piece.u[0] + length
+    if stage > -MUCH_LONGER or np.sum(piece.u <= stage) < FEWEST:
+        return piece
+    kept = piece.u <= stage + horizon
+    last, lowest = piece.u[piece.u <= stage][-1], np.min(piece.v[piece.u <= stage])
+    return Curve(
+        piece.u[kept] - last, piece.v[kept] - lowest, piece.w[kept], piece.x0 * np.exp(last),
+        piece.y0 * np.exp(lowest),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Member:
+    """One extrapolator: a law, e-folds of x over which weights fade, strength of the prior (0: none)."""
+
+    law: str
+    recency: float
+    strength: float
+
+    @property
+    def form(self) -> Form:
+        return FORMS[self.law]
+
+
+#: M2 is the saturating law without its shift and need not be asked twice. Shorter recencies follow the
+#: scatter of the last points.
+KINDS = tuple((law, recency) for law in ("M3", "saturating") for recency in (0.7, 1.2))
+#: Strengths of the prior, in units of the scatter: unsure which is right for a curve alone.
+ALONE = tuple(Member(*kind, strength) for strength in (0.0, 4.0, 16.0) for kind in KINDS)
+#: Where related curves have taught it, and so many times more for curves whose scatter was smoothed away.
+TAUGHT = tuple(Member(*kind, 4.0) for kind in KINDS)
+FIRMER = 4.0
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """Mean (p,) and covariance (p, p) of theta for one law and recency; the amplitude is never believed."""
+
+    mean: Array
+    covariance: Array
+
+
+def common(form: Form, piece: Curve) -> Beliefs:
+    """The prior without related curves."""
+    mean = np.concatenate([[0.0], COMMON_MEAN, [piece.u[0] - 1]])[: len(form.bounds)]
+    spread = np.concatenate([[np.inf], COMMON_SPREAD, [DELAY_SPREAD]])[: len(form.bounds)]
+    return Beliefs(mean, np.diag(spread**2))
+
+
+def learned(theta: Array) -> Beliefs:
+    """The prior that the fits of related curves (r, p) suggest."""
+    mean = np.median(theta, axis=0)
+    near = np.clip(theta, mean - 2, mean + 2)
+    covariance = np.cov(near.T) + RELATED_SPREAD**2 * np.eye(theta.shape[1])
+    return Beliefs(mean, covariance)
+
+
+def cuts(piece: Curve, ratios: Sequence[float], horizon: float) -> list[tuple[Curve, Array, Array]]:
+    """(what lies before the cut, ln distance and ln y of what lies within `horizon` e-folds after it)."""
+    found = []
+    for ratio in ratios:
+        before = piece.u <= -np.log(ratio) + 1e-9
+        if np.sum(before) < FEWEST or len(np.unique(piece.u[before])) < FEWEST:
+            continue
+        last = piece.u[before][-1]
+        after = ~before & (piece.u <= last + horizon + 1e-9)
+        if np.any(after):
+            short = curve(np.exp(piece.u[before]), np.exp(piece.v[before]), piece.w[before])
+            found.append((short, piece.u[after] - last, piece.v[after] - np.log(short.y0)))
+    return found
+
+
+Taught = dict[tuple[str, float], Beliefs]
+
+
+def free(pieces: Sequence[Curve]) -> dict[tuple[str, float], Array]:
+    """theta (curves, p) of every law and recency without prior."""
+    return {
+        kind: solve(Member(*kind, 0.0), pieces, [_starts(kind[0], piece) for piece in pieces], None)
+        for kind in KINDS
+    }
+
+
+def teach(theta: dict[tuple[str, float], Array], kept: Sequence[int]) -> Taught:
+    """Beliefs from the free fits of some curves."""
+    return {kind: learned(found[list(kept)]) for kind, found in theta.items()}
+
+
+def solve_all(pieces: Sequence[Curve], taught: Sequence[Taught]) -> tuple[tuple[Member, ...], list[Array]]:
+    """The members and theta (curves, p) of each; `taught` holds beliefs for each curve or is empty."""
+    members = TAUGHT if taught else ALONE
+    unbiased = free(pieces)
+    firm = np.array([FIRMER if taught and smoothed(piece) else 1.0 for piece in pieces])
+    found = []
+    for member in members:
+        kind = (member.law, member.recency)
+        if member.strength == 0.0:
+            found.append(unbiased[kind])
+            continue
+        own = [t[kind] for t in taught] if taught else [common(member.form, piece) for piece in pieces]
+        prior = _prior(own, member.strength * firm * _noise(member, pieces, unbiased[kind]))
+        starts = [_warm(member.form, theta, b) for theta, b in zip(unbiased[kind], own)]
+        found.append(solve(member, pieces, starts, prior))
+    return members, found
+
+
+def _starts(law: str, piece: Curve) -> Array:
+    """Some of the form's starts: a recent stretch of a curve has few optima."""
+    starts = FORMS[law].starts(piece.u, piece.v)
+    return starts[:: 5 if law == "saturating" else 2]
+
+
+def _warm(form: Form, theta: Array, belief: Beliefs) -> Array:
+    """From the fit without prior, and from the prior's centre through the last point."""
+    centre = np.concatenate([[0.0], belief.mean[1:]])
+    centre[0] = np.clip(-form.value(centre[None], np.zeros((1, 1)))[0][0, 0], -3, 3)
+    return np.stack([theta, centre])
+
+
+def _prior(beliefs: Sequence[Beliefs], strength: Array) -> Prior:
+    mean = np.stack([belief.mean for belief in beliefs])
+    precision = np.zeros((*mean.shape, mean.shape[1]))
+    precision[:, 1:, 1:] = np.linalg.inv(np.stack([belief.covariance[1:, 1:] for belief in beliefs]))
+    return Prior(mean, precision * strength[:, None, None])
+
+
+def _noise(member: Member, pieces: Sequence[Curve], theta: Array) -> Array:
+    """Weighted variance of log residuals; with hardly more points than parameters, about one per cent."""
+    found = []
+    for piece, row in zip(pieces, theta):
+        residual = member.form.value(row[None], piece.u[None])[0][0] - piece.v
+        weight = piece.w * np.exp(piece.u / member.recency)
+        free = len(piece.u) - len(row)
+        guess = np.exp(-max(free, 0) / 2)
+        variance = np.sum(weight * residual**2) / np.sum(weight) * len(piece.u) / max(1, free)
+        found.append(max((variance + guess * 1e-4) / (1 + guess), 1e-10))
+    return np.array(found)
+
+
+def solve(member: Member, pieces: Sequence[Curve], starts: Sequence[Array], prior: Prior | None) -> Array:
+    """The best theta (curves, p) of one member, all curves and starts in one batch."""
+    longest = max(len(piece.u) for piece in pieces)
+    padded = np.zeros((3, len(pieces), longest))
+    for row, piece in enumerate(pieces):
+        fading = piece.w * np.exp(np.minimum(piece.u, 0) / member.recency)
+        padded[:, row, : len(piece.u)] = piece.u, piece.v, fading
+    row = np.repeat(np.arange(len(pieces)), [len(start) for start in starts])
+    if prior is not None:
+        prior = Prior(prior.mean[row], prior.precision[row])
+    u, v, weights = (part[row] for part in padded)
+    problem = Problem(member.form, u, v, weights, np.full(len(row), KNEE), prior)
+    theta, loss = descend(problem, np.concatenate(starts), ITERATIONS, TOLERANCE)
+    return np.stack([theta[row == i][np.argmin(loss[row == i])] for i in range(len(pieces))])
+
+
+def predict(members: Sequence[Member], thetas: Sequence[Array], index: int, distance: Array) -> Array:
+    """ln(y / y0) of curve `index` at ln distances from its last x, by every member: (members, n)."""
+    u = np.asarray(distance, float)[None]
+    return np.stack([m.form.value(t[index][None], u)[0][0] for m, t in zip(members, thetas)])

@@ -1,0 +1,175 @@
+"""Results of other origin, to stand beside one's own: the paper's tables, timm's results, anybody's CSV.
+
+What a table does not say stays unknown (NaN), and a point without compute is in no law.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalevit.config import model_sizes
+from scalevit.study.paper import tables
+from scalevit.study.report.results import Facts, Point, Results
+
+#: The word that stands for the paper's own tables.
+PAPER = "paper"
+
+#: Other names of columns, as big tables have them.
+ALIASES = {
+    "train_flops": "compute", "flops": "compute", "images_seen": "seen", "unique_images": "images",
+    "params": "parameters", "param_count": "parameters", "std": "spread", "img_size": "image",
+}  # fmt: skip
+
+#: The columns by which timm's tables of results are known; theirs is in per cent and millions.
+TIMM = {"model", "top1_err", "param_count"}
+
+#: Columns of the paper's tables 4-13: data set and examples a class.
+FEWSHOT = {
+    "INet": "imagenet", "Cifar": "cifar100", "Pets": "pets", "Birds": "birds",
+}  # fmt: skip
+
+Row = Mapping[str, str]
+
+
+def read(source: Path) -> Results:
+    """The paper's tables for the word `paper`, else a CSV file: one row a result, with a column error or
+    accuracy (0 to 1), and as many of model, dataset, shots, spread, draws, compute, seen, images, steps,
+    batch, parameters, forward, seed, recipe and run as it has. A ViT's size and compute follow from its
+    name. Raises ValueError for what is not there and for cells that are not what they should be."""
+    if str(source) == PAPER and not source.exists():
+        return _paper()
+    with source.open(newline="", encoding="utf-8-sig") as file:
+        rows = [*csv.DictReader(file)]
+    if rows and {*rows[0]} >= TIMM:
+        return Results(
+            source.stem, *_parts(_timm(rows), source), origin=f"timm's results, from {source.name}."
+        )
+    named = [{ALIASES.get(key, key): value for key, value in row.items() if key} for row in rows]
+    if not named or not {"error", "accuracy"} & {*named[0]}:
+        raise ValueError(
+            f"{source}: a table of results needs a column error or accuracy, and one row at least"
+        )
+    return Results(source.stem, *_parts(named, source), origin=f"Results from {source.name}.")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A row's cells, by name; where: what errors call it."""
+
+    row: Row
+    where: str
+
+    def text(self, name: str, default: str = "") -> str:
+        return (self.row.get(name) or default).strip()
+
+    def number(self, name: str) -> float:
+        """NaN for an empty cell or no such column."""
+        text = self.text(name).replace(",", "")
+        try:
+            return float(text) if text else math.nan
+        except ValueError:
+            raise ValueError(f"{self.where}: {name} is {text!r}, not a number") from None
+
+    def whole(self, name: str) -> int:
+        """0 for an empty cell."""
+        value = self.number(name)
+        return 0 if math.isnan(value) else int(value)
+
+
+def _parts(rows: Sequence[Row], source: Path) -> tuple:
+    """Facts and points, and nothing of what only runs have: floors, curves, provenance."""
+    facts: dict[str, Facts] = {}
+    points = []
+    for line, row in enumerate(rows, start=2):
+        cells = Cells(row, f"{source}, line {line}")
+        made = _facts(cells, source.stem)
+        made = facts.setdefault(made.run, made)
+        error = cells.number("error")
+        error = 1 - cells.number("accuracy") if math.isnan(error) else error
+        if not 0 <= error <= 1:
+            raise ValueError(
+                f"{cells.where}: an error must be from 0 to 1, not {error:g} (per cent? divide by 100)"
+            )
+        spread = 0.0 if math.isnan(cells.number("spread")) else cells.number("spread")
+        points.append(
+            Point(
+                made,
+                cells.text("dataset", "imagenet"),
+                cells.whole("shots"),
+                error,
+                spread,
+                cells.whole("draws"),
+            )
+        )
+    return tuple(facts.values()), tuple(points), (), {}, {}
+
+
+def _facts(cells: Cells, study: str) -> Facts:
+    """What the row says of its run; the size and compute of a ViT that is named and not given."""
+    model = cells.text("model", "?")
+    steps, batch, seen = cells.whole("steps"), cells.whole("batch"), cells.number("seen")
+    if math.isnan(seen) and steps and batch:
+        seen = float(steps * batch)
+    parameters, forward = cells.number("parameters"), cells.number("forward")
+    known = _shape(model)
+    if known is not None:
+        image = cells.whole("image") or 224
+        forward = known.flops(image) if math.isnan(forward) else forward
+        parameters = known.parameters(image) if math.isnan(parameters) else parameters
+    compute = cells.number("compute")
+    compute = 3 * forward * seen if math.isnan(compute) else compute
+    images, recipe, seed = cells.whole("images"), cells.text("recipe"), cells.whole("seed")
+    told = [model, recipe, str(images or ""), str(steps or ""), str(seed or "")]
+    return Facts(
+        run=cells.text("run") or " ".join(part for part in told if part), study=study, folder="",
+        model=model, recipe=recipe, images=images, unique=min(images or seen, seen), seed=seed, steps=steps,
+        batch=batch, seen=seen, compute=compute, parameters=parameters, forward=forward, parent="",
+        schedule=None, branch_step=0, head_decay=math.nan, body_decay=math.nan,
+    )  # fmt: skip
+
+
+def _shape(model: str) -> model_sizes.Shape | None:
+    try:
+        return model_sizes.shape(model)
+    except ValueError:
+        return None
+
+
+def _timm(rows: Sequence[Row]) -> list[Row]:
+    return [
+        {
+            "model": row["model"], "error": str(float(row["top1_err"]) / 100), "dataset": "imagenet",
+            "image": row.get("img_size", ""),
+            "parameters": str(1e6 * float(row["param_count"].replace(",", ""))),
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+def _brief(steps: float) -> str:
+    """20k, 1.2M"""
+    return f"{steps / 1e6:g}M" if steps >= 1e6 else f"{steps / 1e3:g}k"
+
+
+def _paper() -> Results:
+    """Tables 4-13: few-shot errors of 5 and 10 examples a class, at batch 4 096 and 224 pixels."""
+    rows = [
+        {
+            "run": f"{row['model']} {row['data_size']} {_brief(float(row['steps_at_bs4096']))}",
+            "model": row["model"], "images": str(tables.IMAGES[row["data_size"]]),
+            "steps": row["steps_at_bs4096"], "batch": str(tables.BATCH), "dataset": data,
+            "shots": str(shots), "accuracy": str(float(row[f"{column}{shots}"]) / 100),
+        }
+        for row in tables.table(tables.FEWSHOT)
+        for column, data in FEWSHOT.items()
+        for shots in (5, 10)
+        if row[f"{column}{shots}"]
+    ]  # fmt: skip
+    words = (
+        "Scaling Vision Transformers (arXiv 2106.04560), tables 4-13; compute is counted as everywhere here."
+    )
+    return Results("the paper", *_parts(rows, Path("the paper")), target=("imagenet", 10), origin=words)

@@ -1,0 +1,482 @@
+"""A study in words, for a reader who has not seen it: what was learnt, how sure that is, what comes next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scalevit.study.design.downstream import FINETUNED
+from scalevit.study.laws.forecast import forecast
+from scalevit.study.report.results import LEVEL, Law, Point, Results, law_of, pareto
+
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+#: What a plan multiplies.
+MORE = 10
+
+#: From this ratio of its ends on, an interval of errors says nothing.
+VAGUE = 30
+
+Task = tuple[str, int]
+
+
+def task_name(task: Task) -> str:
+    """digits, 10-shot."""
+    return f"{task[0]} {task[1]}-shot" if task[1] else task[0]
+
+
+def percent(error: float) -> str:
+    return f"{100 * error:.1f}%"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def summary(results: Results) -> list[str]:
+    """The results in sentences, each with its numbers and their intervals."""
+    told = [sentence for _, sentences in sections(results) for sentence in sentences]
+    return [*told, *filter(None, [_recipe_words(results)])]
+
+
+def sections(results: Results) -> list[tuple[str, list[str]]]:
+    """(heading, sentences): what was done and learnt, how sure that is, what is next, what is missing."""
+    tasks = results.tasks()
+    task = tasks[0] if tasks else ("", 0)
+    points = results.of(task)
+    law, sizes = law_of(points), _grows(points)
+    if results.origin:
+        return [("What it shows", [_frontier(task, law), _law_words(law)])] if law.fit else []
+    told = {
+        "What was done": [
+            _extent(results), _asked(task) if tasks else "", _bill_words(results), results.note,
+        ],
+        "What was learnt": [
+            _frontier(task, law) if sizes else "", _law_words(law) if sizes else "",
+            _halving(law), _data_words(points),
+        ],
+        "How sure this is": [
+            _floor_words(results, points), _forecast_words(results, points) if sizes else "",
+            _seed_words(points),
+        ],
+        f"What {MORE} times the compute would buy": [_next(law)],
+        "What is missing": list(results.notes),
+    }  # fmt: skip
+    kept = [(name, [sentence for sentence in sentences if sentence]) for name, sentences in told.items()]
+    return [(name, sentences) for name, sentences in kept if sentences]
+
+
+def headline(results: Results) -> str:
+    """The one sentence to remember."""
+    tasks = results.tasks()
+    if results.origin:
+        return f"{len(results.facts)} runs of other origin: {results.origin}"
+    if not tasks:
+        return "No run has a result yet."
+    points, name = results.of(tasks[0]), task_name(tasks[0])
+    best = pareto(points)
+    if not best:
+        return f"No run has a {name} error that can be compared."
+    if len(points) == 1:
+        only = best[0]
+        return f"After {only.facts.steps:,} steps, the {name} error of {only.facts.run} is {_measured(only)}."
+    if not _grows(points):
+        return _compared(name, points)
+    if not _helps(points):
+        return (
+            f"More training did not lower the {name} error here: the best run, {best[-1].facts.run} with "
+            f"{percent(best[-1].error)}, used {best[-1].facts.compute / points[-1].facts.compute:.0%} of the "
+            "largest compute."
+        )
+    law = law_of(points)
+    ahead = _ahead(law.frontier) if law.fit else ""
+    words = (
+        f"The {name} error fell from {percent(best[0].error)} to {percent(best[-1].error)} with "
+        f"{number(best[-1].facts.compute / best[0].facts.compute)} times the compute"
+    )
+    return f"{words}; {MORE} times more should bring {ahead}." if ahead else f"{words}."
+
+
+def _helps(points: Sequence[Point]) -> bool:
+    """Whether the best of the dearest runs, those with half of the largest compute at least, is as good as
+    the best of all within the noise of both: otherwise more compute did not help."""
+    best = min(points, key=lambda point: point.error)
+    most = max(point.facts.compute for point in points)
+    dear = min((p for p in points if p.facts.compute >= most / 2), key=lambda point: point.error)
+    return dear.error <= best.error + 2 * math.hypot(best.spread, dear.spread)
+
+
+def _grows(points: Sequence[Point]) -> bool:
+    """Whether some run had clearly more compute than another: otherwise recipes are compared, not sizes."""
+    compute = [point.facts.compute for point in points if math.isfinite(point.facts.compute)]
+    return len(compute) > 1 and max(compute) > 1.3 * min(compute)
+
+
+def _compared(name: str, points: Sequence[Point]) -> str:
+    """The best of what was tried at one compute, and the others' range."""
+    errors: dict[str, list[float]] = {}
+    for point in points:
+        errors.setdefault(point.facts.recipe or point.facts.run, []).append(point.error)
+    first, *others = sorted(errors, key=lambda recipe: float(np.mean(errors[recipe])))
+    if not others:
+        return f"The {name} error of {first} is {_seeds(errors[first])}."
+    means = [float(np.mean(errors[recipe])) for recipe in others]
+    ends = percent(means[0]) if len(means) == 1 else f"{percent(means[0])} to {percent(means[-1])}"
+    return (
+        f"Of {len(errors)} recipes, {first} has the lowest {name} error, {_seeds(errors[first])}; the other"
+        f"{'s reach' if len(means) > 1 else ' reaches'} {ends}."
+    )
+
+
+def _asked(task: Task) -> str:
+    """What an error is, for who has not met few-shot probes."""
+    if task[0].endswith(FINETUNED):
+        return (
+            f"Each trained network is trained further on the labelled images of {task[0].split()[0]}; "
+            "the error is the share of the set's other images that it then gets wrong."
+        )
+    if not task[1]:
+        return ""
+    return (
+        f"Each trained network is frozen and shown {task[1]} labelled image{'s' * (task[1] > 1)} a class of "
+        f"{task[0]}; a ridge regression on its features then names the rest. "
+        "The share it gets wrong is the error, so it says how good the features are, not how good a fit is."
+    )
+
+
+def _bill_words(results: Results) -> str:
+    bill = results.bill
+    if not bill or bill.share >= 1:
+        return ""
+    return (
+        f"Durations shared their trunks: {number(bill.shared)} FLOPs were trained instead of "
+        f"{number(bill.separate)}, {bill.share:.0%} of the cost of separate runs."
+    )
+
+
+def _halving(law: Law) -> str:
+    if law.fit is None:
+        return ""
+    floor = " that lies above the floor" if "c" in law.fit.params else ""
+    left = MORE ** -law.fit.params["b"]
+    return f"In plain words: {MORE} times the compute leaves {left:.0%} of the error{floor}."
+
+
+def _data_words(points: Sequence[Point]) -> str:
+    """What fewer unique images cost, at the largest model and longest duration that has both."""
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        facts = point.facts
+        groups.setdefault((facts.compute, facts.model, facts.recipe, facts.seed), []).append(point)
+    both = [group for group in groups.values() if len({p.facts.images for p in group}) > 1]
+    if not both:
+        return ""
+    group = sorted(max(both, key=lambda g: g[0].facts.compute), key=lambda p: p.facts.images or math.inf)
+    few, many = group[0], group[-1]
+    least, most = (
+        f"{p.facts.images:,} unique images" if p.facts.images else "all new images" for p in (few, many)
+    )
+    return (
+        f"With {least} instead of {most}, {many.facts.model} after {many.facts.steps:,} steps ends at "
+        f"{percent(few.error)} instead of {percent(many.error)}."
+    )
+
+
+def _seed_words(points: Sequence[Point]) -> str:
+    """How much of a difference between two runs is chance, as far as seeds were repeated."""
+    if len(points) < 2:
+        return ""
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for point in points:
+        facts = point.facts
+        groups.setdefault((facts.model, facts.recipe, facts.images, facts.steps), []).append(point.error)
+    spreads = [float(np.std(errors, ddof=1)) for errors in groups.values() if len(errors) > 1]
+    if spreads:
+        together = float(np.sqrt(np.mean(np.square(spreads))))
+        return (
+            f"Runs that differ only in their seed differ by {100 * together:.1f} points (standard deviation)."
+        )
+    spread = float(np.median([point.spread for point in points]))
+    return (
+        f"One seed of training each: how much another seed would change is not known. Draws of the few "
+        f"images alone scatter by {100 * spread:.1f} points."
+    )
+
+
+def _ahead(frontier: Sequence[Point]) -> str:
+    made = _forecast_of([(p.facts.compute, p.error) for p in frontier])
+    return f"{percent(made[0])} {_interval(made[1], made[2])}" if made else ""
+
+
+def _forecast_of(curve: Sequence[tuple[float, float]]) -> tuple[float, float, float] | None:
+    """(mean, low, high) at MORE times the largest x; None where fewer than three points fall."""
+    curve = sorted((x, y) for x, y in curve if y > 0)
+    if len({x for x, _ in curve}) < 3 or curve[-1][1] >= curve[0][1]:
+        return None
+    x, y = np.array(curve).T
+    try:
+        made = forecast(x, y, [MORE * x.max()], level=LEVEL, chance=1.0)
+    except ValueError:
+        return None
+    return float(made.mean[0]), float(made.low[0]), float(made.high[0])
+
+
+def plan(results: Results) -> list[dict[str, str]]:
+    """What the next tenfold buys, one way of spending it a row; only ways that this study has measured."""
+    tasks = results.tasks()
+    points = results.of(tasks[0]) if tasks and not results.origin else []
+    law = law_of(points)
+    if law.fit is None or not _helps(points):
+        return []
+    top = max(points, key=lambda p: (p.facts.compute, p.facts.unique))
+    kin = [p for p in points if (p.facts.images, p.facts.recipe) == (top.facts.images, top.facts.recipe)]
+    longer = [(p.facts.seen, p.error) for p in kin if p.facts.model == top.facts.model]
+    larger = [(p.facts.forward, p.error) for p in kin if p.facts.steps == top.facts.steps]
+    ways = [
+        ("grow model, images and duration together", [(p.facts.compute, p.error) for p in law.frontier]),
+        (f"only train {top.facts.model} {MORE} times longer", _means(longer)),
+        (f"only make the model {MORE} times larger, {top.facts.steps:,} steps", _means(larger)),
+    ]
+    rows = []
+    for what, curve in ways:
+        made = _forecast_of(curve)
+        if made:
+            rests = f"{len(curve)} runs or means of seeds"
+            told = f"{percent(made[0])} {_interval(made[1], made[2])}"
+            told = told if made[2] < VAGUE * made[1] else "not known: they do not say"
+            rows.append({"what": what, "error": told, "rests": rests})
+    return rows
+
+
+def _means(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The mean error at each x."""
+    return [(x, float(np.mean([e for at, e in curve if at == x]))) for x in sorted({x for x, _ in curve})]
+
+
+def _span(values: Sequence[float], unit: str = "") -> str:
+    low, high = min(values), max(values)
+    ends = number(low) if low == high else f"{number(low)} to {number(high)}"
+    return f"{ends}{unit}"
+
+
+def number(value: float) -> str:
+    """Two or three digits as people write them: 0.046, 600, 1.1 × 10¹³."""
+    if 1e-3 <= abs(value) < 1e5 or value == 0:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
+
+
+def _formula(formula: str) -> str:
+    return formula.replace("x", "C").replace("^-b", "⁻ᵇ").replace("^b", "ᵇ")
+
+
+def _extent(results: Results) -> str:
+    runs = results.facts
+    if not runs:
+        return ""
+    models = {facts.model for facts in runs}
+    sizes = {facts.images for facts in runs}
+    return (
+        f"{len(runs)} run{'s' * (len(runs) > 1)} of {len(models)} model{'s' * (len(models) > 1)} "
+        f"({_span([f.parameters / 1e6 for f in runs], ' M parameters')}) on {len(sizes)} data "
+        f"size{'s' * (len(sizes) > 1)} for {_span([f.steps for f in runs], ' steps')}: "
+        f"{_span([f.compute for f in runs], ' training FLOPs')}."
+    )
+
+
+def _frontier(task: Task, law: Law) -> str:
+    if not law.frontier:
+        return ""
+    first, last = law.frontier[0], law.frontier[-1]
+    if first is last:
+        return f"{task_name(task)} error of {last.facts.run}: {_measured(last)}."
+    factor, compute = first.error / last.error, last.facts.compute / first.facts.compute
+    return (
+        f"On the frontier the {task_name(task)} error falls from {percent(first.error)} ({first.facts.run}) "
+        f"to {_measured(last)} ({last.facts.run}): a factor {factor:.1f} for {number(compute)} times the "
+        "compute."
+    )
+
+
+#: More recipes than this are no table that anybody reads.
+RECIPES = 20
+
+
+def _recipes(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """The longest runs by recipe, best first, where recipes are what is compared."""
+    longest = max((point.facts.steps for point in points), default=0)
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        if point.facts.steps == longest:
+            found.setdefault(point.facts.recipe, []).append(point)
+    ranked = sorted(found, key=lambda recipe: float(np.mean([p.error for p in found[recipe]])))
+    return {recipe: found[recipe] for recipe in ranked} if 1 < len(found) <= RECIPES else {}
+
+
+def _recipe_words(results: Results) -> str:
+    """What is compared, best first: mean over the longest runs' seeds, spread between seeds."""
+    tasks = results.tasks()
+    found = _recipes(results.of(tasks[0])) if tasks and not results.origin else {}
+    if not found:
+        return ""
+    told = ", ".join(f"{name} {_seeds([p.error for p in points])}" for name, points in found.items())
+    steps = next(iter(found.values()))[0].facts.steps
+    return f"{task_name(tasks[0])} error after {steps:,} steps, by recipe: {told}."
+
+
+def recipes(results: Results) -> list[dict[str, str]]:
+    """What is compared as a table, best first: error, speed, and memory, means over the longest runs; columns
+    that say something."""
+    tasks = results.tasks()
+    found = _recipes(results.of(tasks[0])) if tasks and not results.origin else {}
+    rows = [
+        {
+            "recipe": name or "base",
+            "error": _seeds([p.error for p in points]),
+            "images/s": _mean([results.about.get(p.facts.run, {}).get("images_per_second") for p in points]),
+            "optimizer state": _mean([p.facts.state / 1e6 for p in points], " MB"),
+            "peak memory": _mean([results.about.get(p.facts.run, {}).get("memory") for p in points], " GiB"),
+        }
+        for name, points in found.items()
+    ]
+    said = {key for row in rows for key, cell in row.items() if cell != "–"}
+    return [{key: cell for key, cell in row.items() if key in said} for row in rows]
+
+
+def _mean(values: Sequence[float | None], unit: str = "") -> str:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return f"{number(float(np.mean(known)))}{unit}" if known else "–"
+
+
+def _seeds(errors: Sequence[float]) -> str:
+    mean = percent(float(np.mean(errors)))
+    return mean if len(errors) < 2 else f"{mean} ± {100 * np.std(errors, ddof=1):.1f} over {len(errors)} runs"
+
+
+def _measured(point: Point) -> str:
+    if point.draws < 2:
+        return percent(point.error)
+    return f"{percent(point.error)} ± {100 * point.spread:.1f} over {point.draws} draws"
+
+
+def _law_words(law: Law) -> str:
+    if law.fit is None:
+        return f"No law is claimed: {law.verdict}."
+    fit, ranges = law.fit, law.fit.ranges(LEVEL)
+    low, high = ranges["b"]
+    words = (
+        f"The law through {len(law.frontier)} frontier points, E = {_formula(fit.form.formula)}, has the "
+        f"exponent b = {fit.params['b']:.2f} [{low:.2f}, {high:.2f}]"
+    )
+    if "c" in ranges:
+        words += f" and the floor c = {percent(fit.floor)} {_interval(*ranges['c'])}"
+    weak = f" Weak: {law.verdict}." if law.verdict else ""
+    return f"{words} ({LEVEL:.0%} bootstrap intervals).{weak}"
+
+
+def _when(told: Mapping[str, Any]) -> str:
+    return str(told["made"])[:16].replace("T", " ")
+
+
+def _truth(told: Mapping[str, Any], points: Sequence[Point]) -> Point | None:
+    return next((point for point in points if point.facts.run == told["run"]), None)
+
+
+def _settled(results: Results, points: Sequence[Point]) -> tuple[Mapping[str, Any], Point] | None:
+    """The forecast and what then came out; None while either is missing."""
+    told = results.forecast
+    if not told or told["mean"] is None:
+        return None
+    truth = _truth(told, points)
+    return None if truth is None else (told, truth)
+
+
+def _forecast_words(results: Results, points: Sequence[Point]) -> str:
+    told = results.forecast
+    if not told:
+        return ""
+    if told["mean"] is None:
+        return f"No forecast of {told['run']} could be made: {told['why_not']}."
+    words = (
+        f"From the smaller runs alone, written down at {_when(told)} before its result was read, "
+        f"{told['run']} ({told['reach']:.1f} times their largest compute) was forecast "
+        f"at {percent(told['mean'])} {_interval(told['low'], told['high'])}"
+    )
+    truth = _truth(told, points)
+    if truth is None:
+        return f"{words}; its result is not there yet."
+    inside = "inside" if told["low"] <= truth.error <= told["high"] else "OUTSIDE"
+    return f"{words}; it came out at {percent(truth.error)}, {inside} the {told['level']:.0%} interval."
+
+
+def _floor_words(results: Results, points: Sequence[Point]) -> str:
+    """The largest run beside what needs no training; noise is two standard deviations of the difference."""
+    if not points:
+        return ""
+    grows = _grows(points)
+    top = max(points, key=lambda p: (p.facts.compute, p.facts.unique) if grows else (-p.error, 0))
+    task = (top.dataset, top.shots)
+    floors = [f for f in results.floors if (f.dataset, f.shots) == task and f.model in ("", top.facts.model)]
+    if not floors:
+        return ""
+    said = []
+    for floor in floors:
+        noise = 2 * math.hypot(floor.spread, top.spread)
+        gap = floor.error - top.error
+        verdict = "beaten" if gap > noise else "NOT beaten" if gap < 0 else "beaten, but within the noise"
+        said.append(f"{floor.name} {percent(floor.error)} ± {100 * floor.spread:.1f} ({verdict})")
+    which = "the largest run" if grows else "the best run" if len(points) > 1 else "this run"
+    return f"What needs no training, beside {percent(top.error)} of {which}: {', '.join(said)}."
+
+
+def _next(law: Law) -> str:
+    if len(law.frontier) < 4 or law.fit is None:
+        return ""
+    ahead, last = _ahead(law.frontier), law.frontier[-1]
+    if not ahead:
+        return ""
+    return (
+        f"Your next {MORE}× of compute ({number(MORE * last.facts.compute)} FLOPs): forecast {ahead} after "
+        f"{percent(last.error)} now, if model, images and duration grow together along the frontier. The "
+        f"brackets hold {LEVEL:.0%} of new measurements, as far as back-tests inside this curve can tell."
+    )
+
+
+def cards(results: Results) -> list[dict[str, str]]:
+    """The three or four numbers to see first."""
+    tasks = results.tasks()
+    if not tasks or results.origin:
+        return []
+    points = results.of(tasks[0])
+    law, best = law_of(points), pareto(points)
+    found = []
+    if best:
+        who = " ".join(filter(None, (best[-1].facts.model, best[-1].facts.recipe)))
+        note = f"{who} · ± {100 * best[-1].spread:.1f} over {best[-1].draws} draws"
+        found.append(
+            {
+                "what": f"{'best ' * (len(points) > 1)}{task_name(tasks[0])} error",
+                "value": percent(best[-1].error),
+                "note": note,
+            }
+        )
+    if law.fit is not None:
+        low, high = law.fit.ranges(LEVEL)["b"]
+        note = f"{LEVEL:.0%} interval {low:.2f} to {high:.2f}"
+        found.append({"what": "exponent of compute", "value": f"−{law.fit.params['b']:.2f}", "note": note})
+    settled = _settled(results, points)
+    if settled:
+        told, truth = settled
+        inside = "inside" if told["low"] <= truth.error <= told["high"] else "outside"
+        note = f"came out at {percent(truth.error)}: {inside} {_interval(told['low'], told['high'])}"
+        found.append({"what": "forecast of the largest run", "value": percent(told["mean"]), "note": note})
+    if results.bill and results.bill.share < 1:
+        note = f"{number(results.bill.shared)} instead of {number(results.bill.separate)} FLOPs"
+        found.append(
+            {"what": "saved by shared trunks", "value": f"{1 - results.bill.share:.0%}", "note": note}
+        )
+    return found

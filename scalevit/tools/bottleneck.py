@@ -1,0 +1,185 @@
+"""What limits a run on this machine, from measurements: computing, the optimizer, or reading images; and what
+changes would give, each one tried."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from scalevit.config.run import Guard, Run
+from scalevit.data.registry import batches_of
+from scalevit.distributed import world
+from scalevit.evals.finetune import scaled
+from scalevit.kernels import fp8_linear
+from scalevit.kernels.fp8_autotune import Choice, choose
+from scalevit.model import losses
+from scalevit.tools.doctor import seconds, wait
+from scalevit.train.loop import Micro, Recipe, State, accumulate
+from scalevit.train.precision import compile_blocks, mistakes, uncompiled
+from scalevit.train.state import build
+
+#: A change that gives less is not told of.
+WORTH = 1.1
+#: Compiling is tried, which takes up to a minute, where a run lasts longer than so many seconds.
+LONG = 1800.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of one step: passes forward and backward over all micro-batches; the update; reading the
+    images on one core. threads: of the passes. workers: threads that read ahead. cores: for both."""
+
+    passes: float
+    update: float
+    reading: float
+    threads: int
+    workers: int
+    cores: int
+    on_cpu: bool
+
+    @property
+    def computing(self) -> float:
+        return self.passes + self.update
+
+    @property
+    def step(self) -> float:
+        """Seconds from one step to the next, with reading and computing beside each other where they can be.
+        On a CPU both want its cores."""
+        if not self.workers:
+            return self.computing + self.reading
+        readers = min(self.workers, self.cores)
+        shared = (self.computing * self.threads + self.reading) / self.cores if self.on_cpu else 0.0
+        return max(self.computing, self.reading / readers, shared)
+
+    @property
+    def limit(self) -> str:
+        """What most of a step's time goes to."""
+        reading = self.reading / max(1, min(self.workers, self.cores))
+        shares = {"computing": self.passes, "the optimizer": self.update, "reading images": reading}
+        return max(shares, key=shares.__getitem__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to set, and how many times as fast the run should then be."""
+
+    setting: str
+    gain: float
+
+
+def examine_run(run: Run) -> dict[str, Any]:
+    """Parts of a step of `run` on this process's device, what limits it, and the changes worth making, best
+    first."""
+    bench = _Bench(run)
+    parts = bench.parts()
+    tried = [*_workers(parts), *bench.tried(parts)]
+    changes = sorted((one for one in tried if one.gain >= WORTH), key=lambda one: -one.gain)
+    return {
+        **asdict(parts), "step_seconds": parts.step, "images_per_second": run.train.batch / parts.step,
+        "limited_by": parts.limit, "changes": [asdict(one) for one in changes],
+    }  # fmt: skip
+
+
+def verdict(run: Run, found: dict[str, Any]) -> str:
+    """One sentence on what limits `run` here and what would help."""
+    said = (
+        f"{run.name}: limited by {found['limited_by']}; a step of {found['step_seconds']:.3f} s takes "
+        f"{found['passes']:.3f} s of passes, {found['update']:.3f} s of the optimizer and "
+        f"{found['reading']:.3f} s of reading on one core: {found['images_per_second']:.0f} images/s"
+    )
+    changes = [f"{one['setting']} should give {one['gain']:.2f} ×" for one in found["changes"]]
+    return "; ".join([said, *(changes or ["none of the changes that were tried helps"])])
+
+
+def layers(run: Run) -> list[Choice]:
+    """How each linear layer of the run's blocks is fastest here; empty where nothing computes in fp8, and for
+    a run in fp32."""
+    if run.train.precision == "fp32" or mistakes("fp8"):
+        return []
+    return choose(run, 1, torch.device("cuda"))
+
+
+def _workers(parts: Parts) -> Iterator[Change]:
+    """The fewest threads that read as fast as any number would."""
+    ways = {count: replace(parts, workers=count).step for count in range(1, parts.cores + 1)}
+    fewest = min(ways, key=lambda count: (round(ways[count] / parts.step, 2), count))
+    yield Change(f"data.workers={fewest}", parts.step / ways[fewest])
+
+
+class _Bench:
+    """A run's state of step 0 and one of its micro-batches."""
+
+    def __init__(self, run: Run) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.run, size = run, run.train.micro_batch or run.train.batch
+        self.batches = batches_of(run.data, image=run.model.image, classes=run.model.classes, batch=size)
+        self.state: State = build(run, replace(world.ALONE, device=device))
+        if run.train.precision == "fp8":
+            fp8_linear.follow(self.blocks, {choice.layer: choice.way for choice in layers(run)})
+        found = self.batches[0]
+        self.micro: Micro = (found.images.to(device), found.labels.to(device))
+        self.count = run.train.batch // size
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [*self.state.model.get_submodule("blocks").children()]
+
+    def parts(self) -> Parts:
+        numbers = iter(range(1, 10**9))
+        passes, update = self.passes(self.run.train.precision), self.update()
+        reading = seconds(lambda: self.batches[next(numbers)])
+        return Parts(
+            self.count * passes, update, self.count * reading, torch.get_num_threads(),
+            self.run.data.workers, os.cpu_count() or 1, self.state.device.type == "cpu",
+        )  # fmt: skip
+
+    def passes(self, precision: str) -> float:
+        """Seconds of one micro-batch, forward and backward."""
+        run = self.run
+        loss, prepare = losses.LOSSES[run.train.loss], scaled(run.start.preprocessing)
+        words = replace(run.train, precision=precision)
+        recipe = Recipe(run.schedule, words, run.optimizer.clip, Guard(on=False), loss, prepare)
+
+        def work() -> None:
+            for parameter in self.state.model.parameters():
+                parameter.grad = None
+            accumulate(self.state, [self.micro], recipe)
+            wait(self.state.device)
+
+        return seconds(work)
+
+    def update(self) -> float:
+        """Seconds of the optimizer, on the gradients that the passes have left, at learning rate 0."""
+
+        def work() -> None:
+            self.state.optimizer.step()
+            wait(self.state.device)
+
+        return seconds(work)
+
+    def tried(self, parts: Parts) -> Iterator[Change]:
+        """Each change by itself, timed; compiling last, for what is compiled stays so."""
+
+        def gain(passes: Callable[[], float], **changed: Any) -> float:
+            return parts.step / replace(parts, passes=self.count * passes(), **changed).step
+
+        precision, train = self.run.train.precision, self.run.train
+        if not train.compile:
+            other = "fp32" if precision == "bf16" else "bf16"
+            yield Change(f"train.precision={other}", gain(lambda: self.passes(other)))
+        if parts.on_cpu and parts.threads < parts.cores:
+            torch.set_num_threads(parts.cores)
+            found = gain(lambda: self.passes(precision), threads=parts.cores)
+            torch.set_num_threads(parts.threads)
+            yield Change(f"OMP_NUM_THREADS={parts.cores}", found)
+        if train.compile and parts.on_cpu:
+            with uncompiled(True):
+                yield Change("train.compile=false", gain(lambda: self.passes(precision)))
+        if not train.compile and parts.step * self.run.schedule.steps > LONG:
+            compile_blocks(self.blocks)
+            yield Change("train.compile=true", gain(lambda: self.passes(precision)))

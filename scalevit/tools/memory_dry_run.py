@@ -1,0 +1,177 @@
+"""One step of a run on many devices, pretended on this one: the true model, sharded as the run says, with
+tensors that have shapes but no memory, among processes that do not exist.
+
+Everything that a step does with memory is torch's own and ours: gathering, casting, recomputing,
+accumulating, updating. Only DDP's reducer is left out: its buckets are the gradients themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalevit import optim
+from scalevit.config.run import Run
+from scalevit.distributed import parallelize
+from scalevit.distributed import world as mesh
+from scalevit.distributed.shards import is_sharded, local
+from scalevit.evals.finetune import scaled
+from scalevit.kernels import fake_device
+from scalevit.model import losses
+from scalevit.model.vit import ViT
+from scalevit.optim.weight_averaging import start_average
+from scalevit.tools.memory_tracker import Footprint
+from scalevit.train.loop import Recipe, State, accumulate, clip
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """GiB on the first of `devices` devices, `micro_batch` images at once. peak: the most that were live;
+    kinds: what that was made of. sent: GiB a step that this device gives to collectives, by what for."""
+
+    devices: int
+    micro_batch: int
+    peak: float
+    kinds: dict[str, float]
+    sent: dict[str, float]
+
+
+def rehearse(run: Run, devices: int, micro_batch: int) -> Rehearsal:
+    """A step of `run` on `devices` devices, as the first one of them lives through it."""
+    with fake_device.accelerator(), _among(run, devices) as world:
+        model = ViT(run.model, device="meta")
+        if run.parallel.recompute != "none":
+            parallelize.recompute(model.blocks, run.parallel.recompute)
+        forward = parallelize.share(model, run.parallel, world) if _is_sharded(run, devices) else model
+        with _fake():
+            _put_on(model, world.device)
+            average = start_average(model) if run.train.averages else None
+            state = State(model, optim.build(run.optimizer, model), average, world, forward)
+            footprint = _walk(state, run, max(1, run.train.batch // devices), micro_batch)
+    kinds, sent = ({k: v / GIB for k, v in of.items() if v} for of in (footprint.at_peak, footprint.sent))
+    return Rehearsal(devices, micro_batch, footprint.peak / GIB, kinds, sent)
+
+
+def largest(run: Run, devices: int, room: float, near: int) -> tuple[Rehearsal, Rehearsal | None]:
+    """The step with the largest micro-batch that stays within `room` GiB, and the next larger one that does
+    not; None when that is all of a device's share. Begins looking at a micro-batch of `near` images; when
+    none fits, the first one is of one image."""
+    share = max(1, run.train.batch // devices)
+    parts = [size for size in range(1, share + 1) if share % size == 0]
+    place = max(i for i, size in enumerate(parts) if size <= max(1, near))
+    here, above = rehearse(run, devices, parts[place]), None
+    while here.peak > room and place > 0:
+        place, above = place - 1, here
+        here = rehearse(run, devices, parts[place])
+    while above is None and here.peak <= room and place + 1 < len(parts):
+        place += 1
+        other = rehearse(run, devices, parts[place])
+        here, above = (other, None) if other.peak <= room else (here, other)
+    return here, above
+
+
+def _walk(state: State, run: Run, share: int, micro_batch: int) -> Footprint:
+    """One step on `share` images, and what it left."""
+    footprint = Footprint(sharded=_is_sharded(run, state.world.size))
+    footprint.hold("weights", [*state.model.parameters(), *state.model.buffers()])
+    footprint.hold("averages", (state.average or {}).values())
+    _make_moments(state, footprint)
+    if state.world.size > 1 and run.parallel.strategy == "ddp":
+        _make_buckets(state, footprint)
+    inputs = torch.empty(share, run.model.image, run.model.image, 3, dtype=torch.uint8)
+    labels = torch.empty(share, dtype=torch.long)
+    footprint.hold("inputs", [inputs, labels])
+    batch = list(zip(inputs.split(micro_batch), labels.split(micro_batch)))
+    with footprint:
+        _step(state, run, batch[:1] + batch[-1:] if len(batch) > 1 else batch)
+    if len(batch) > 1:  # all but the last one are alike
+        footprint.sent["gather weights"] = footprint.sent["gather weights"] * len(batch) // 2
+    return footprint
+
+
+# --------------------------------------------------------------------------- the stage
+
+
+@contextlib.contextmanager
+def _among(run: Run, devices: int) -> Iterator[mesh.World]:
+    """The first process of `devices`; the others do not exist."""
+    cpu = torch.device("cpu")
+    if devices == 1:
+        yield mesh.World(0, 1, cpu)
+        return
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", rank=0, world_size=devices, store=FakeStore())
+    try:
+        yield mesh.World(0, devices, cpu, mesh.arranged(run.parallel, devices, cpu))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _fake() -> contextlib.AbstractContextManager[Any]:
+    """Tensors made in here have a shape, a dtype, a device, and no memory."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def _is_sharded(run: Run, devices: int) -> bool:
+    return devices > 1 and run.parallel.strategy != "ddp"
+
+
+def _put_on(model: ViT, device: torch.device) -> None:
+    """Parameters and buffers get memory, as far as there is any in here."""
+    if any(is_sharded(p) for p in model.parameters()):
+        model.to_empty(device=device)
+        return
+    for module in model.modules():  # to_empty cannot exchange plain tensors for fake ones
+        for name, parameter in module._parameters.items():
+            assert parameter is not None
+            module._parameters[name] = nn.Parameter(torch.empty(parameter.shape, device=device))
+        for name, buffer in module._buffers.items():
+            assert buffer is not None
+            module._buffers[name] = torch.empty(buffer.shape, device=device)
+
+
+# --------------------------------------------------------------------------- the step
+
+
+def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
+    """As `train.take_step` does it."""
+    recipe = Recipe(
+        run.schedule,
+        run.train,
+        run.optimizer.clip,
+        run.guard,
+        losses.LOSSES[run.train.loss],
+        scaled(run.start.preprocessing),
+    )
+    accumulate(state, batch, recipe)
+    clip([local(p.grad) for p in state.model.parameters() if p.grad is not None], recipe.clip, state.world)
+    state.optimizer.step()
+
+
+def _make_moments(state: State, footprint: Footprint) -> None:
+    """What the optimizer keeps, which it makes in its first step."""
+    for parameter in state.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    kept = (value for one in state.optimizer.state.values() for value in one.values())
+    footprint.hold("optimizer", (value for value in kept if isinstance(value, Tensor)))
+
+
+def _make_buckets(state: State, footprint: Footprint) -> None:
+    """DDP's gradients, which are there all the time and are averaged once a step."""
+    for parameter in state.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    footprint.hold("gradients", gradients)
+    footprint.sent["average gradients"] += sum(gradient.nbytes for gradient in gradients)

@@ -1,0 +1,48 @@
+"""A cooldown branch: a run that starts from a checkpoint of another one, its trunk, whose past it shares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from scalevit import config
+from scalevit.artifacts import checkpoint, run_folder
+from scalevit.config import lr_schedule
+
+
+def mistakes(run: config.Run) -> list[str]:
+    """Why the run cannot start from its trunk's checkpoint: another past, or no such checkpoint."""
+    trunk = Path(run.branch.trunk)
+    try:
+        past = config.load(str(trunk / run_folder.CONFIG))
+    except ValueError as error:
+        return [f"branch.trunk: {error}"]
+    try:
+        common = lr_schedule.branch(past.schedule, run.branch.step, run.schedule.cooldown)
+    except ValueError as error:
+        return [f"branch.trunk={trunk}: {error}"]
+    odd = _differing_past(replace(past, schedule=replace(common, steps=run.schedule.steps)), run)
+    if odd:
+        return [f"branch.trunk={trunk}: its past is another; different: {', '.join(odd[:5])}"]
+    there = [entry.step for entry in checkpoint.saved(run_folder.checkpoints(past, trunk))]
+    if run.branch.step not in there:
+        listed = ", ".join(map(str, there)) or "none"
+        return [f"branch.trunk={trunk}: no checkpoint of step {run.branch.step}; there: {listed}"]
+    return []
+
+
+def _differing_past(trunk: config.Run, run: config.Run) -> list[str]:
+    """What decides the weights before the branch point, and differs."""
+    plain = replace(run, branch=trunk.branch)
+    if config.run_id(trunk) == config.run_id(plain):
+        return []
+    return run_folder.differences(trunk, plain)
+
+
+def origin(branch: config.Branch) -> checkpoint.Saved:
+    """The trunk's checkpoint that the branch starts from. Raises ValueError when it is damaged."""
+    folder = checkpoint.place(run_folder.checkpoints_in(Path(branch.trunk)), branch.step)
+    wrong = checkpoint.damage(folder)
+    if wrong:
+        raise ValueError(f"the trunk's checkpoint is damaged: {'; '.join(wrong)}")
+    return checkpoint.Saved(branch.step, folder)

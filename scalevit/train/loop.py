@@ -1,0 +1,353 @@
+"""The training loop: accumulate, clip, step, average, log, evaluate, save, stop. Knows no model and no data.
+
+`State` is everything that decides the rest of a run: with the same state and the same batches, the same
+weights come out, bit for bit, whether or not the process died in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scalevit.artifacts import dcp
+from scalevit.config.lr_schedule import Schedule, lr_at
+from scalevit.config.run import Guard, Train
+from scalevit.distributed.parallelize import Forward, exchange
+from scalevit.distributed.shards import fill, local
+from scalevit.distributed.watchdog import COMPUTING, KEEPING, READING
+from scalevit.distributed.world import ALONE, World
+from scalevit.kernels.cuda_graph import Replay
+from scalevit.optim.weight_averaging import decay_at, follow
+from scalevit.train.loss_guard import fault, remember, shifted
+from scalevit.train.precision import compute_in
+
+#: Inputs and labels of one micro-batch, on the device.
+Micro = tuple[Tensor, Tensor]
+
+
+@dataclass
+class State:
+    """average: running average of the weights by name, None when none is kept. step: optimizer steps done.
+    meters: sums since the last log line: loss, gradient norm, steps. seconds: trained in all attempts.
+    forward: what is called in place of the model when processes share it. replay: what launches forward and
+    backward as one, where a device wants that. history: losses that the guard
+    compares with; skips: (step, batches) left out from that step on; rewinds: how often the run went back."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor] | None
+    world: World = ALONE
+    forward: Forward | None = None
+    replay: Replay | None = None
+    step: int = 0
+    seconds: float = 0.0
+    meters: Tensor = field(default_factory=lambda: torch.zeros(3))
+    history: list[float] = field(default_factory=list)
+    skips: list[tuple[int, int]] = field(default_factory=list)
+    rewinds: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step does. loss: mean over a micro-batch of (outputs, labels), in fp32. clip: largest global
+    gradient norm, 0 for no clipping. prepare: inputs as they travel to inputs as the model takes them."""
+
+    schedule: Schedule
+    train: Train
+    clip: float
+    guard: Guard
+    loss: Callable[[Tensor, Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Whom the loop tells what. log: step and values since the last line. stop: a reason to stop, or None.
+    tick: after every step, for a display; gets the state and the newest logged values. rewind: put the last
+    good state back, for this reason."""
+
+    log: Callable[[int, Mapping[str, float]], None] = _nothing
+    save: Callable[[State], None] = _nothing
+    evaluate: Callable[[State], None] = _nothing
+    stop: Callable[[], str | None] = lambda: None
+    tick: Callable[[State, Mapping[str, float]], None] = _nothing
+    rewind: Callable[[State, str], None] = _nothing
+
+
+def train(
+    state: State, batches: Callable[[int], Iterator[Sequence[Micro]]], recipe: Recipe, hooks: Hooks
+) -> str | None:
+    """Train from `state.step` to the schedule's end; gives the reason when stopped before.
+
+    batches: the micro-batches number n, n + 1, … of the data, from a given n on."""
+    clock, stream = Clock(state), stream_of(state, batches)
+    stopped, last = None, -1
+    while state.step < recipe.schedule.steps and stopped is None:
+        state.world.at(state.step, READING)
+        batch = clock.wait(stream)
+        state.world.at(state.step, COMPUTING)
+        wrong = take_step(state, batch, recipe)
+        if wrong is not None:
+            stopped = go_back(state, wrong, recipe.guard, hooks)
+            if stopped is not None:
+                return stopped
+            stream = stream_of(state, batches)
+            continue
+        clock.done(sum(len(labels) for _, labels in batch))
+        due = Due(state.step, recipe)
+        state.world.at(state.step, KEEPING)
+        if due.log:
+            hooks.log(state.step, clock.values(recipe))
+        stopped = None if due.last else state.world.agree(hooks.stop())
+        if due.save or stopped:
+            hooks.save(state)
+            last = state.step
+        if due.evaluate:
+            hooks.evaluate(state)
+        hooks.tick(state, clock.latest)
+    assert stopped is None or last == state.step
+    return stopped
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be done once `step` steps are; at the end, everything."""
+
+    step: int
+    recipe: Recipe
+
+    @property
+    def last(self) -> bool:
+        return self.step >= self.recipe.schedule.steps
+
+    def _every(self, steps: int) -> bool:
+        return self.last or (steps > 0 and self.step % steps == 0)
+
+    @property
+    def log(self) -> bool:
+        return self._every(self.recipe.train.log_every)
+
+    @property
+    def save(self) -> bool:
+        return self._every(self.recipe.train.save_every) or self.step in self.recipe.train.keep_at
+
+    @property
+    def evaluate(self) -> bool:
+        """The one at the end belongs to whoever finishes the run: it must survive a crash in between."""
+        return not self.last and self._every(self.recipe.train.eval_every)
+
+
+def stream_of(state: State, batches: Callable[[int], Iterator[Sequence[Micro]]]) -> Iterator[Sequence[Micro]]:
+    """The batches from the state's step on, without those that the guard made the run skip."""
+    step, number = state.step, -1
+    stream: Iterator[Sequence[Micro]] = iter(())
+    while True:
+        wanted = shifted(step, state.skips)
+        if wanted != number:
+            stream, number = batches(wanted), wanted
+        yield next(stream)
+        step, number = step + 1, number + 1
+
+
+def go_back(state: State, wrong: str, guard: Guard, hooks: Hooks) -> str | None:
+    """Put the last good state back and skip the batches that led to the fault, or say why to stop."""
+    failed, skips, rewinds = state.step, list(state.skips), state.rewinds + 1
+    if rewinds > guard.rewinds:
+        return f"{wrong} at step {failed}, after going back {guard.rewinds} times"
+    hooks.rewind(state, f"{wrong} at step {failed}")
+    first = max(state.step, failed - guard.skip + 1)
+    state.skips, state.rewinds = [*skips, (first, failed - first + 1)], rewinds
+    return None
+
+
+# --------------------------------------------------------------------------- one step
+
+
+def take_step(state: State, batch: Sequence[Micro], recipe: Recipe) -> str | None:
+    """One optimizer step on one batch, given as micro-batches; or none, and what is wrong with it."""
+    rate = lr_at(recipe.schedule, state.step)
+    for group in state.optimizer.param_groups:
+        set_rate(group, rate)
+    loss = accumulate(state, batch, recipe)
+    gradients = [local(p.grad) for p in state.model.parameters() if p.grad is not None]
+    norm = clip(gradients, recipe.clip, state.world)
+    wrong = look(state, loss, norm, recipe.guard)
+    if wrong is None:
+        state.optimizer.step()
+    for parameter in state.model.parameters():  # zero_grad would import torch's compiler
+        parameter.grad = None
+    if wrong is not None:
+        return wrong
+    if state.average is not None:
+        follow(state.average, state.model, decay_at(recipe.train, state.step + 1))
+    state.meters += torch.stack([loss, norm, torch.ones_like(loss)])
+    state.step += 1
+    return None
+
+
+def look(state: State, loss: Tensor, norm: Tensor, guard: Guard) -> str | None:
+    """What is wrong with this step, the same on all processes. Waits for the device, unless it is off."""
+    if not guard.on:
+        return None
+    state.world.mean(loss)
+    found, size = torch.stack([loss, norm]).tolist()
+    wrong = fault(found, size, state.history, guard)
+    if wrong is None:
+        remember(state.history, found, guard)
+    return wrong
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set a parameter group's learning rate, scaled by the group's own factor where it has one."""
+    rate *= group.get("lr_scale", 1.0)
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def accumulate(state: State, batch: Sequence[Micro], recipe: Recipe) -> Float[Tensor, ""]:
+    """Gradients of the mean loss over all micro-batches; gives that loss, still on the device."""
+    images = sum(len(labels) for _, labels in batch)
+    total = torch.zeros((), device=state.device)
+    forward = state.forward or state.model
+
+    def compute(inputs: Tensor, labels: Tensor, share: float) -> Tensor:
+        with compute_in(recipe.train.precision, state.device):
+            outputs = forward(recipe.prepare(inputs))
+            loss = recipe.loss(outputs, labels) * share
+        loss.backward()
+        return loss.detach()
+
+    for index, (inputs, labels) in enumerate(batch):
+        share = len(labels) / images
+        with exchange(forward, last=index == len(batch) - 1):
+            if state.replay is None:
+                total += compute(inputs, labels, share)
+            else:
+                total += state.replay(compute, inputs, labels, share, first=index == 0)
+    return total
+
+
+def clip(gradients: list[Tensor], limit: float, world: World = ALONE) -> Float[Tensor, ""]:
+    """Scale all gradients to a global norm of at most `limit`; gives the norm before. 0: no limit."""
+    norm = world.norm(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    if limit:
+        torch._foreach_mul_(gradients, (limit / norm).clamp(max=1.0))
+    return norm
+
+
+# --------------------------------------------------------------------------- time
+
+
+class Clock:
+    """Speed and stalls since the last log line; reads device values only when a line is due."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.before = self.began = time.perf_counter()
+        self.waited, self.images = 0.0, 0
+        self.latest: Mapping[str, float] = {}
+
+    def wait(self, stream: Iterator[Sequence[Micro]]) -> Sequence[Micro]:
+        began = time.perf_counter()
+        batch = next(stream)
+        self.waited += time.perf_counter() - began
+        return batch
+
+    def done(self, images: int) -> None:
+        now = time.perf_counter()
+        self.state.seconds += now - self.before
+        self.before = now
+        self.images += images
+
+    def values(self, recipe: Recipe) -> Mapping[str, float]:
+        """loss and grad_norm (means since the last line), lr (of the last step), images_per_second, and
+        stall: the share of the time spent waiting for data."""
+        loss, norm, steps = self.state.world.mean(self.state.meters).tolist()
+        spent = max(1e-9, time.perf_counter() - self.began)
+        self.latest = {
+            "loss": loss / steps,
+            "grad_norm": norm / steps,
+            "lr": lr_at(recipe.schedule, self.state.step - 1),
+            "images_per_second": self.images * self.state.world.size / spent,
+            "stall": self.waited / spent,
+        }
+        self.state.meters.zero_()
+        self.began, self.waited, self.images = time.perf_counter(), 0.0, 0
+        return self.latest
+
+
+# --------------------------------------------------------------------------- in and out of a checkpoint
+
+
+def pieces(state: State) -> list[dcp.Piece]:
+    """What this process writes of the tensors that decide the rest of the run."""
+    state.world.mean(state.meters)
+    return state.world.pieces(tensors(state))
+
+
+def tensors(state: State) -> dict[str, Tensor]:
+    out = {f"model.{name}": value for name, value in state.model.state_dict().items()}
+    out |= {f"average.{name}": value for name, value in (state.average or {}).items()}
+    for name, parameter in state.model.named_parameters():
+        for key, value in state.optimizer.state[parameter].items():
+            out[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
+    return out | {"meters": state.meters}
+
+
+def facts(state: State) -> dict[str, Any]:
+    """What of the state is no tensor."""
+    return {
+        "step": state.step, "seconds": state.seconds, "history": state.history, "skips": state.skips,
+        "rewinds": state.rewinds, "world": state.world.size,
+    }  # fmt: skip
+
+
+def restore(state: State, reader: dcp.Reader, facts: Mapping[str, Any]) -> None:
+    """Put a checkpoint's values into a state, whatever the number of processes that wrote it.
+
+    Raises ValueError when a tensor is missing, left over, or of another shape."""
+    ours = {name: value for name, value in tensors(state).items() if not name.startswith("optimizer.")}
+    found = {name for name in reader.places if not name.startswith("optimizer.")}
+    odd = sorted(ours.keys() ^ found)
+    odd += [name for name in ours.keys() & found if reader.size(name) != tuple(ours[name].shape)]
+    if odd:
+        raise ValueError(f"{reader.folder} is a checkpoint of something else: {', '.join(odd[:4])} differ")
+    with torch.no_grad():
+        for name, value in ours.items():
+            fill(value, reader, name)
+        _restore_optimizer(state, reader)
+    state.step, state.seconds, state.rewinds = facts["step"], facts["seconds"], facts["rewinds"]
+    state.history, state.skips = list(facts["history"]), [(a, b) for a, b in facts["skips"]]
+
+
+def _restore_optimizer(state: State, reader: dcp.Reader) -> None:
+    """Optimizers build their state in the first step. What has the shape of its parameter is shared among
+    processes as the parameter is; the rest is small and whole everywhere."""
+    parameters = dict(state.model.named_parameters())
+    state.optimizer.state.clear()
+    for full in (name for name in reader.places if name.startswith("optimizer.")):
+        name, _, key = full.removeprefix("optimizer.").rpartition(".")
+        parameter = parameters[name]
+        if key != "step" and reader.size(full) == tuple(parameter.shape):
+            value = torch.empty_like(parameter, dtype=reader.dtype(full), requires_grad=False)
+            fill(value, reader, full)
+        else:
+            value = reader.whole(full)
+            value = value if key == "step" else value.to(state.device)
+        state.optimizer.state[parameter][key] = value

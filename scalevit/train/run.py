@@ -1,0 +1,98 @@
+"""The composition root: from the words of a run to a folder that holds its result.
+
+Everything that can be wrong is looked at before anything is created. `pretrain` called again on a folder goes
+on where the last whole checkpoint is; on a finished run it does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalevit import config
+from scalevit.artifacts import run_folder
+from scalevit.data.loader import Batches
+from scalevit.data.registry import batches_of
+from scalevit.distributed import world as mesh
+from scalevit.evals.in_training import mistakes as probe_mistakes
+from scalevit.train import cooldown_branch, precision, trackers
+from scalevit.train.precision import reproducible
+from scalevit.train.session import Session
+from scalevit.train.signals import Stop
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """folder: the run's. step: steps done. stopped: why the run ended before its last step, None when it is
+    complete. model: the folder with the weights, ready for use."""
+
+    folder: Path
+    step: int
+    stopped: str | None
+
+    @property
+    def model(self) -> Path:
+        return self.folder / run_folder.MODEL
+
+
+def mistakes(run: config.Run, out: Path | None) -> list[str]:
+    """Everything that keeps this run from being trained, into `out` if that is said, its images apart, one
+    line each; creates nothing."""
+    found = [*config.validate(run), *probe_mistakes(run.probe), *trackers.mistakes(run)]
+    found += run_folder.mistakes(run, out) if out is not None else []
+    found += mesh.mistakes(run.parallel, run.train.batch)
+    found += precision.mistakes(run.train.precision)
+    if run.branch.trunk:
+        found += cooldown_branch.mistakes(run)
+    return found
+
+
+def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = None) -> Outcome:
+    """Train `run` into the folder `out`, or go on with what is there; started by torchrun, together with the
+    other processes.
+
+    Raises `config.Mistakes` with everything that is wrong, before anything is created. Ends early, with a
+    checkpoint, on SIGTERM, SIGUSR1, Ctrl-C, or after `max_minutes`."""
+    out = Path(out)
+    with mesh.join(run.parallel) as world:
+        found = [*config.missing(run), *mistakes(run, out)] if world.first else []
+        world.settle(config.Mistakes(found) if found else None)
+        if world.tell(run_folder.ended(out)):
+            return Outcome(out, run.schedule.steps, None)
+        batches = open_batches(run, world)
+        same = reproducible(run.train.deterministic)
+        with claimed(run, out, world), same, Stop(max_minutes) as stop:
+            session = Session.begin(run, out, batches, world)
+            with session.reporter.display, session.reporter.trackers:
+                stopped = session.go(stop)
+    return Outcome(out, session.state.step, stopped)
+
+
+@contextlib.contextmanager
+def claimed(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
+    """The first process holds the folder for all; a refusal ends all of them."""
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if world.first:
+            try:
+                stack.enter_context(run_folder.claim(run, out))
+            except (ValueError, OSError) as error:
+                refusal = error
+        world.settle(refusal)
+        yield
+
+
+def open_batches(run: config.Run, world: mesh.World = mesh.ALONE) -> Batches:
+    """The run's data. Raises ValueError when its source does not exist or does not fit the model."""
+    pin = world.device.type == "cuda"
+    if run.data.part != "all":
+        # image libraries cost a fifth of a second, which a run on procedural images need not pay
+        from scalevit.evals.datasets.finetune_split import labelled_batches
+
+        return labelled_batches(run, world.rank, world.size, pin)
+    return batches_of(
+        run.data, image=run.model.image, classes=run.model.classes, batch=run.train.batch,
+        rank=world.rank, world=world.size, pin=pin,
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""A checkpoint is there whole or not at all, and damage never passes."""
+
+import json
+
+import pytest
+import torch
+
+from scalevit.artifacts import checkpoint, dcp
+from scalevit.artifacts.remote import Address, folder_of
+from scalevit.cli.main import main
+
+
+def save(folder, step):
+    value = torch.full((64,), float(step))
+    path = checkpoint.draft(folder, step)
+    places, file = dcp.write_pieces(path, 0, dcp.whole({"x": value}))
+    return checkpoint.commit(path, step, places, [file], {"step": step})
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    path = save(tmp_path, 3)
+    assert checkpoint.damage(path) == []
+    assert checkpoint.facts(path) == {"step": 3}
+    assert dcp.Reader(path).whole("x").tolist() == [3.0] * 64
+    assert [entry.step for entry in checkpoint.saved(tmp_path)] == [3]
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", dcp.INDEX, checkpoint.MANIFEST])
+@pytest.mark.parametrize("where", [0, 0.5, -1])
+def test_one_wrong_bit_anywhere_is_noticed_and_the_one_before_used(tmp_path, name, where):
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    size = (newest / name).stat().st_size
+    flip(newest / name, int(where * size) if where >= 0 else size - 1)
+    said = []
+    found = checkpoint.latest(tmp_path, said.append)
+    assert found is not None
+    assert found.step == 1
+    assert any("step 2 is damaged" in text for text in said)
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", dcp.INDEX, checkpoint.MANIFEST])
+def test_a_file_that_is_short_or_missing_is_noticed(tmp_path, name):
+    path = save(tmp_path, 1)
+    whole = (path / name).read_bytes()
+    (path / name).write_bytes(whole[:-5])
+    assert checkpoint.damage(path, contents=False)
+    (path / name).unlink()
+    assert checkpoint.damage(path, contents=False)
+    with pytest.raises(ValueError, match="every checkpoint is damaged"):
+        checkpoint.latest(tmp_path, lambda text: None)
+
+
+def test_a_draft_is_no_checkpoint_and_is_cleared_away(tmp_path):
+    save(tmp_path, 1)
+    draft = checkpoint.draft(tmp_path, 2)
+    dcp.write_pieces(draft, 0, dcp.whole({"x": torch.zeros(3)}))
+    found = checkpoint.latest(tmp_path, lambda text: None)
+    assert found is not None
+    assert found.step == 1
+    checkpoint.prune(tmp_path, checkpoint.Keep(5))
+    assert [path.name for path in tmp_path.iterdir()] == ["step_1"]
+
+
+def test_pruning_keeps_the_last_and_the_named(tmp_path):
+    for step in (2, 10, 9, 20, 30):
+        save(tmp_path, step)
+    checkpoint.prune(tmp_path, checkpoint.Keep(2, every=10, at=(9,)))
+    assert [entry.step for entry in checkpoint.saved(tmp_path)] == [9, 10, 20, 30]
+    checkpoint.prune(tmp_path, checkpoint.Keep(1, at=(9,)))
+    assert [entry.step for entry in checkpoint.saved(tmp_path)] == [9, 30]
+
+
+def test_the_command_lists_and_verifies(tmp_path, capsys):
+    save(tmp_path / "checkpoints", 4)
+    path = save(tmp_path / "checkpoints", 8)
+    assert main(["checkpoint", "verify", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["whole"] is True
+    flip(path / "__0_0.distcp", 700)
+    assert main(["checkpoint", "verify", str(tmp_path)]) == 1
+    assert "step         8" in capsys.readouterr().out
+    assert main(["checkpoint", "verify", str(path.parent / "step_4")]) == 0
+    assert main(["checkpoint", "list", str(tmp_path / "nothing")]) == 2
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store that renames nothing."""
+    yield Address(f"memory://{tmp_path.name}")
+    Address(f"memory://{tmp_path.name}").remove()
+
+
+def test_at_a_store_what_has_no_manifest_is_no_checkpoint(store):
+    for step in (1, 2, 3, 4):
+        save(store, step)
+    draft = checkpoint.draft(store, 5)
+    dcp.write_pieces(draft, 0, dcp.whole({"x": torch.zeros(3)}))
+    assert [entry.step for entry in checkpoint.saved(store)] == [1, 2, 3, 4]
+    found = checkpoint.latest(store, lambda text: None)
+    assert found is not None and found.step == 4
+    assert dcp.Reader(found.folder).whole("x").tolist() == [4.0] * 64
+    checkpoint.prune(store, checkpoint.Keep(1, every=2))
+    assert sorted(path.name for path in store.iterdir()) == ["step_2", "step_4"]
+    save(store, 4)
+    assert checkpoint.damage(store / "step_4") == []
+    (store / "step_4" / "__0_0.distcp").write_text("torn")
+    assert "4 bytes instead of" in checkpoint.damage(store / "step_4")[0]
+
+
+def test_an_address_that_nobody_knows_is_a_mistake(tmp_path, capsys):
+    words = ["pretrain", "demo", "train.checkpoints=nowhere://there", "--out", str(tmp_path / "run")]
+    assert main([*words, "--dry-run"]) == 2
+    assert "train.checkpoints=nowhere://there: nowhere:// cannot be used" in capsys.readouterr().err
+
+
+def test_a_file_address_is_a_path(tmp_path):
+    assert folder_of(f"file://{tmp_path}/runs") == tmp_path / "runs"
+    assert folder_of("s3://bucket/runs/") == Address("s3://bucket/runs")

@@ -1,0 +1,77 @@
+"""Records survive what happens to files: cut lines, repeats, two writers."""
+
+import json
+import subprocess
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalevit.artifacts import records
+
+ROW = {"run": "a", "kind": "probe", "dataset": "digits", "shots": 10, "seed": 0, "step": 5, "metric": "error"}
+
+
+def test_rows_come_back_in_order(tmp_path):
+    rows = [{**ROW, "step": step, "value": step / 10} for step in range(5)]
+    records.append(tmp_path, rows[:2])
+    records.append(tmp_path, rows[2:])
+    assert records.read(tmp_path) == rows
+
+
+def test_a_repeated_row_replaces_the_earlier_one(tmp_path):
+    records.append(tmp_path, [{**ROW, "value": 0.5}, {**ROW, "shots": 1, "value": 0.9}])
+    records.append(tmp_path, [{**ROW, "value": 0.4}])
+    assert [row["value"] for row in records.read(tmp_path)] == [0.9, 0.4]
+
+
+@given(cut=st.integers(0, 400))
+def test_a_file_cut_anywhere_loses_only_whole_rows_and_takes_new_ones(tmp_path_factory, cut):
+    folder = tmp_path_factory.mktemp("run")
+    rows = [{**ROW, "step": step, "value": step} for step in range(4)]
+    records.append(folder, rows)
+    path = folder / records.FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    kept = whole[:cut].count(b"\n") + whole[:cut].endswith(b"}")
+    assert records.read(folder) == rows[:kept]
+    records.append(folder, [{**ROW, "step": 99, "value": 1}])
+    assert [row["step"] for row in records.read(folder)] == [*range(kept), 99]
+
+
+def test_binary_rubbish_is_no_row(tmp_path):
+    (tmp_path / records.FILE).write_bytes(
+        b"\xff\xfe\n[1]\n" + json.dumps({**ROW, "value": 1}).encode() + b"\n"
+    )
+    assert len(records.read(tmp_path)) == 1
+
+
+def test_a_table_of_many_runs_has_every_column(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        records.append(tmp_path / name, [{**ROW, "run": name, "value": 0.1}])
+    folders = records.runs_below(tmp_path)
+    assert [folder.name for folder in folders] == ["a", "b"]
+    rows = records.table(folders)
+    assert [row["run"] for row in rows] == ["a", "b"]
+    assert all(set(records.COLUMNS) <= set(row) for row in rows)
+    assert rows[0]["train_flops"] is None
+
+
+def test_provenance_says_the_code_and_keeps_the_environment_out(monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "hunter2")
+    facts = records.provenance()
+    assert facts["versions"]["python"] == sys.version.split()[0]
+    assert len(facts["commit"].rstrip("+")) == 12
+    assert "hunter2" not in json.dumps(facts)
+
+
+def test_two_writers_do_not_mix_lines(tmp_path):
+    program = (
+        "import sys; from scalevit.artifacts import records\n"
+        "row = {'run': sys.argv[2], 'metric': 'm', 'value': 1}\n"
+        "for i in range(50): records.append(sys.argv[1], [{**row, 'step': i}])"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), name]) for name in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert len(records.read(tmp_path)) == 100
