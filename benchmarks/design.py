@@ -22,7 +22,7 @@ BUDGETS = (2e12, 1e13, 5e13, 2e14)
 
 
 def misses(
-    inputs: np.ndarray, law: optimal_design.Law, target: np.ndarray, truths: np.ndarray, seed: int
+    inputs: np.ndarray, law: optimal_design.LawPrior, target: np.ndarray, truths: np.ndarray, seed: int
 ) -> np.ndarray:
     """ln of forecast over truth at the target, one a law: the law fitted to noisy runs at inputs (n, 3)."""
     u, aim = np.log(inputs / law.x0)[None], np.log(target / law.x0)[None, None]

@@ -24,7 +24,7 @@ from scalevit.data.loader import as_floats
 from scalevit.data.registry import batches_of
 from scalevit.model.vit import ViT
 from scalevit.tools.bench.data import photographs
-from scalevit.tools.bench.models import CASES, CLASSES, Job, our_step
+from scalevit.tools.bench.models import CASES, CLASSES, BenchJob, our_step
 from scalevit.tools.bench.turns import device_name, here, take_turns
 
 FOLDERS = 4
@@ -46,7 +46,7 @@ def measure(name: str, precision: str, rounds: int, workers: int, threads: int) 
     """Images a second from memory and from tars, and their ratio."""
     torch.set_num_threads(threads)
     case, device = CASES[name], here()
-    job = Job(name, precision, "train", case.batch, device)
+    job = BenchJob(name, precision, "train", case.batch, device)
     with tempfile.TemporaryDirectory() as folder:
         data = config.Data(source=str(packed(Path(folder), 256)), workers=workers)
         ahead = batches_of(data, image=case.image, classes=CLASSES, batch=case.batch).iter_from(0)

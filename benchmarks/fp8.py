@@ -332,7 +332,7 @@ def passes(
     device: torch.device,
     compiled: bool = False,
 ) -> list[Tensor]:
-    layer = fp8_linear.Linear.of(copy.deepcopy(plain).to(device))
+    layer = fp8_linear.Fp8Linear.of(copy.deepcopy(plain).to(device))
     layer.way = way
     if compiled:
         layer.compile(dynamic=False)

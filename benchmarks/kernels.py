@@ -204,7 +204,7 @@ def step(name: str, batch: int, optimizer: str) -> float:
     """Milliseconds of a training step."""
     torch._dynamo.reset()
     torch.cuda.empty_cache()
-    job = models.Job(name, "bf16", "train", batch, DEVICE)
+    job = models.BenchJob(name, "bf16", "train", batch, DEVICE)
     words = config.Model(shape=job.case.shape, image=job.case.image, pool="gap", classes=1000)
     model, build = ViT(words, device=DEVICE), optim.build
     for block in model.blocks:

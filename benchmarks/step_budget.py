@@ -25,7 +25,7 @@ from scalevit.kernels.cpu import build
 from scalevit.kernels.cpu.attention import self_attention
 from scalevit.kernels.linear import linear
 from scalevit.model.vit import ViT
-from scalevit.tools.bench.models import CASES, CLASSES, Job, our_step
+from scalevit.tools.bench.models import CASES, CLASSES, BenchJob, our_step
 from scalevit.train.malloc import keep_freed
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def milliseconds(work: Callable[[], object], rounds: int) -> float:
     return 1e3 * statistics.median(spent)
 
 
-def products(job: Job, rounds: int) -> dict[str, float]:
+def products(job: BenchJob, rounds: int) -> dict[str, float]:
     """Milliseconds of one step's products in all blocks, by kind."""
     s, tokens = job.shape, job.shape.tokens(job.case.image)
     half, depth = partial(torch.randn, dtype=torch.bfloat16), s.depth
@@ -75,7 +75,7 @@ def attention(qkv: Tensor, heads: int) -> None:
     y.backward(y.detach())
 
 
-def gigabytes(job: Job) -> float:
+def gigabytes(job: BenchJob) -> float:
     """Read and written between the products of one step, the stream in fp32 and all else in bf16: norms and
     residuals, what GELU was taken of, and backwards the same with a rounded copy of the stream's gradient."""
     s, tokens = job.shape, job.shape.tokens(job.case.image)
@@ -84,7 +84,7 @@ def gigabytes(job: Job) -> float:
 
 
 def budget(name: str, rounds: int) -> dict[str, object]:
-    job = Job(name, "bf16", "train", CASES[name].batch, CPU)
+    job = BenchJob(name, "bf16", "train", CASES[name].batch, CPU)
     kinds = products(job, rounds)
     words = config.Model(shape=job.case.shape, image=job.case.image, pool="gap", classes=CLASSES)
     step = milliseconds(our_step(ViT(words), job, partial(tuple, job.inputs())), rounds)
@@ -100,7 +100,7 @@ def budget(name: str, rounds: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _speed(job: Job, forward: float) -> float:
+def _speed(job: BenchJob, forward: float) -> float:
     """FLOP/s of the forward products."""
     s = job.shape
     tokens, weights = job.batch * s.tokens(job.case.image), 4 * s.width**2 + 2 * s.width * s.mlp

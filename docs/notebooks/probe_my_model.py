@@ -72,10 +72,10 @@ np.savez(folder / "mine.npz", x=x, y=digits.target, split=np.arange(len(x)) % 2)
 
 # %%
 from scalevit.evals.backbones import open_model  # noqa: E402
-from scalevit.evals.compare import Protocol, compare  # noqa: E402
+from scalevit.evals.compare import ProbeProtocol, compare  # noqa: E402
 from scalevit.evals.datasets.open import open_set  # noqa: E402
 
-ask = Protocol(shots=(1, 5, 10, 25), draws=10, l2=(1.0, 8.0, 64.0), methods=("ridge", "knn"))
+ask = ProbeProtocol(shots=(1, 5, 10, 25), draws=10, l2=(1.0, 8.0, 64.0), methods=("ridge", "knn"))
 lines = list(compare([open_model("my_model:edges", image=32)], [open_set(str(folder / "mine.npz"))], ask))
 for line in lines:
     if line.found.shots == 10:

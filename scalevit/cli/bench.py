@@ -36,7 +36,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Benchmark:
     """One question. module: in scalevit.tools.bench; its `measure(**options)` gives the numbers or raises
     ValueError for options that make no sense, its `table(found)` turns them into text. among_all: what `all`
     takes in place of defaults that would take it an hour."""
@@ -61,7 +61,7 @@ QUICK = ("scalevit", "scalevit compiled", "timm", "vit-pytorch SimpleViT", "tran
 THREADS = Option("threads", 1, "threads of the CPU")
 
 BENCHES = {
-    "model": Bench(
+    "model": Benchmark(
         "models",
         "training steps and inference, beside timm, vit-pytorch and transformers",
         (
@@ -76,7 +76,7 @@ BENCHES = {
         ),
         {"model": ("Ti/16-128px",), "among": QUICK},
     ),
-    "optim": Bench(
+    "optim": Benchmark(
         "optimizers",
         "one optimizer step, as a ratio to copying all gradients",
         (
@@ -85,12 +85,12 @@ BENCHES = {
             THREADS,
         ),
     ),
-    "data": Bench(
+    "data": Benchmark(
         "data",
         "JPEG to inception crop, beside torchvision on Pillow, on one core",
         (Option("seconds", 3.0, "processor time a path"),),
     ),
-    "features": Bench(
+    "features": Benchmark(
         "features",
         "feature extraction of a probe, as a ratio to the bare network",
         (
@@ -101,12 +101,12 @@ BENCHES = {
             THREADS,
         ),
     ),
-    "memory": Bench(
+    "memory": Benchmark(
         "memory",
         "memory of a training step, beside what scalevit plan says",
         (Option("micro_batches", 1, "parts of a step's batch"),),
     ),
-    "checkpoint": Bench(
+    "checkpoint": Benchmark(
         "checkpoint",
         "what saving beside training costs in time, and a save in host memory",
         (
@@ -139,7 +139,7 @@ def main(args: argparse.Namespace) -> Answer:
     return Answer(_joined(answers.values()), {name: answer.data for name, answer in answers.items()})
 
 
-def _run(bench: Bench, options: dict[str, Any]) -> Answer:
+def _run(bench: Benchmark, options: dict[str, Any]) -> Answer:
     module = importlib.import_module(f"scalevit.tools.bench.{bench.module}")
     found = module.measure(**options)
     missing = [f"not measured: {name} ({why})" for name, why in found["missing"].items()]

@@ -129,14 +129,14 @@ def _declare_pack(parser: argparse.ArgumentParser) -> None:
 
 def _pack(args: argparse.Namespace) -> Answer:
     from scalevit.data.dedup.search import NONE, read_exclusions
-    from scalevit.data.pack import Recipe, pack
+    from scalevit.data.pack import PackOptions, pack
     from scalevit.data.stores import open_store
 
     store = open_store(args.path)
     excluded = read_exclusions(args.exclude, store) if args.exclude else NONE
     samples = store.samples - len(excluded)
     shards = max(1, round(samples / args.samples_per_shard))
-    recipe = Recipe(
+    recipe = PackOptions(
         args.path, samples, shards, args.form, args.seed, store.class_names, args.order, args.exclude
     )
     with _bar("packing") as progress:

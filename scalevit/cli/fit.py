@@ -12,7 +12,7 @@ import numpy as np
 from scalevit.config.result import Answer
 
 if TYPE_CHECKING:
-    from scalevit.study.design.table import Group
+    from scalevit.study.design.table import TableGroup
     from scalevit.study.laws.fit import Fit
     from scalevit.study.laws.forecast import Forecast
     from scalevit.study.paper.refit import Blind, Refit
@@ -86,8 +86,8 @@ def _table(args: argparse.Namespace) -> Answer:
 
 
 def _fitted(
-    group: Group, groups: Sequence[Group], args: argparse.Namespace
-) -> tuple[Group, Fit, Forecast | None]:
+    group: TableGroup, groups: Sequence[TableGroup], args: argparse.Namespace
+) -> tuple[TableGroup, Fit, Forecast | None]:
     """The law of a group and its forecast, which the other groups help. ValueError for what carries none."""
     from scalevit.study.laws.fit import fit
     from scalevit.study.laws.forecast import forecast
@@ -103,7 +103,7 @@ def _fitted(
     return group, law, ahead
 
 
-def _related(group: Group, frontier: bool) -> tuple[np.ndarray, np.ndarray]:
+def _related(group: TableGroup, frontier: bool) -> tuple[np.ndarray, np.ndarray]:
     """The points of another group that a forecast may learn from."""
     kept = (group.weight > 0) & (group.x > 0) & (group.y > 0) & np.isfinite(group.x) & np.isfinite(group.y)
     group = _some(group, np.flatnonzero(kept))
@@ -111,7 +111,7 @@ def _related(group: Group, frontier: bool) -> tuple[np.ndarray, np.ndarray]:
     return group.x, group.y
 
 
-def _best(group: Group) -> Group:
+def _best(group: TableGroup) -> TableGroup:
     """The runs that none beats at its cost. ValueError where that leaves one of many."""
     index = _unbeaten(group)
     if len(index) == 1 < len(group.x):
@@ -121,19 +121,19 @@ def _best(group: Group) -> Group:
     return _some(group, index)
 
 
-def _unbeaten(group: Group) -> np.ndarray:
+def _unbeaten(group: TableGroup) -> np.ndarray:
     from scalevit.study.laws.pareto import frontier
 
     return frontier(group.x, group.y).index
 
 
-def _some(group: Group, index: np.ndarray) -> Group:
+def _some(group: TableGroup, index: np.ndarray) -> TableGroup:
     from dataclasses import replace
 
     return replace(group, x=group.x[index], y=group.y[index], weight=group.weight[index])
 
 
-def _data(group: Group, law: Fit, ahead: Forecast | None, args: argparse.Namespace) -> dict[str, Any]:
+def _data(group: TableGroup, law: Fit, ahead: Forecast | None, args: argparse.Namespace) -> dict[str, Any]:
     found = {
         "formula": law.form.formula, "params": law.params, "ranges": law.ranges(args.level),
         "floor": law.floor,
@@ -167,7 +167,7 @@ def _ahead(ahead: Forecast, accuracy: bool) -> list[dict[str, float]]:
     ]
 
 
-def _text(group: Group, law: Fit, ahead: Forecast | None, args: argparse.Namespace) -> str:
+def _text(group: TableGroup, law: Fit, ahead: Forecast | None, args: argparse.Namespace) -> str:
     of = "1 - " + args.y if args.accuracy else args.y
     lines = [f"{group.name}: {of} = {law.form.formula}, x = {args.x}, {len(law.x)} points"]
     if group.left_out:

@@ -18,7 +18,7 @@ from scalevit.config.result import Answer
 if TYPE_CHECKING:
     from scalevit.distributed.world import World
     from scalevit.evals.backbones import Backbone
-    from scalevit.evals.compare import Line, Protocol
+    from scalevit.evals.compare import ProbeProtocol, ProbeResult
     from scalevit.evals.datasets.probe_set import ProbeSet
     from scalevit.evals.datasets.suites import Mean
     from scalevit.evals.probes import FewShot
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> Answer:
     return answer
 
 
-def _answer(args: argparse.Namespace, protocol: Protocol, world: World) -> Answer:
+def _answer(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> Answer:
     """The same on every process; they share the images."""
     from scalevit.evals.backbones import open_model
     from scalevit.evals.compare import compare
@@ -131,8 +131,8 @@ def _silent(text: str) -> None:
     """Of several processes one speaks."""
 
 
-def _protocol(args: argparse.Namespace) -> Protocol:
-    from scalevit.evals.compare import Protocol
+def _protocol(args: argparse.Namespace) -> ProbeProtocol:
+    from scalevit.evals.compare import ProbeProtocol
     from scalevit.evals.datasets.suites import SUITES
     from scalevit.evals.fewshot_sampling import ALL
     from scalevit.evals.probes import L2_GRID
@@ -144,24 +144,24 @@ def _protocol(args: argparse.Namespace) -> Protocol:
         raise ValueError(f"--draws must be at least 1, found {args.draws}")
     wanted = {"ridge": True, "knn": args.knn, "nearest-mean": args.nearest_mean, "linear": args.linear}
     methods = tuple(name for name, yes in wanted.items() if yes)
-    return Protocol(shots, args.draws, l2, methods, tuple(args.layer))
+    return ProbeProtocol(shots, args.draws, l2, methods, tuple(args.layer))
 
 
-def _require_recordable(models: Sequence[str], protocol: Protocol) -> None:
+def _require_recordable(models: Sequence[str], protocol: ProbeProtocol) -> None:
     if len(models) != 1 or not (Path(models[0]) / run_folder.CONFIG).is_file():
         raise ValueError(f"--records: name one run's folder as the model, found {', '.join(models)}")
     if (protocol.methods, len(protocol.l2), protocol.layers) != (("ridge",), 1, ()):
         raise ValueError("--records: the ridge probe of the last layer with one --l2 only")
 
 
-def _record(run: Path, lines: Sequence[Line], seconds: float, folder: Path) -> None:
+def _record(run: Path, lines: Sequence[ProbeResult], seconds: float, folder: Path) -> None:
     """The run's rows, as if it had been probed at its end, and one that says that all are there."""
     from scalevit.evals.compare import PIXELS, UNTRAINED
-    from scalevit.train.reporter import Facts
+    from scalevit.train.reporter import RowFields
 
     metrics = {PIXELS: "raw_pixels_accuracy", UNTRAINED: "untrained_accuracy"}
     trained = config.load(str(run / run_folder.CONFIG))
-    facts, step = Facts.of(trained), trained.schedule.steps
+    facts, step = RowFields.of(trained), trained.schedule.steps
     rows = [
         facts.row("floor" if line.floor else "probe", step, metrics.get(line.floor, "accuracy"), value)
         | {"dataset": line.data, "shots": line.found.shots, "seed": draw}
@@ -203,7 +203,10 @@ def _sorted(words: Sequence[str], suite: str | None) -> tuple[list[str], list[st
 
 
 def _data(
-    models: Sequence[Backbone], sets: Sequence[ProbeSet], protocol: Protocol, lines: Sequence[Line]
+    models: Sequence[Backbone],
+    sets: Sequence[ProbeSet],
+    protocol: ProbeProtocol,
+    lines: Sequence[ProbeResult],
 ) -> dict[str, Any]:
     seeds = list(range(protocol.draws))
     return {
@@ -230,7 +233,10 @@ def _data(
 
 
 def _text(
-    models: Sequence[Backbone], sets: Sequence[ProbeSet], protocol: Protocol, lines: Sequence[Line]
+    models: Sequence[Backbone],
+    sets: Sequence[ProbeSet],
+    protocol: ProbeProtocol,
+    lines: Sequence[ProbeResult],
 ) -> str:
     """One table a data set: a row for each model or floor, method, layer and λ; a column for each shots."""
     blocks = []
@@ -271,7 +277,11 @@ def _asked(mean: Mean) -> str:
 
 
 def _with_pictures(
-    answer: Answer, models: Sequence[Backbone], sets: Sequence[ProbeSet], lines: Sequence[Line], folder: Path
+    answer: Answer,
+    models: Sequence[Backbone],
+    sets: Sequence[ProbeSet],
+    lines: Sequence[ProbeResult],
+    folder: Path,
 ) -> Answer:
     """The answer, and the names of the pictures drawn: all models' accuracies of each data set, and what each
     model sees, below a folder for each of several."""
@@ -296,7 +306,7 @@ def _cell(found: FewShot) -> str:
     return f"{mean:5.1f} ± {sd:4.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _label(line: Line, protocol: Protocol) -> tuple[str, ...]:
+def _label(line: ProbeResult, protocol: ProbeProtocol) -> tuple[str, ...]:
     parts = [line.floor if not line.model else f"{line.model} {line.floor}".rstrip(), line.method]
     parts += [line.layer] if protocol.layers and line.layer else []
     parts += [f"λ={line.found.l2:g}"] if line.found.l2 is not None and len(protocol.l2) > 1 else []

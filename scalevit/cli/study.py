@@ -15,7 +15,7 @@ from scalevit.config.result import DONE, FAILED, RESUMABLE, Answer
 
 if TYPE_CHECKING:
     from scalevit.study.design.grid import Node, Spec
-    from scalevit.study.launch.scheduler import Executor, Outcome
+    from scalevit.study.launch.scheduler import Executor, StudyOutcome
 
 SUMMARY = "a grid of runs, the law through them, a forecast and a report; resumable"
 
@@ -208,7 +208,7 @@ def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
     return _conclude(folder, spec, grid.expand(spec, folder.absolute() / "runs"), outcome)
 
 
-def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> Outcome | Answer:
+def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome | Answer:
     """Every node that is not done yet; an answer when that was cut short."""
     from scalevit.study.design import grid
     from scalevit.study.launch import progress, scheduler
@@ -266,7 +266,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: Outcome) -> Answer:
+def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: StudyOutcome) -> Answer:
     """Forecast, figures and report, from the records alone."""
     from scalevit.study.report import figures, html, results, summary
 

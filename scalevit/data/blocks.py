@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from scalevit.artifacts.storage import is_remote
-from scalevit.data.index.cache import PIECE, Kept, Pieces, Reader
+from scalevit.data.index.cache import PIECE, CachedReader, Kept, Pieces
 from scalevit.data.order import GROUP
 from scalevit.data.stores import Store
 
@@ -27,9 +27,9 @@ def by_blocks(store: Store, block: int, world: int = 1) -> Store:
     length = float(first.records["length"].mean())  # 0 in a table that is not indexed
     if first.header.form in ("parquet", "arrow"):
         rows = int((first.records["offset"] == first.records["offset"][0]).sum())
-        return replace(store, reader=Reader(groups=Kept(_in_use(block / rows, rows * length, block))))
+        return replace(store, reader=CachedReader(groups=Kept(_in_use(block / rows, rows * length, block))))
     if is_remote(first.header.path) and WORTH * world * length <= PIECE:
-        return replace(store, reader=Reader(Pieces(_in_use(block * length / PIECE, PIECE, block)).read))
+        return replace(store, reader=CachedReader(Pieces(_in_use(block * length / PIECE, PIECE, block)).read))
     return store
 
 

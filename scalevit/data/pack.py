@@ -29,7 +29,7 @@ ROWS = 100
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PackOptions:
     """What decides the shards: a pack folder belongs to one recipe. samples: without those of the list
     `exclude`. order: "shuffled", or "kept" as the source has it, and then a run sees the same images in the
     same order as from the source."""
@@ -46,7 +46,7 @@ class Recipe:
 
 def pack(
     store: Store,
-    recipe: Recipe,
+    recipe: PackOptions,
     out: Path,
     progress: Callable[[int, int], None] | None = None,
     excluded: np.ndarray = NONE,
@@ -74,12 +74,12 @@ def pack(
     return {**asdict(recipe), "written": written, "left_out": left_out}
 
 
-def _samples(recipe: Recipe, places: np.ndarray) -> np.ndarray:
+def _samples(recipe: PackOptions, places: np.ndarray) -> np.ndarray:
     """Which samples of the source lie at these places of the pack."""
     return places if recipe.order == "kept" else Order(recipe.samples, seed=recipe.seed).at(places)[1]
 
 
-def _claim(recipe: Recipe, out: Path) -> None:
+def _claim(recipe: PackOptions, out: Path) -> None:
     file = out / RECIPE
     wanted = json.loads(json.dumps(asdict(recipe)))
     if file.exists():

@@ -11,8 +11,8 @@ import numpy as np
 
 from scalevit.artifacts.storage import expand, is_remote
 from scalevit.data.formats import arrow, folder, parquet, tar
-from scalevit.data.index.cache import PLAIN, Reader, in_turn
-from scalevit.data.index.manifest import Facts, Shards, catalogue, facts_of, starts_of
+from scalevit.data.index.cache import PLAIN, CachedReader, in_turn
+from scalevit.data.index.manifest import Shards, SourceFacts, catalogue, facts_of, starts_of
 from scalevit.data.index.read import ShardIndex, opened, stamp_of
 
 #: Each knows how to scan a shard, and to name and read one of its samples.
@@ -27,8 +27,8 @@ class Store:
 
     shards: list[ShardIndex] | Shards
     starts: np.ndarray
-    facts: Facts
-    reader: Reader = PLAIN
+    facts: SourceFacts
+    reader: CachedReader = PLAIN
 
     @property
     def samples(self) -> int:

@@ -27,7 +27,7 @@ METHODS: dict[str, Probe | None] = {
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ProbeProtocol:
     """How to ask. layers: empty for the one that the paper probes, ("all",) for every one of each model."""
 
     shots: tuple[int, ...] = (1, 5, 10, 25)
@@ -38,7 +38,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Line:
+class ProbeResult:
     """One number with its spread. floor: what it is a floor of, "" for a model's own accuracy."""
 
     model: str
@@ -63,12 +63,12 @@ class Subject:
 def compare(
     models: Sequence[Backbone],
     sets: Sequence[ProbeSet],
-    protocol: Protocol,
+    protocol: ProbeProtocol,
     *,
     cache: Path | None = None,
     share: Share = ALONE,
     tell: Callable[[str], None] = lambda text: None,
-) -> Iterator[Line]:
+) -> Iterator[ProbeResult]:
     """Every line of the table, set by set: the models, then the untrained networks, then raw pixels.
 
     Raises ValueError naming the data set for whatever cannot be probed."""
@@ -82,7 +82,7 @@ def compare(
                 raise ValueError(f"{data.name}: {error}") from None
 
 
-def _subjects(models: Sequence[Backbone], protocol: Protocol, cache: Cache) -> Iterator[Subject]:
+def _subjects(models: Sequence[Backbone], protocol: ProbeProtocol, cache: Cache) -> Iterator[Subject]:
     for model in models:
         yield _network(model, model.name, "", _layers(model, protocol), cache)
     for model in models:
@@ -94,7 +94,7 @@ def _subjects(models: Sequence[Backbone], protocol: Protocol, cache: Cache) -> I
     )  # fmt: skip
 
 
-def _layers(model: Backbone, protocol: Protocol) -> tuple[str, ...]:
+def _layers(model: Backbone, protocol: ProbeProtocol) -> tuple[str, ...]:
     return model.layers if protocol.layers == ("all",) else protocol.layers or (LAST,)
 
 
@@ -110,7 +110,7 @@ def _network(model: Backbone, name: str, floor: str, layers: tuple[str, ...], ca
     return Subject(name, floor, layers, features)
 
 
-def _lines(subject: Subject, data: ProbeSet, protocol: Protocol) -> Iterator[Line]:
+def _lines(subject: Subject, data: ProbeSet, protocol: ProbeProtocol) -> Iterator[ProbeResult]:
     drawn = all_draws(data.support_labels, protocol.shots, protocol.draws)
     features, labels = subject.features(data, drawn.needed), data.support_labels[drawn.needed]
     for method in protocol.methods:
@@ -120,4 +120,4 @@ def _lines(subject: Subject, data: ProbeSet, protocol: Protocol) -> Iterator[Lin
                 x, labels, z, data.query_labels, shots=protocol.shots, draws=protocol.draws,
                 l2=protocol.l2, probe=METHODS[method], rows=drawn.rows,
             ):  # fmt: skip
-                yield Line(subject.name, data.name, method, layer, subject.floor, found)
+                yield ProbeResult(subject.name, data.name, method, layer, subject.floor, found)

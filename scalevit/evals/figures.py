@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scalevit.evals.compare import Line
+from scalevit.evals.compare import ProbeResult
 
 
 def require_format(path: Path) -> None:
@@ -18,7 +18,7 @@ def require_format(path: Path) -> None:
         raise ValueError(f"--figure {path}: the suffix must be one of {', '.join(sorted(known))}")
 
 
-def draw(lines: Sequence[Line], path: Path) -> None:
+def draw(lines: Sequence[ProbeResult], path: Path) -> None:
     """One panel a data set, a curve with its 95 % band for each model, method and floor. Where a curve has
     several layers, they are the horizontal axis, at the largest number of shots. The suffix is the format
     (`require_format`)."""
@@ -39,7 +39,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     draft.replace(path)
 
 
-def draw_set(lines: Sequence[Line], data: str, folder: Path) -> Path:
+def draw_set(lines: Sequence[ProbeResult], data: str, folder: Path) -> Path:
     """One data set's panel in `folder`: DATA-shots.png, or DATA-layers.png where there are several layers."""
     here = [line for line in lines if line.data == data]
     path = folder / f"{data}-{'layers' if _by_layer(here) else 'shots'}.png"
@@ -47,12 +47,12 @@ def draw_set(lines: Sequence[Line], data: str, folder: Path) -> Path:
     return path
 
 
-def _by_layer(lines: Sequence[Line]) -> bool:
+def _by_layer(lines: Sequence[ProbeResult]) -> bool:
     return len({line.layer for line in lines if not line.floor}) > 1
 
 
-def _curves(lines: Sequence[Line]) -> dict[str, list[Line]]:
-    curves: dict[str, list[Line]] = {}
+def _curves(lines: Sequence[ProbeResult]) -> dict[str, list[ProbeResult]]:
+    curves: dict[str, list[ProbeResult]] = {}
     for line in lines:
         strength = "" if line.found.l2 is None else f"λ={line.found.l2:g}"
         label = " ".join(filter(None, (line.model, line.floor, line.method, strength)))
@@ -60,20 +60,20 @@ def _curves(lines: Sequence[Line]) -> dict[str, list[Line]]:
     return curves
 
 
-def _band(axes: Any, x: Sequence[float], lines: Sequence[Line], label: str) -> None:
+def _band(axes: Any, x: Sequence[float], lines: Sequence[ProbeResult], label: str) -> None:
     mean, low, high = ([100 * getattr(line.found, key) for line in lines] for key in ("mean", "low", "high"))
     style = "--" if lines[0].floor else "-"
     (curve,) = axes.plot(x, mean, style, marker="o", markersize=3, label=label)
     axes.fill_between(x, low, high, color=curve.get_color(), alpha=0.15, linewidth=0)
 
 
-def _against_shots(axes: Any, lines: Sequence[Line]) -> None:
+def _against_shots(axes: Any, lines: Sequence[ProbeResult]) -> None:
     for label, curve in _curves([line for line in lines if line.found.shots]).items():
         _band(axes, [line.found.shots for line in curve], curve, label)
     axes.set(xscale="log", xlabel="images a class")
 
 
-def _against_layers(axes: Any, lines: Sequence[Line]) -> None:
+def _against_layers(axes: Any, lines: Sequence[ProbeResult]) -> None:
     most = max(line.found.shots for line in lines)
     last = [line for line in lines if line.found.shots == most]
     for label, curve in _curves([line for line in last if not line.floor]).items():

@@ -38,7 +38,7 @@ class Record:
 
 
 @dataclass
-class Start:
+class FirstPass:
     """The recorded first pass of a batch, where it leaves its gradients, and passes that add to these."""
 
     record: Record
@@ -52,8 +52,8 @@ class Replay:
     def __init__(self, model: nn.Module) -> None:
         self.parameters = list(model.parameters())
         self.warm: dict[object, int] = {}
-        self.starts: dict[object, Start] = {}
-        self.current: Start | None = None
+        self.starts: dict[object, FirstPass] = {}
+        self.current: FirstPass | None = None
 
     def __call__(
         self, compute: Pass, inputs: Tensor, labels: Tensor, share: float, first: bool
@@ -74,12 +74,12 @@ class Replay:
 
     def _start(
         self, key: object, compute: Pass, inputs: Tensor, labels: Tensor, share: float
-    ) -> Start | None:
+    ) -> FirstPass | None:
         self.warm[key] = self.warm.get(key, 0) + 1
         if self.warm[key] > WARM and key not in self.starts:
             self._leave([None] * len(self.parameters))  # a backward pass begins gradients of its own
             record = Record(compute, inputs, labels, share)
-            self.starts[key] = Start(record, [parameter.grad for parameter in self.parameters])
+            self.starts[key] = FirstPass(record, [parameter.grad for parameter in self.parameters])
         return self.starts.get(key)
 
     def _leave(self, gradients: list[Tensor | None]) -> None:

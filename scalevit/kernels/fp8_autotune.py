@@ -24,7 +24,7 @@ LEAST = 1.05
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerTiming:
     """One layer of every block. milliseconds: of its forward pass and gradients, in each way that it can."""
 
     layer: str
@@ -52,10 +52,10 @@ class Choice:
         return f"{shape}: {self.way}, {self.gain:.2f} × bf16 ({times})"
 
 
-def choose(run: Run, processes: int, device: torch.device) -> list[Choice]:
+def choose(run: Run, processes: int, device: torch.device) -> list[LayerTiming]:
     """What is fastest for each layer, `processes` sharing a batch; takes a second on a large model."""
     return [
-        Choice(layer, tokens, inputs, outputs, timed(tokens, inputs, outputs, device))
+        LayerTiming(layer, tokens, inputs, outputs, timed(tokens, inputs, outputs, device))
         for layer, tokens, inputs, outputs in shapes(run, processes)
     ]
 
@@ -73,7 +73,7 @@ def shapes(run: Run, processes: int) -> Iterator[tuple[str, int, int, int]]:
 
 def timed(tokens: int, inputs: int, outputs: int, device: torch.device) -> dict[fp8_linear.Way, float]:
     """Median milliseconds of forward pass and both gradients in each way that this shape allows."""
-    layer = fp8_linear.Linear(inputs, outputs, device=device)
+    layer = fp8_linear.Fp8Linear(inputs, outputs, device=device)
     x = torch.randn(tokens, inputs, device=device, dtype=torch.bfloat16, requires_grad=True)
     gradient = torch.randn(tokens, outputs, device=device, dtype=torch.bfloat16)
 

@@ -121,7 +121,7 @@ class _Linear(torch.autograd.Function):
         return inputs, weight, g.sum(0, dtype=torch.float32) if ctx.biased else None, None
 
 
-class Linear(linear.Linear):
+class Fp8Linear(linear.Linear):
     """A linear layer that computes in its `way` while it trains under autocast, and plainly otherwise: what
     is evaluated is what others will load."""
 
@@ -129,7 +129,7 @@ class Linear(linear.Linear):
     way: Way | None = None
 
     @classmethod
-    def of(cls, plain: nn.Linear) -> Linear:
+    def of(cls, plain: nn.Linear) -> Fp8Linear:
         """The same layer, with the same parameters."""
         new = cls(plain.in_features, plain.out_features, device="meta")
         new.weight, new.bias = plain.weight, plain.bias
@@ -157,7 +157,7 @@ def convert(blocks: Iterable[nn.Module]) -> None:
     for block in blocks:
         for name, parent in LAYERS.items():
             part = getattr(block, parent)
-            setattr(part, name, Linear.of(getattr(part, name)))
+            setattr(part, name, Fp8Linear.of(getattr(part, name)))
 
 
 def follow(blocks: Iterable[nn.Module], ways: dict[str, Way]) -> None:

@@ -16,13 +16,13 @@ from scalevit.kernels.cpu import build
 def bias_gelu(h: Tensor, bias: Tensor) -> Tensor:
     """tanh GELU of h (…, m) + bias (m), computed in fp32, in the dtype of h."""
     if usable(h):
-        from scalevit.kernels.triton.gelu import BiasGelu
+        from scalevit.kernels.triton.gelu import BiasGeluTriton
 
-        return BiasGelu.apply(h, bias)
+        return BiasGeluTriton.apply(h, bias)
     if build.usable(h):
-        from scalevit.kernels.cpu.gelu import BiasGelu
+        from scalevit.kernels.cpu.gelu import BiasGeluCPU
 
-        return BiasGelu.apply(h, bias)
+        return BiasGeluCPU.apply(h, bias)
     return twin(h, bias)
 
 

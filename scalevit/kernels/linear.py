@@ -20,9 +20,9 @@ from scalevit.kernels.cpu import build
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (…, i) times the transpose of weight (o, i), plus bias (o), in the dtype that products compute in."""
     if _multiplies(x, x.shape[-1], weight, bias):
-        from scalevit.kernels.cpu.linear import Linear
+        from scalevit.kernels.cpu.linear import LinearCPU
 
-        return Linear.apply(x, weight, bias, computes_in(x))
+        return LinearCPU.apply(x, weight, bias, computes_in(x))
     return F.linear(x, weight, bias)
 
 
@@ -49,10 +49,10 @@ def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
         return None
     if not _multiplies(x, fc1.out_features, fc2.weight, fc2.bias):
         return None
-    from scalevit.kernels.cpu.linear import Mlp
+    from scalevit.kernels.cpu.linear import MlpCPU
 
     keeps = torch.is_grad_enabled()
-    return Mlp.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, computes_in(x), keeps)
+    return MlpCPU.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, computes_in(x), keeps)
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[Linear]:

@@ -15,26 +15,26 @@ from scalevit.kernels.cpu import build
 def norm(x: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """x and its norm, in the dtype that matrix products read."""
     if usable(x):
-        from scalevit.kernels.triton.norm import Norm
+        from scalevit.kernels.triton.norm import NormTriton
 
-        return Norm.apply(x, layer.weight, layer.bias, layer.eps, computes_in(x))
+        return NormTriton.apply(x, layer.weight, layer.bias, layer.eps, computes_in(x))
     if build.usable(x):
-        from scalevit.kernels.cpu.norm import Norm
+        from scalevit.kernels.cpu.norm import NormCPU
 
-        return Norm.apply(x, layer.weight, layer.bias, layer.eps, computes_in(x))
+        return NormCPU.apply(x, layer.weight, layer.bias, layer.eps, computes_in(x))
     return norm_twin(x, layer)
 
 
 def add_norm(x: Tensor, branch: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """x + branch and its norm; the backward pass makes the branch's gradient in the branch's dtype."""
     if usable(x):
-        from scalevit.kernels.triton.norm import AddNorm
+        from scalevit.kernels.triton.norm import AddNormTriton
 
-        return AddNorm.apply(x, branch, layer.weight, layer.bias, layer.eps, computes_in(x))
+        return AddNormTriton.apply(x, branch, layer.weight, layer.bias, layer.eps, computes_in(x))
     if build.usable(x):
-        from scalevit.kernels.cpu.norm import AddNorm
+        from scalevit.kernels.cpu.norm import AddNormCPU
 
-        return AddNorm.apply(x, branch, layer.weight, layer.bias, layer.eps, computes_in(x))
+        return AddNormCPU.apply(x, branch, layer.weight, layer.bias, layer.eps, computes_in(x))
     return add_norm_twin(x, branch, layer)
 
 

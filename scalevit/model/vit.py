@@ -101,7 +101,7 @@ GELUS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Norm(nn.LayerNorm):
+class LayerNorm(nn.LayerNorm):
     def declare(self) -> dict[str, Declared]:
         view = plain(tuple(self.normalized_shape))
         return {"weight": Declared(view, constant(1.0)), "bias": Declared(view, zeros)}
@@ -194,8 +194,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.qk_norm = heads, qk_norm
         self.qkv, self.proj = Linear(width, 3 * width), Linear(width, width)
-        self.q_norm = Norm(width // heads, eps=eps) if qk_norm else nn.Identity()
-        self.k_norm = Norm(width // heads, eps=eps) if qk_norm else nn.Identity()
+        self.q_norm = LayerNorm(width // heads, eps=eps) if qk_norm else nn.Identity()
+        self.k_norm = LayerNorm(width // heads, eps=eps) if qk_norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         b, n, d = x.shape
@@ -217,10 +217,10 @@ class Block(nn.Module):
     def __init__(self, config: Model) -> None:
         super().__init__()
         s, eps = config.resolve(), config.norm_eps
-        self.norm1 = Norm(s.width, eps=eps)
+        self.norm1 = LayerNorm(s.width, eps=eps)
         self.attn = Attention(s.width, s.heads, config.qk_norm, eps)
         self.ls1 = Scale(s.width) if config.layer_scale else nn.Identity()
-        self.norm2 = Norm(s.width, eps=eps)
+        self.norm2 = LayerNorm(s.width, eps=eps)
         self.mlp = Mlp(s.width, s.mlp, config.gelu)
         self.ls2 = Scale(s.width) if config.layer_scale else nn.Identity()
 
@@ -241,7 +241,7 @@ class AttentionPool(nn.Module):
         self.latent = nn.Parameter(torch.empty(1, 1, s.width))
         self.q, self.kv = Linear(s.width, s.width), Linear(s.width, 2 * s.width)
         self.proj = Linear(s.width, s.width)
-        self.norm = Norm(s.width, eps=config.norm_eps)
+        self.norm = LayerNorm(s.width, eps=config.norm_eps)
         self.mlp = Mlp(s.width, s.mlp, config.gelu)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
@@ -302,7 +302,7 @@ class ViT(nn.Module):
 
     def _build(self, config: Model) -> None:
         s = config.resolve()
-        norm = partial(Norm, s.width, eps=config.norm_eps)
+        norm = partial(LayerNorm, s.width, eps=config.norm_eps)
         self.has_class_token = config.class_token or config.pool == "token"
         self.prefix = int(self.has_class_token) + config.registers
         self.patch_embed = Patches(s.patch, s.width, bias=not config.pre_norm)

@@ -84,7 +84,7 @@ Cut = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Piece:
+class LocalPart:
     """Part of the local memory, its shape, and where it lies along the dimensions that it does not span."""
 
     start: int
@@ -103,13 +103,13 @@ class Piece:
 
 
 @cache
-def _pieces(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[Piece]:
+def _pieces(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[LocalPart]:
     out, at = [], 0
     for box in boxes(shape, start, stop, most):
         lengths = tuple(side.stop - side.start for side in box)
         sides = enumerate(zip(box, lengths, shape, strict=True))
         cuts = tuple((dim, side.start, length) for dim, (side, length, all_) in sides if length < all_)
-        out.append(Piece(at, math.prod(lengths), lengths, cuts))
+        out.append(LocalPart(at, math.prod(lengths), lengths, cuts))
         at += out[-1].size
     return out
 
@@ -135,11 +135,11 @@ class _Work:
             math.prod(self.fold.rows) + math.prod(self.fold.columns), device=self.gradient.device
         )
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[LocalPart]:
         size = piece_size(self.gradient.device)
         return _pieces(self.fold.shape, self.span.start, self.span.stop, size)
 
-    def room(self, piece: Piece) -> Tensor | None:
+    def room(self, piece: LocalPart) -> Tensor | None:
         return None if self.scratch is None else self.scratch.narrow(0, 0, piece.size).view(piece.shape)
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -297,7 +297,7 @@ def _renew(work: _Work) -> None:
     state["columns"].mul_(kept).add_(columns.div_(shape[second]).add_(group["eps"]), alpha=1 - kept)
 
 
-def _directions(work: _Work, scale: float = 1.0) -> Iterator[tuple[Piece, Tensor]]:
+def _directions(work: _Work, scale: float = 1.0) -> Iterator[tuple[LocalPart, Tensor]]:
     """Piece by piece, `scale` times the gradient over the root of its second moment."""
     if not work.fold.factored:
         second = flat(work.state["second_moment"])

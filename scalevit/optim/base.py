@@ -43,7 +43,7 @@ class Decoupled(torch.optim.Optimizer):
         if not 0 <= defaults["beta1"] < 1:
             raise ValueError(f"beta1 must lie in [0, 1), found {defaults['beta1']}")
         super().__init__(params, {"views": None, **defaults})
-        self._planned: Plan | None = None
+        self._planned: UpdatePlan | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         # without the wrapper that imports torch's compiler, which costs every process most of a second
@@ -107,7 +107,7 @@ class Decoupled(torch.optim.Optimizer):
             launch.run(self._rates(group, launch.states[0]["step"].item()))
         return self._planned.rest
 
-    def _plan(self, due: list[Due]) -> Plan:
+    def _plan(self, due: list[Due]) -> UpdatePlan:
         alike: dict[Any, tuple[dict[str, Any], Kind, list[Tensor], list[dict[str, Any]]]] = {}
         rest = []
         for group, index, parameter in due:
@@ -121,7 +121,7 @@ class Decoupled(torch.optim.Optimizer):
             found[2].append(parameter)
             found[3].append(state)
         launches = [(group, Launch(kind, found, states)) for group, kind, found, states in alike.values()]
-        return Plan(launches, rest, [parameter for _, _, parameter in due])
+        return UpdatePlan(launches, rest, [parameter for _, _, parameter in due])
 
     def _with_gradients(self) -> Iterator[Due]:
         for group in self.param_groups:
@@ -144,7 +144,7 @@ class Decoupled(torch.optim.Optimizer):
 
 
 @dataclass(frozen=True)
-class Plan:
+class UpdatePlan:
     """How the parameters of a step are updated: by launches, each with its group, or otherwise."""
 
     launches: list[tuple[dict[str, Any], Launch]]
@@ -179,7 +179,7 @@ def scratch(device: torch.device) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TensorBatch:
     """Corresponding parts of flat tensors of many parameters: columns[k] lists the k-th tensor's. rooms: fp32
     memory of the same sizes, one after the other in `room`."""
 
@@ -188,7 +188,7 @@ class Batch:
     rooms: list[Tensor]
 
 
-def batches(rows: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
+def batches(rows: Sequence[Sequence[Tensor]]) -> Iterator[TensorBatch]:
     """Rows of equally long flat tensors, cut and gathered into batches that a cache holds on a CPU, and that
     keep the number of launches small elsewhere."""
     device = rows[0][0].device
@@ -208,10 +208,10 @@ def batches(rows: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
         yield _batch(taken, room)
 
 
-def _batch(taken: list[list[Tensor]], room: Tensor) -> Batch:
+def _batch(taken: list[list[Tensor]], room: Tensor) -> TensorBatch:
     sizes = [len(parts[0]) for parts in taken]
     room = room[: sum(sizes)]
-    return Batch([list(column) for column in zip(*taken, strict=True)], room, list(room.split(sizes)))
+    return TensorBatch([list(column) for column in zip(*taken, strict=True)], room, list(room.split(sizes)))
 
 
 def follow_all(momenta: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:

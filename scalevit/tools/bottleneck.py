@@ -16,7 +16,7 @@ from scalevit.data.registry import batches_of
 from scalevit.distributed import world
 from scalevit.evals.finetune import scaled
 from scalevit.kernels import fp8_linear
-from scalevit.kernels.fp8_autotune import Choice, choose
+from scalevit.kernels.fp8_autotune import LayerTiming, choose
 from scalevit.model import losses
 from scalevit.tools.doctor import seconds, wait
 from scalevit.train.loop import Micro, Recipe, State, accumulate
@@ -96,7 +96,7 @@ def verdict(run: Run, found: dict[str, Any]) -> str:
     return "; ".join([said, *(changes or ["none of the changes that were tried helps"])])
 
 
-def layers(run: Run) -> list[Choice]:
+def layers(run: Run) -> list[LayerTiming]:
     """How each linear layer of the run's blocks is fastest here; empty where nothing computes in fp8, and for
     a run in fp32."""
     if run.train.precision == "fp32" or mistakes("fp8"):

@@ -162,7 +162,7 @@ def _gradients(case: str, ours: Arrays, theirs: Arrays) -> Check:
 
 
 @dataclass(frozen=True)
-class Rule:
+class RecordedRule:
     """An update rule that a file may have been recorded with. words: what a file's name calls it."""
 
     words: tuple[str, ...]
@@ -174,19 +174,19 @@ class Rule:
         return " ".join(self.words)
 
 
-def _rules() -> list[Rule]:
+def _rules() -> list[RecordedRule]:
     out = []
     for word, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32)):
         coarse = dtype == torch.bfloat16
         factored = partial(optim.Adafactor, lr=1.0, momentum_dtype=dtype)
-        out.append(Rule(("adafactor", word), factored, coarse))
-        out.append(Rule(("adafactor", word, "clip"), partial(factored, clip_threshold=1.0), coarse))
-        out.append(Rule(("adam", word), partial(optim.Adam, lr=1.0, momentum_dtype=dtype), coarse))
-        out.append(Rule(("sgd", word), partial(optim.SGD, lr=1.0, momentum_dtype=dtype), coarse))
+        out.append(RecordedRule(("adafactor", word), factored, coarse))
+        out.append(RecordedRule(("adafactor", word, "clip"), partial(factored, clip_threshold=1.0), coarse))
+        out.append(RecordedRule(("adam", word), partial(optim.Adam, lr=1.0, momentum_dtype=dtype), coarse))
+        out.append(RecordedRule(("sgd", word), partial(optim.SGD, lr=1.0, momentum_dtype=dtype), coarse))
     return out
 
 
-def _candidates(case: str) -> list[Rule]:
+def _candidates(case: str) -> list[RecordedRule]:
     """The keys do not say which rule it was. What the file's name says is believed, the rest is tried."""
     said = set(re.split(r"[^a-z0-9]+", case.lower()))
     rules = _rules()
@@ -221,7 +221,7 @@ def _optimizer(case: str, arrays: Arrays) -> Iterator[Check]:
         yield Check(case, "  their error in bf16 steps", max(d.steps for d in found.values()), 1.0)
 
 
-def _directions(rule: Rule, name: str, arrays: Arrays) -> Directions:
+def _directions(rule: RecordedRule, name: str, arrays: Arrays) -> Directions:
     """Every tensor stands for itself: none of the rules looks at two of them."""
     parameter = torch.nn.Parameter(torch.zeros(arrays[f"param/{name}"].shape))
     optimizer = rule.build([parameter])

@@ -19,7 +19,7 @@ from scalevit.evals.datasets.probe_set import ProbeSet
 from scalevit.evals.finetune import content, parts
 from scalevit.evals.in_training import known_set
 from scalevit.model import weights
-from scalevit.train.reporter import Facts
+from scalevit.train.reporter import RowFields
 from scalevit.train.run import Outcome, mistakes, pretrain
 
 #: Where below a run's folder the runs are that choose its rate, and what they are compared by.
@@ -27,7 +27,7 @@ RATES, HELD_OUT_ACCURACY = "rates", "held_out_accuracy"
 
 
 @dataclass(frozen=True)
-class Protocol:
+class FinetuneProtocol:
     """rates: learning rates to choose from on held-out images; a single one is taken as it is."""
 
     steps: int
@@ -35,14 +35,14 @@ class Protocol:
 
 
 #: paper.md §2: App. D for ImageNet and alike, and its one setting for all tasks of VTAB-1k.
-PROTOCOLS = {"paper": Protocol(20_000, (0.03, 0.01)), "vtab1k": Protocol(2_500, (0.01,))}
+PROTOCOLS = {"paper": FinetuneProtocol(20_000, (0.03, 0.01)), "vtab1k": FinetuneProtocol(2_500, (0.01,))}
 WARMUP = 500
 #: A sigmoid's first bias (SoViT, arXiv 2305.13035, App.): about one class of a thousand is right.
 SIGMOID_BIAS = -6.9
 
 
 @dataclass(frozen=True)
-class Plan:
+class FinetunePlan:
     """last: the run that is wanted, its learning rate still open; rates: those to choose from."""
 
     last: config.Run
@@ -70,7 +70,7 @@ def plan(
     *,
     preset: str = "paper",
     rates: Sequence[float] = (),
-) -> Plan:
+) -> FinetunePlan:
     """The runs that fine-tune `model` on `data`; creates nothing.
 
     Raises ValueError for a model or data set that is not there, and for overrides that the weights, the data
@@ -85,10 +85,10 @@ def plan(
     wrong = [rate for rate in chosen if not rate > 0]
     if wrong:
         raise ValueError(f"--lr: must be positive, found {wrong[0]:g}")
-    return Plan(run, chosen)
+    return FinetunePlan(run, chosen)
 
 
-def _base(model: str, data: str, found: ProbeSet, protocol: Protocol) -> config.Run:
+def _base(model: str, data: str, found: ProbeSet, protocol: FinetuneProtocol) -> config.Run:
     """The protocol's run for these weights and images, before the user's overrides."""
     loaded = weights.load(model)
     return config.Run(
@@ -136,7 +136,7 @@ def _parent(model: str) -> str:
 # --------------------------------------------------------------------------- training
 
 
-def finetune(planned: Plan, out: Path, *, max_minutes: float | None = None) -> Outcome:
+def finetune(planned: FinetunePlan, out: Path, *, max_minutes: float | None = None) -> Outcome:
     """Choose a rate where several are given, each in a folder below `out`/rates, then train the last run into
     `out`; or go on with what is there. What every rate reached is copied into the records of `out`."""
     began = time.monotonic()
@@ -158,7 +158,7 @@ def finetune(planned: Plan, out: Path, *, max_minutes: float | None = None) -> O
     return outcome
 
 
-def _require_folder(planned: Plan, out: Path) -> None:
+def _require_folder(planned: FinetunePlan, out: Path) -> None:
     """Before rates are tried: whether `out` can hold the last run, with whichever rate."""
     found = [mistakes(planned.at(rate), out) for rate in planned.rates]
     if all(found):
@@ -176,7 +176,7 @@ def _note(out: Path, run: config.Run, held: dict[float, float]) -> None:
     there = [row for row in records.read(out) if row["kind"] == "rate"]
     if there or os.environ.get("RANK", "0") != "0":
         return
-    facts = Facts.of(run)
+    facts = RowFields.of(run)
     records.append(
         out,
         [

@@ -44,7 +44,7 @@ class Silent(Quiet):
         return None
 
 
-class Line(AbstractContextManager["Line"]):
+class ProgressBar(AbstractContextManager["ProgressBar"]):
     """A bar with step, loss, images/s, MFU, stall, last checkpoint and time left."""
 
     def __init__(self, name: str, steps: int, begin: int) -> None:
@@ -97,6 +97,6 @@ FORMS = {
 }
 
 
-def display(name: str, steps: int, begin: int) -> Quiet | Line:
+def display(name: str, steps: int, begin: int) -> Quiet | ProgressBar:
     """The display that fits stderr."""
-    return Line(name, steps, begin) if sys.stderr.isatty() else Quiet()
+    return ProgressBar(name, steps, begin) if sys.stderr.isatty() else Quiet()

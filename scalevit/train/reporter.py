@@ -14,12 +14,12 @@ from scalevit import config
 from scalevit.artifacts import records, run_folder
 from scalevit.data.corrupt import Replaced
 from scalevit.distributed import world as mesh
-from scalevit.kernels.fp8_autotune import Choice
+from scalevit.kernels.fp8_autotune import LayerTiming
 from scalevit.train import precision, progress, trackers
 
 
 @dataclass(frozen=True)
-class Facts:
+class RowFields:
     """What every row of a run says about it."""
 
     run: config.Run
@@ -29,7 +29,7 @@ class Facts:
     flops: float
 
     @classmethod
-    def of(cls, run: config.Run) -> Facts:
+    def of(cls, run: config.Run) -> RowFields:
         """flops: of training on one image, that is three forward passes."""
         shape, model = run.model.resolve(), run.model
         size = (model.image, model.pool, model.classes)
@@ -54,11 +54,11 @@ class Reporter:
     """One attempt's voice. display: where events and progress are shown. saved: the step of the last
     checkpoint that is in place. replaced: broken samples that were told of."""
 
-    facts: Facts
+    facts: RowFields
     out: Path
     world: mesh.World
     log: Callable[[str], None]
-    display: progress.Quiet | progress.Line
+    display: progress.Quiet | progress.ProgressBar
     saved: int | None = None
     replaced: int = 0
     trackers: trackers.Trackers = field(default_factory=lambda: trackers.Trackers(progress.nothing))
@@ -66,8 +66,8 @@ class Reporter:
     @classmethod
     def begin(cls, run: config.Run, out: Path, world: mesh.World) -> Reporter:
         if not world.first:
-            return cls(Facts.of(run), out, world, progress.nothing, progress.Silent())
-        return cls(Facts.of(run), out, world, run_folder.Log(out), progress.Quiet())
+            return cls(RowFields.of(run), out, world, progress.nothing, progress.Silent())
+        return cls(RowFields.of(run), out, world, run_folder.Log(out), progress.Quiet())
 
     def show(self, step: int) -> None:
         """Events only up to now: from step `step` on trackers, and where stderr is a terminal a progress
@@ -115,7 +115,7 @@ class Reporter:
             self.say(f"{times} broken samples replaced; see scalevit data check {source}")
             self.record([self.facts.row("event", step, "broken_samples", times) | {"first": [*first]}])
 
-    def chosen(self, step: int, found: Sequence[Choice]) -> None:
+    def chosen(self, step: int, found: Sequence[LayerTiming]) -> None:
         """How each layer of a run in fp8 computes, and how many times faster than in bf16 it is."""
         for choice in found:
             self.say(f"fp8: {choice}")

@@ -15,7 +15,7 @@ from scalevit.config.lr_schedule import Schedule
 from scalevit.config.run import Model
 from scalevit.distributed import parallelize
 from scalevit.kernels import fp8_autotune, fp8_linear
-from scalevit.kernels.fp8_autotune import Choice
+from scalevit.kernels.fp8_autotune import LayerTiming
 from scalevit.model.vit import ViT
 from scalevit.train import precision
 from scalevit.train import run as running
@@ -45,7 +45,7 @@ def passes(layer, x, gradient):
 
 
 def layer_of(way, inputs=96, outputs=160):
-    layer = fp8_linear.Linear(inputs, outputs)
+    layer = fp8_linear.Fp8Linear(inputs, outputs)
     with torch.no_grad():
         layer.weight.copy_(numbers(outputs, inputs, seed=1))
         layer.bias.copy_(numbers(outputs, seed=2))
@@ -85,7 +85,7 @@ def test_the_layer_and_its_gradients_are_off_by_what_rounding_allows(way):
 def test_errors_of_many_numbers_are_independent(way):
     """Rounding moves a number of size m · 2^e, 1 ≤ m < 2, by 2^(e-3)/√12 on average; both factors are."""
     draw = torch.Generator().manual_seed(0)
-    x, layer = torch.randn(256, 256, generator=draw), fp8_linear.Linear(256, 256)
+    x, layer = torch.randn(256, 256, generator=draw), fp8_linear.Fp8Linear(256, 256)
     layer.way = way
     y, *_ = passes(layer, x, x)
     true = (x @ layer.weight.t() + layer.bias).detach()
@@ -177,7 +177,7 @@ def test_recomputing_gives_the_same_gradients(how):
     ],
 )
 def test_the_fastest_way_is_chosen_where_it_is_faster_enough(milliseconds, way, gain):
-    choice = Choice("fc1", 256, 64, 128, milliseconds)
+    choice = LayerTiming("fc1", 256, 64, 128, milliseconds)
     assert (choice.way, choice.gain) == (way, gain)
     assert way in str(choice)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scalevit.data.pack import Recipe, pack
+from scalevit.data.pack import PackOptions, pack
 from scalevit.data.stores import open_store
 
 CLASSES = ("ant", "bee", "cow")
@@ -40,5 +40,5 @@ def make_folder(root: Path, count: int = 30) -> Path:
 def make_shards(folder: Path, out: Path, form: str, shards: int = 3) -> Path:
     """The same images as tars or tables."""
     store = open_store(str(folder))
-    pack(store, Recipe(str(folder), store.samples, shards, form, 0), out)
+    pack(store, PackOptions(str(folder), store.samples, shards, form, 0), out)
     return out

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scalevit.data.decode import ENDINGS, BrokenImage
 from scalevit.data.formats.labels import LABELS, Labels, labels_from
-from scalevit.data.index.cache import PLAIN, Reader
+from scalevit.data.index.cache import PLAIN, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex, stamp_of
 
 
@@ -68,7 +68,7 @@ def name(index: ShardIndex, number: int) -> str:
     return f"{header.path}/{folder}{index.text_of(number)}"
 
 
-def encoded(index: ShardIndex, number: int, reader: Reader = PLAIN) -> bytes:
+def encoded(index: ShardIndex, number: int, reader: CachedReader = PLAIN) -> bytes:
     """The bytes of one image; each is a file of its own, whatever the reader."""
     path = Path(name(index, number))
     try:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from scalevit.artifacts.storage import is_remote, read, stamp
 from scalevit.data.decode import ENDINGS, BrokenImage
 from scalevit.data.formats.labels import LABELS, labels_from
-from scalevit.data.index.cache import PLAIN, Reader
+from scalevit.data.index.cache import PLAIN, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex
 
 BLOCK = 512
@@ -22,7 +22,7 @@ _WINDOW = 1 << 20
 IMAGES = tuple(ending[1:] for ending in ENDINGS)
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """A file in a tar: its name, and where its bytes lie."""
 
     name: str
@@ -44,7 +44,7 @@ class _Window:
         return self.data[start - self.start : start - self.start + length]
 
 
-def members(path: str) -> Iterator[Member]:
+def members(path: str) -> Iterator[TarMember]:
     """The regular files of a tar, in order. Raises ValueError where it is damaged or cut."""
     size, fetch = stamp(path).size, _Window(path)
     place, long_name, long_size = 0, "", None
@@ -62,7 +62,7 @@ def members(path: str) -> Iterator[Member]:
             long_name, long_size = extended[0] or long_name, extended[1] if kind == b"x" else long_size
         elif kind not in b"gK":
             if kind in b"0\0" and length:
-                yield Member(long_name or name, start, length)
+                yield TarMember(long_name or name, start, length)
             long_name, long_size = "", None
         place = start + -(-length // BLOCK) * BLOCK
     if place < size or size == 0:
@@ -133,7 +133,7 @@ def scan(path: str) -> ShardIndex:
     return builder.done()
 
 
-def _samples(path: str) -> Iterator[dict[str, Member]]:
+def _samples(path: str) -> Iterator[dict[str, TarMember]]:
     """The members of each key, by ending; a key's members follow one another."""
     current, files = None, {}
     for member in members(path):
@@ -149,7 +149,7 @@ def _samples(path: str) -> Iterator[dict[str, Member]]:
         yield files
 
 
-def _labels(path: str, files: dict[str, Member]) -> tuple[int, ...] | None:
+def _labels(path: str, files: dict[str, TarMember]) -> tuple[int, ...] | None:
     """Class numbers of a sample from its .cls, .json or .txt; None when it has none of them."""
     member = next((files[ending] for ending in LABELS if ending in files), None)
     if member is None:
@@ -164,7 +164,7 @@ def name(index: ShardIndex, number: int) -> str:
     return f"{index.header.path} at byte {int(index.records[number]['offset'])}"
 
 
-def encoded(index: ShardIndex, number: int, reader: Reader = PLAIN) -> bytes:
+def encoded(index: ShardIndex, number: int, reader: CachedReader = PLAIN) -> bytes:
     """The bytes of one image."""
     record = index.records[number]
     data = reader.read(index.header.path, int(record["offset"]), int(record["length"]))

@@ -25,7 +25,7 @@ import numpy as np
 from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.dedup.phash import luminance, phash
 from scalevit.data.index import manifest
-from scalevit.data.index.cache import Reader, in_turn
+from scalevit.data.index.cache import CachedReader, in_turn
 from scalevit.data.index.read import (
     BROKEN,
     MEASURED,
@@ -250,7 +250,7 @@ def _held(path: str, form: str) -> list[str]:
     return [FORMS[form].name(read(parts / "listing"), number) for number in numbers]
 
 
-def _measure(index: ShardIndex, number: int, record: np.ndarray, reader: Reader) -> None:
+def _measure(index: ShardIndex, number: int, record: np.ndarray, reader: CachedReader) -> None:
     """Fill in what is known once a sample was decoded."""
     form = FORMS[index.header.form]
     record["flags"] |= MEASURED

@@ -73,7 +73,7 @@ def _plain(path: str, start: int, length: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class Reader:
+class CachedReader:
     """How a form gets at bytes. read: a part of a file, as `storage.read`; groups: row groups of tables."""
 
     read: Callable[[str, int, int], bytes] = _plain
@@ -81,9 +81,9 @@ class Reader:
 
 
 #: For samples in any order.
-PLAIN = Reader()
+PLAIN = CachedReader()
 
 
-def in_turn(threads: int = 1) -> Reader:
+def in_turn(threads: int = 1) -> CachedReader:
     """For samples one after another; threads go ahead of each other a little."""
-    return Reader(Pieces(3 * threads).read, Kept(3 * threads))
+    return CachedReader(Pieces(3 * threads).read, Kept(3 * threads))

@@ -28,7 +28,7 @@ _LOOKED_AT = 4096
 
 
 @dataclass(frozen=True)
-class Facts:
+class SourceFacts:
     """What holds for all shards. classes: one more than the largest label. measured: whether each has its
     index."""
 
@@ -42,13 +42,13 @@ class Facts:
     magic: str = _MAGIC
 
 
-def facts_of(headers: Sequence[Header]) -> Facts:
+def facts_of(headers: Sequence[Header]) -> SourceFacts:
     """The facts of some shards. Raises ValueError where their classes have other names: a number would mean
     another class."""
     odd = next((header for header in headers if header.names != headers[0].names), None)
     if odd is not None:
         raise ValueError(f"{odd.path}: its classes have other names than those of {headers[0].path}")
-    return Facts(
+    return SourceFacts(
         form=headers[0].form,
         shards=len(headers),
         classes=max(header.classes for header in headers),
@@ -110,7 +110,7 @@ def write(source: str, paths: list[str], headers: Sequence[Header]) -> None:
     written(target, asdict(facts_of(headers)), (starts, stamps.astype("<u8"), np.frombuffer(text, np.uint8)))
 
 
-def catalogue(source: str, paths: list[str]) -> tuple[Facts, Shards] | None:
+def catalogue(source: str, paths: list[str]) -> tuple[SourceFacts, Shards] | None:
     """The catalogue of a source whose shards are these; None when there is none, when it is of other shards,
     or of some that changed since: of those on a disk _LOOKED_AT at most are looked at, others when they are
     opened."""
@@ -119,7 +119,7 @@ def catalogue(source: str, paths: list[str]) -> tuple[Facts, Shards] | None:
             line = file.readline()
             rest = np.memmap(file, np.uint8, mode="r")[len(line) :]
         facts = json.loads(line)
-        facts = Facts(**{**facts, "names": tuple(facts["names"])})
+        facts = SourceFacts(**{**facts, "names": tuple(facts["names"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
     middle, end = 8 * (facts.shards + 1), 8 * (2 * facts.shards + 1)

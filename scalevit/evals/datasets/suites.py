@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalevit.evals.compare import Line
+from scalevit.evals.compare import ProbeResult
 from scalevit.evals.datasets.builtin import NAMES
 from scalevit.evals.datasets.open import open_set
 from scalevit.evals.datasets.probe_set import ProbeSet
@@ -94,14 +94,14 @@ class Mean:
     mean: float
 
 
-def means(lines: Sequence[Line], suite: Suite) -> list[Mean]:
+def means(lines: Sequence[ProbeResult], suite: Suite) -> list[Mean]:
     """For every group, and for all together where there are several: means of what was asked of each task."""
     groups = dict(suite.groups) | ({"all": tuple(suite.names)} if len(suite.groups) > 1 else {})
     return [mean for group, names in groups.items() for mean in _means(group, names, lines)]
 
 
-def _means(group: str, names: Iterable[str], lines: Sequence[Line]) -> list[Mean]:
-    asked: dict[Any, list[Line]] = {}
+def _means(group: str, names: Iterable[str], lines: Sequence[ProbeResult]) -> list[Mean]:
+    asked: dict[Any, list[ProbeResult]] = {}
     for line in lines:
         if line.data in names:
             key = (line.model, line.floor, line.method, line.layer, line.found.l2, line.found.shots)
@@ -109,7 +109,7 @@ def _means(group: str, names: Iterable[str], lines: Sequence[Line]) -> list[Mean
     return [_mean(group, alike) for alike in asked.values()]
 
 
-def _mean(group: str, alike: Sequence[Line]) -> Mean:
+def _mean(group: str, alike: Sequence[ProbeResult]) -> Mean:
     one, mean = alike[0], sum(line.found.mean for line in alike) / len(alike)
     found = one.found
     return Mean(group, len(alike), one.model, one.floor, one.method, one.layer, found.l2, found.shots, mean)

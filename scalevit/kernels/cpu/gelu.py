@@ -10,7 +10,7 @@ from torch import Tensor
 from scalevit.kernels.cpu import build
 
 
-class BiasGelu(torch.autograd.Function):
+class BiasGeluCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, bias: Tensor) -> Tensor:
         h, wide = h.contiguous(), bias.float()

@@ -13,7 +13,7 @@ from scalevit.kernels.cpu import build
 PLAIN, GELU, GELU_GRADIENT = range(3)
 
 
-class Linear(torch.autograd.Function):
+class LinearCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         ctx.dtype, ctx.bias = x.dtype, None if bias is None else bias.dtype
@@ -31,7 +31,7 @@ class Linear(torch.autograd.Function):
         return dx, *_weight_gradients(dy, x, weight.dtype, ctx.bias), None
 
 
-class Mlp(torch.autograd.Function):
+class MlpCPU(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dtype: torch.dtype, keeps: bool

@@ -41,7 +41,7 @@ def _backward(ctx: Any, ds: Tensor, dy: Tensor) -> tuple[Tensor, Tensor | None, 
     return dx, dx if dbranch is None else dbranch, dweight, dbias
 
 
-class Norm(torch.autograd.Function):
+class NormCPU(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
@@ -55,7 +55,7 @@ class Norm(torch.autograd.Function):
         return dx, dweight, dbias, None, None
 
 
-class AddNorm(torch.autograd.Function):
+class AddNormCPU(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype

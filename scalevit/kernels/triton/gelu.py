@@ -96,7 +96,7 @@ def bias_gelu_backward(dy: Tensor, h: Tensor, bias: Tensor) -> tuple[Tensor, Ten
     return dh, sums.sum(dim=0).to(bias.dtype)
 
 
-class BiasGelu(torch.autograd.Function):
+class BiasGeluTriton(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, bias: Tensor) -> Tensor:
         h = h.contiguous()

@@ -146,7 +146,7 @@ def layer_norm_backward(
     return dx, dbranch, sums.sum(dim=1).to(weight.dtype)
 
 
-class Norm(torch.autograd.Function):
+class NormTriton(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
@@ -163,7 +163,7 @@ class Norm(torch.autograd.Function):
         return dx, *both.unbind(), None, None
 
 
-class AddNorm(torch.autograd.Function):
+class AddNormTriton(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype

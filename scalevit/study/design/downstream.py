@@ -23,7 +23,7 @@ FINETUNED = "fine-tuned"
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeSpec:
     """A few-shot probe, as `scalevit probe` does it. images: that it looks at; named sets know it."""
 
     data: str
@@ -84,7 +84,7 @@ class Finetune:
         return "finetune", str(model), self.data, *said, "--lr", repr(self.lr), "--out", str(out)
 
 
-FollowUp = Probe | Finetune
+FollowUp = ProbeSpec | Finetune
 
 
 def name(parent: str, follow: FollowUp) -> str:

@@ -20,7 +20,7 @@ from scalevit import config
 from scalevit.config import lr_schedule
 from scalevit.config.dataclass_io import from_dict, nearest
 from scalevit.study.design import downstream
-from scalevit.study.design.downstream import Finetune, FollowUp, Probe
+from scalevit.study.design.downstream import Finetune, FollowUp, ProbeSpec
 
 #: Forward and backward pass of one image, in forward passes.
 TRAINING = 3.0
@@ -57,7 +57,7 @@ class Spec:
     note: str = ""
     dataset: str = "digits"
     shots: int = 10
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[ProbeSpec, ...] = ()
     finetunes: tuple[Finetune, ...] = ()
 
 
@@ -197,7 +197,7 @@ def _variants(axis: str, items: Any, mistakes: list[str]) -> tuple[Variant, ...]
 
 
 #: The study's keys for what is done with its runs.
-FOLLOW_UPS: dict[str, type[FollowUp]] = {"probes": Probe, "finetunes": Finetune}
+FOLLOW_UPS: dict[str, type[FollowUp]] = {"probes": ProbeSpec, "finetunes": Finetune}
 
 
 def _follow_ups(key: str, items: Any, mistakes: list[str]) -> tuple[FollowUp, ...]:

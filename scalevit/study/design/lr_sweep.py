@@ -30,7 +30,7 @@ LAST = 4
 
 
 @dataclass(frozen=True)
-class Rate:
+class SweptRate:
     """A model's learning rate. how: swept; edge: swept, but the best was the sweep's first or last; or
     transferred from smaller models. losses: of each rate that was tried to the end."""
 
@@ -85,11 +85,11 @@ def loss_of(home: Path) -> float:
     return float(np.mean(known)) if values and len(known) == len(values) else math.inf
 
 
-def choose(spec: Spec, sweep: Spec, folder: Path) -> tuple[list[Rate], float | None]:
+def choose(spec: Spec, sweep: Spec, folder: Path) -> tuple[list[SweptRate], float | None]:
     """The rate of every model of the study, and the exponent of the rule when there is one."""
     nodes = [node for node in grid.expand(sweep) if node.duration == max(*sweep.durations, *sweep.longer)]
     size = {node.model: grid.step_flops(node.run) for node in grid.expand(spec)}
-    found: list[Rate] = []
+    found: list[SweptRate] = []
     for model in dict.fromkeys(node.model for node in nodes):
         mine = [node for node in nodes if node.model == model]
         found.append(best(model, {n.run.schedule.lr: loss_of(folder / "runs" / n.name) for n in mine}))
@@ -101,13 +101,15 @@ def choose(spec: Spec, sweep: Spec, folder: Path) -> tuple[list[Rate], float | N
     exponent = float(np.clip(np.polyfit(x, y, 1)[0], *EXPONENTS)) if len(found) > 1 else 0.0
     middle = float(np.mean(y - exponent * x))
     moved = [
-        Rate(model, float(f"{math.exp(middle + exponent * math.log(size[model])):.3g}"), "transferred", {})
+        SweptRate(
+            model, float(f"{math.exp(middle + exponent * math.log(size[model])):.3g}"), "transferred", {}
+        )
         for model in rest
     ]
     return [*found, *moved], exponent
 
 
-def best(model: str, losses: Mapping[float, float]) -> Rate:
+def best(model: str, losses: Mapping[float, float]) -> SweptRate:
     """The bottom of the parabola through the best rate and its neighbours. Raises ValueError when every run
     diverged."""
     rates = sorted(losses)
@@ -118,14 +120,14 @@ def best(model: str, losses: Mapping[float, float]) -> Rate:
     told = {f"{rate:g}": loss for rate, loss in zip(rates, values)}
     near = slice(low - 1, low + 2)
     if low in (0, len(rates) - 1) or not np.all(np.isfinite(values[near])):
-        return Rate(model, rates[low], "edge", told)
+        return SweptRate(model, rates[low], "edge", told)
     x = np.log(rates[near])
     bend, slope, _ = np.polyfit(x - x[1], values[near], 2)
     lr = math.exp(x[1] + float(np.clip(-slope / (2 * bend), x[0] - x[1], x[2] - x[1])))
-    return Rate(model, float(f"{lr:.3g}"), "swept", told)
+    return SweptRate(model, float(f"{lr:.3g}"), "swept", told)
 
 
-def applied(spec: Spec, rates: Sequence[Rate], exponent: float | None) -> Spec:
+def applied(spec: Spec, rates: Sequence[SweptRate], exponent: float | None) -> Spec:
     """The study with each model at its rate, and a note that says how it was found."""
     lr = {rate.model: rate.lr for rate in rates}
     models = tuple(
@@ -139,12 +141,12 @@ def _name(spec: Spec, model: Variant) -> str:
     return next(node.model for node in grid.expand(replace(spec, models=(model,))))
 
 
-def words(rates: Sequence[Rate], exponent: float | None) -> str:
+def words(rates: Sequence[SweptRate], exponent: float | None) -> str:
     """What was chosen, and how, in one sentence."""
     parts = [f"{rate.model} {rate.lr:g} ({_how(rate)})" for rate in rates]
     rule = f"; rate ∝ FLOPs^{exponent:.2f} beyond the swept models" if exponent is not None else ""
     return f"Learning rates: {', '.join(parts)}{rule}."
 
 
-def _how(rate: Rate) -> str:
+def _how(rate: SweptRate) -> str:
     return "the sweep's edge: try rates beyond it" if rate.how == "edge" else rate.how

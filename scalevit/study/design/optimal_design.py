@@ -59,7 +59,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Law:
+class LawPrior:
     """A prior about the law: draws theta (d, p) in units of x0 (3,), and their covariance (p, p)."""
 
     theta: Array
@@ -161,7 +161,7 @@ def candidates_of(spec: grid.Spec) -> Candidates:
 # --------------------------------------------------------------------------- what is believed beforehand
 
 
-def prior(inputs: Array, draws: int = DRAWS, seed: int = 0) -> Law:
+def prior(inputs: Array, draws: int = DRAWS, seed: int = 0) -> LawPrior:
     """The paper's exponents at the study's own scale: in the middle of the candidates model size and images
     cost alike, and a fifth of the error is floor."""
     x0 = np.exp(np.log(inputs).mean(axis=0))
@@ -175,10 +175,10 @@ def prior(inputs: Array, draws: int = DRAWS, seed: int = 0) -> Law:
     generator = np.random.default_rng(seed)
     theta = mean + SPREAD * generator.standard_normal((draws, len(mean)))
     low, high = np.array(REPEATING.bounds).T
-    return Law(np.clip(theta, low, high), x0, np.diag(SPREAD**2))
+    return LawPrior(np.clip(theta, low, high), x0, np.diag(SPREAD**2))
 
 
-def target_of(candidates: Candidates, law: Law, compute: float) -> Array:
+def target_of(candidates: Candidates, law: LawPrior, compute: float) -> Array:
     """The run (3,) on new images that ends with the smallest error, by the middle of the prior, for so much
     compute, between the largest candidate and thirty times it."""
     largest = candidates.inputs[:, 0].max()
@@ -192,27 +192,27 @@ def target_of(candidates: Candidates, law: Law, compute: float) -> Array:
 # --------------------------------------------------------------------------- how good a design is
 
 
-def half_width(inputs: Array, law: Law, target: Array) -> float:
+def half_width(inputs: Array, law: LawPrior, target: Array) -> float:
     """Half width of the 90 % interval of ln error at the target after runs at inputs (n, 3): geometric mean
     over the prior."""
     return float(Z90 * np.exp(criterion(inputs, law, target) / 2))
 
 
-def criterion(inputs: Array, law: Law, target: Array) -> float:
+def criterion(inputs: Array, law: LawPrior, target: Array) -> float:
     """Mean over the prior of the ln variance of the forecast."""
     inverse = _inverse(law, law.gradient(inputs))
     aim = law.gradient(target[None])[:, 0]
     return float(np.log(np.einsum("dp,dpq,dq->d", aim, inverse, aim)).mean())
 
 
-def _inverse(law: Law, gradient: Array) -> Array:
+def _inverse(law: LawPrior, gradient: Array) -> Array:
     """Covariance of theta after runs with these gradients (d, n, p): (d, p, p)."""
     information = np.einsum("dnp,dnq->dpq", gradient, gradient) / NOISE**2
     return np.linalg.inv(information + np.linalg.inv(law.covariance))
 
 
 def greedy(
-    candidates: Candidates, law: Law, target: Array, budget: float, chosen: Sequence[int]
+    candidates: Candidates, law: LawPrior, target: Array, budget: float, chosen: Sequence[int]
 ) -> list[int]:
     """Add to `chosen`, as long as something fits, the run that lowers ln variance most for its price."""
     chosen = [*chosen]
@@ -235,7 +235,7 @@ def greedy(
 
 
 def exchange(
-    candidates: Candidates, law: Law, target: Array, budget: float, chosen: list[int], rounds: int = 4
+    candidates: Candidates, law: LawPrior, target: Array, budget: float, chosen: list[int], rounds: int = 4
 ) -> list[int]:
     """Take a run out, fill the budget again, keep what is better, until nothing is."""
     best = criterion(candidates.inputs[chosen], law, target)

@@ -23,7 +23,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Group:
+class TableGroup:
     """The curve of one group; `left_out` rows had an empty cell or NaN."""
 
     name: str
@@ -33,7 +33,7 @@ class Group:
     left_out: int
 
 
-def read(path: Path, columns: Column) -> list[Group]:
+def read(path: Path, columns: Column) -> list[TableGroup]:
     """The groups of a CSV file in the order in which they appear; one group without a column to group by.
 
     Raises ValueError for a missing column, a cell that is no number, and accuracies outside 0 to 1.
@@ -64,9 +64,9 @@ def read(path: Path, columns: Column) -> list[Group]:
     ]
 
 
-def _group(name: str, rows: np.ndarray, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Group:
+def _group(name: str, rows: np.ndarray, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> TableGroup:
     known = rows & ~(np.isnan(x) | np.isnan(y) | np.isnan(weight))
-    return Group(name, x[known], y[known], weight[known], int(np.sum(rows) - np.sum(known)))
+    return TableGroup(name, x[known], y[known], weight[known], int(np.sum(rows) - np.sum(known)))
 
 
 def _number(path: Path, line: int, column: str, row: dict[str, str | None]) -> float:

@@ -16,7 +16,7 @@ from scalevit.study.launch import scheduler
 SPEED = 2e10
 
 
-class Display:
+class StudyDisplay:
     """Tells what happens to nodes. `foresee` is called once, when every node but the largest is done."""
 
     def __init__(self, nodes: Sequence[grid.Node], folder: Path, foresee: Callable[[], object]) -> None:
@@ -63,7 +63,7 @@ class Display:
         return min(1.0, max(0.0, (scheduler.steps_of(work.of(name)) - node.at) / max(1, node.steps)))
 
 
-class Plain(Display):
+class Plain(StudyDisplay):
     """For logs: one line when a node starts or ends."""
 
     def __init__(self, *args: Any) -> None:
@@ -79,7 +79,7 @@ class Plain(Display):
             self.say(f"{node.name} done, {done} of {len(self.weight)}, {time.monotonic() - self.began:.0f} s")
 
 
-class Bars(Display):
+class Bars(StudyDisplay):
     """For people: one bar for the study, one for each node that runs."""
 
     def __init__(self, *args: Any) -> None:
@@ -120,7 +120,9 @@ class Bars(Display):
 
 
 @contextlib.contextmanager
-def display(nodes: Sequence[grid.Node], folder: Path, foresee: Callable[[], object]) -> Iterator[Display]:
+def display(
+    nodes: Sequence[grid.Node], folder: Path, foresee: Callable[[], object]
+) -> Iterator[StudyDisplay]:
     """The display that fits stderr."""
     if not sys.stderr.isatty():
         yield Plain(nodes, folder, foresee)

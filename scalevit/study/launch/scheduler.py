@@ -100,7 +100,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """states: each node's last state. errors: the last lines of what failed. stopped: asked to stop."""
 
     states: Mapping[str, State]
@@ -248,7 +248,7 @@ def launch(
     worker: Worker = PRETRAIN,
     executor: Executor | None = None,
     attempts: int = 2,
-) -> Outcome:
+) -> StudyOutcome:
     """Run every node that is not finished yet on `executor` (None: this machine, a node a core), each at most
     `attempts` times; a node that keeps failing blocks only what branches off it. SIGINT and SIGTERM are
     passed on to the processes, which save and end; then this returns with `stopped`."""
@@ -262,7 +262,7 @@ def launch(
             watcher.tick(work)
             time.sleep(loop.pause)
         watcher.tick(work)
-    return Outcome(dict(work.states), dict(work.errors), bool(work.stopping))
+    return StudyOutcome(dict(work.states), dict(work.errors), bool(work.stopping))
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def at_stage(piece: Curve, length: float, horizon: float) -> Curve:
 
 
 @dataclass(frozen=True)
-class Member:
+class Extrapolator:
     """One extrapolator: a law, e-folds of x over which weights fade, strength of the prior (0: none)."""
 
     law: str
@@ -101,9 +101,9 @@ class Member:
 #: scatter of the last points.
 KINDS = tuple((law, recency) for law in ("M3", "saturating") for recency in (0.7, 1.2))
 #: Strengths of the prior, in units of the scatter: unsure which is right for a curve alone.
-ALONE = tuple(Member(*kind, strength) for strength in (0.0, 4.0, 16.0) for kind in KINDS)
+ALONE = tuple(Extrapolator(*kind, strength) for strength in (0.0, 4.0, 16.0) for kind in KINDS)
 #: Where related curves have taught it, and so many times more for curves whose scatter was smoothed away.
-TAUGHT = tuple(Member(*kind, 4.0) for kind in KINDS)
+TAUGHT = tuple(Extrapolator(*kind, 4.0) for kind in KINDS)
 FIRMER = 4.0
 
 
@@ -151,7 +151,7 @@ Taught = dict[tuple[str, float], Beliefs]
 def free(pieces: Sequence[Curve]) -> dict[tuple[str, float], Array]:
     """theta (curves, p) of every law and recency without prior."""
     return {
-        kind: solve(Member(*kind, 0.0), pieces, [_starts(kind[0], piece) for piece in pieces], None)
+        kind: solve(Extrapolator(*kind, 0.0), pieces, [_starts(kind[0], piece) for piece in pieces], None)
         for kind in KINDS
     }
 
@@ -161,7 +161,9 @@ def teach(theta: dict[tuple[str, float], Array], kept: Sequence[int]) -> Taught:
     return {kind: learned(found[list(kept)]) for kind, found in theta.items()}
 
 
-def solve_all(pieces: Sequence[Curve], taught: Sequence[Taught]) -> tuple[tuple[Member, ...], list[Array]]:
+def solve_all(
+    pieces: Sequence[Curve], taught: Sequence[Taught]
+) -> tuple[tuple[Extrapolator, ...], list[Array]]:
     """The members and theta (curves, p) of each; `taught` holds beliefs for each curve or is empty."""
     members = TAUGHT if taught else ALONE
     unbiased = free(pieces)
@@ -199,7 +201,7 @@ def _prior(beliefs: Sequence[Beliefs], strength: Array) -> Prior:
     return Prior(mean, precision * strength[:, None, None])
 
 
-def _noise(member: Member, pieces: Sequence[Curve], theta: Array) -> Array:
+def _noise(member: Extrapolator, pieces: Sequence[Curve], theta: Array) -> Array:
     """Weighted variance of log residuals; with hardly more points than parameters, about one per cent."""
     found = []
     for piece, row in zip(pieces, theta):
@@ -212,7 +214,9 @@ def _noise(member: Member, pieces: Sequence[Curve], theta: Array) -> Array:
     return np.array(found)
 
 
-def solve(member: Member, pieces: Sequence[Curve], starts: Sequence[Array], prior: Prior | None) -> Array:
+def solve(
+    member: Extrapolator, pieces: Sequence[Curve], starts: Sequence[Array], prior: Prior | None
+) -> Array:
     """The best theta (curves, p) of one member, all curves and starts in one batch."""
     longest = max(len(piece.u) for piece in pieces)
     padded = np.zeros((3, len(pieces), longest))
@@ -228,7 +232,7 @@ def solve(member: Member, pieces: Sequence[Curve], starts: Sequence[Array], prio
     return np.stack([theta[row == i][np.argmin(loss[row == i])] for i in range(len(pieces))])
 
 
-def predict(members: Sequence[Member], thetas: Sequence[Array], index: int, distance: Array) -> Array:
+def predict(members: Sequence[Extrapolator], thetas: Sequence[Array], index: int, distance: Array) -> Array:
     """ln(y / y0) of curve `index` at ln distances from its last x, by every member: (members, n)."""
     u = np.asarray(distance, float)[None]
     return np.stack([m.form.value(t[index][None], u)[0][0] for m, t in zip(members, thetas)])

@@ -120,7 +120,7 @@ def _frozen(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, ...], tuple[float,
 
 
 @dataclass(frozen=True)
-class Group:
+class RelatedCurves:
     """What related curves teach: beliefs (none when they are too few) and their own back-tests."""
 
     taught: Taught
@@ -131,17 +131,17 @@ class Group:
 @lru_cache(maxsize=16)
 def _group(
     related: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...], reach: float, length: float
-) -> Group:
+) -> RelatedCurves:
     """Remembered, since the same related curves serve many forecasts. No curve teaches its own back-test."""
     horizon = HORIZON * np.log(reach)
     curves = (condensed(_curve(np.array(x), np.array(y)), MOST_RELATED) for x, y in related)
     pieces = [at_stage(piece, length, horizon) for piece in curves]
     if len(pieces) < FEWEST_RELATED + 1:
-        return Group({}, _misses(pieces, [], reach) if pieces else [], [])
+        return RelatedCurves({}, _misses(pieces, [], reach) if pieces else [], [])
     theta = free(pieces)
     everyone = range(len(pieces))
     others = [teach(theta, [j for j in everyone if j != i]) for i in everyone]
-    return Group(teach(theta, everyone), [], _misses(pieces, others, reach))
+    return RelatedCurves(teach(theta, everyone), [], _misses(pieces, others, reach))
 
 
 def _misses(pieces: Sequence[Curve], taught: Sequence[Taught], reach: float) -> list[Miss]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from scalevit.study.planning.compute_budget import Answer, Basis, Budget
+from scalevit.study.planning.compute_budget import Basis, Budget, BudgetPlan
 
 #: Errors at which a contour is drawn, in units of the choice's.
 CONTOURS = np.array([0.7, 0.8, 0.9, 1.01, 1.05, 1.15, 1.3, 1.6, 2.0, 3.0])
 
 
-def draw(budget: Budget, basis: Basis, answer: Answer, path: Path) -> None:
+def draw(budget: Budget, basis: Basis, answer: BudgetPlan, path: Path) -> None:
     """Contours of the expected error over size and images seen, lines of equal compute, and the choice."""
     import matplotlib
 
@@ -47,6 +47,6 @@ def draw(budget: Budget, basis: Basis, answer: Answer, path: Path) -> None:
     plt.close(figure)
 
 
-def _around(answer: Answer) -> tuple[float, float]:
+def _around(answer: BudgetPlan) -> tuple[float, float]:
     """Images seen, from and to: the paper's runs, and farther where the choice lies elsewhere."""
     return min(1e7, answer.best.images / 30), max(1e11, answer.best.images * 10)

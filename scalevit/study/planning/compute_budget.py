@@ -18,7 +18,7 @@ from scalevit.config.model_sizes import LETTERS, Shape
 from scalevit.config.run import Data, Model, Optimizer, Parallel, Run, Train
 from scalevit.study.planning.candidates import candidates
 from scalevit.study.planning.expected_error import Laws, paper
-from scalevit.study.planning.measured_speeds import Bench
+from scalevit.study.planning.measured_speeds import MeasuredSpeeds
 from scalevit.study.planning.plan import hardware_of, made_to_fit, speed_of
 
 #: A run shorter than this has no room for a warm-up and a cooldown.
@@ -87,14 +87,14 @@ class Basis:
     """What choices rest on: laws of the error, and speeds of a bench instead of those of `Budget.device`."""
 
     laws: Laws
-    bench: Bench | None = None
+    bench: MeasuredSpeeds | None = None
 
     def hardware(self, budget: Budget) -> Device:
         return hardware_of(budget.device, self.bench, budget.memory)
 
 
 @dataclass(frozen=True)
-class Choice:
+class BudgetRun:
     """A candidate that spends the whole budget: its run, on how many devices for how many days, the images
     it sees, and the error it should end with. cost: None without a price."""
 
@@ -110,17 +110,17 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Answer:
+class BudgetPlan:
     """The best choice, the next two of other shapes, and the expected error with one limit moved. enough:
     the share of the budget after which the error is the same within 1 %, where that is less than half."""
 
-    best: Choice
-    others: tuple[Choice, ...]
+    best: BudgetRun
+    others: tuple[BudgetRun, ...]
     prices: dict[str, float]
     enough: float | None
 
 
-def best(budget: Budget, basis: Basis | None = None) -> Answer:
+def best(budget: Budget, basis: Basis | None = None) -> BudgetPlan:
     """The run to do with this budget, resting on the paper's tables when `basis` is None. Raises ValueError
     when no shape can be trained with it, or none so that it would learn anything."""
     basis = basis or Basis(paper())
@@ -136,7 +136,7 @@ def best(budget: Budget, basis: Basis | None = None) -> Answer:
     moved = prices(budget, basis)
     spare = moved.get(f"half {_spent(budget)}", np.inf) <= ranked[0].error * (1 + SAME)
     enough = _enough(budget, basis, ranked[0].error * (1 + SAME)) if spare else None
-    return Answer(ranked[0], tuple(ranked[1:3]), moved, enough)
+    return BudgetPlan(ranked[0], tuple(ranked[1:3]), moved, enough)
 
 
 def _enough(budget: Budget, basis: Basis, error: float) -> float:
@@ -150,7 +150,7 @@ def _enough(budget: Budget, basis: Basis, error: float) -> float:
     return float(np.exp(high))
 
 
-def rank(budget: Budget, basis: Basis, most: int | None = None) -> list[Choice]:
+def rank(budget: Budget, basis: Basis, most: int | None = None) -> list[BudgetRun]:
     """Candidates that fit, best first, one for each shape; the first `most` of them."""
     task, drafts = basis.laws.named(budget.task), _drafts(budget, basis)
     flops = np.array([basis.laws.flops(draft.shape, draft.run.model) for draft in drafts])
@@ -220,7 +220,7 @@ def _chosen(hours: float, days: float) -> int:
     return int(2 ** min(needed, np.log2(MOST_CHOSEN)))
 
 
-def _fitted(draft: _Draft, budget: Budget, basis: Basis, task: str) -> Choice | None:
+def _fitted(draft: _Draft, budget: Budget, basis: Basis, task: str) -> BudgetRun | None:
     """With the micro-batches, recomputing and sharding that a device has the memory for, or if their number
     is free with more devices, and its error."""
     hardware, devices, drafted = basis.hardware(budget), draft.devices, draft.run
@@ -234,7 +234,7 @@ def _fitted(draft: _Draft, budget: Budget, basis: Basis, task: str) -> Choice | 
     run = replace(drafted, parallel=parallel, train=replace(drafted.train, micro_batch=at_once))
     cost = None if budget.price is None else 24 * draft.device_days * budget.price
     expected = basis.laws.expect(task, draft.shape, run.model, draft.seen, budget.unique_images)
-    return Choice(
+    return BudgetRun(
         draft.name, run, devices, draft.device_days / devices, cost, draft.seen, expected.error,
         expected.low, expected.high,
     )  # fmt: skip

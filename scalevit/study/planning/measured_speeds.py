@@ -21,7 +21,7 @@ OURS, COMPILED = "scalevit", "scalevit compiled"
 
 
 @dataclass(frozen=True)
-class Rate:
+class Throughput:
     """One training step that was timed: trunk FLOPs of an image forward, and images/s."""
 
     name: str
@@ -34,13 +34,13 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Bench:
+class MeasuredSpeeds:
     """The rates of a file, and the device that they were found on. ceiling: its matrix products' FLOP/s."""
 
     path: Path
     device: str
     ceiling: float
-    rates: tuple[Rate, ...]
+    rates: tuple[Throughput, ...]
 
     def hardware(self) -> Device:
         """The device of the table that the file names; else this machine, whose peak is the ceiling found."""
@@ -65,7 +65,7 @@ class Bench:
         source = f"FLOP/s of {nearest} in scalevit bench, {self.path.name}{said}"
         return float(np.exp(np.interp(np.log(own), sizes, speeds)) / own), source
 
-    def _fitting(self, run: Run) -> tuple[list[Rate], str]:
+    def _fitting(self, run: Run) -> tuple[list[Throughput], str]:
         """The rates of the run's precision, compiled or not as the run is, as far as there are any."""
         rates, said = list(self.rates), ""
         for what, wanted in (("precision", run.train.precision), ("compiled", run.train.compile)):
@@ -77,7 +77,7 @@ class Bench:
         return rates, said
 
 
-def read(path: Path) -> Bench:
+def read(path: Path) -> MeasuredSpeeds:
     """The training rows of ours in a JSON file of `scalevit bench model` or `all`. ValueError where there are
     none, or where the file is something else."""
     try:
@@ -92,7 +92,7 @@ def read(path: Path) -> Bench:
     if not ours:
         raise ValueError(f"--bench {path}: no row of work=train by scalevit; run the bench with --work train")
     ceiling = 1e9 * max(float(row.get("ceiling_gflops") or math.nan) for row in ours)
-    return Bench(path, str(found.get("device", "this machine")), ceiling, tuple(map(_rate, ours)))
+    return MeasuredSpeeds(path, str(found.get("device", "this machine")), ceiling, tuple(map(_rate, ours)))
 
 
 def _checked(row: Any, path: Path) -> dict[str, Any]:
@@ -106,9 +106,9 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _rate(row: dict[str, Any]) -> Rate:
+def _rate(row: dict[str, Any]) -> Throughput:
     resolved, image = shape(row["model"].partition("-")[0]), int(row["image"])
-    return Rate(
+    return Throughput(
         row["model"], resolved, image, row["precision"], row["candidate"] == COMPILED, resolved.flops(image),
         float(row["images_per_second"]),
     )  # fmt: skip

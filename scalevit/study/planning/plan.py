@@ -18,7 +18,7 @@ from scalevit.config.run import Run
 from scalevit.config.validate import sharing_mistakes
 from scalevit.study.laws.joint import Expected
 from scalevit.study.planning.expected_error import Laws, paper
-from scalevit.study.planning.measured_speeds import Bench
+from scalevit.study.planning.measured_speeds import MeasuredSpeeds
 
 #: The paper's data, for a run that does not say yet which images it will see.
 JFT_IMAGES = 3e9
@@ -76,7 +76,7 @@ def plan(
     devices: int = 1,
     mfu: float | None = None,
     price: float | None = None,
-    bench: Bench | None = None,
+    bench: MeasuredSpeeds | None = None,
     laws: Laws | None = None,
     memory: float | None = None,
 ) -> Plan:
@@ -111,7 +111,7 @@ def plan(
     )  # fmt: skip
 
 
-def hardware_of(name: str, bench: Bench | None = None, memory: float | None = None) -> Device:
+def hardware_of(name: str, bench: MeasuredSpeeds | None = None, memory: float | None = None) -> Device:
     """The device that a bench ran on, or else the one of that name, with `memory` GiB instead of its own.
     ValueError for an unknown name and for memory that is none."""
     found = bench.hardware() if bench else device(name)
@@ -181,7 +181,12 @@ def _changes(run: Run, other: Run) -> str:
 
 
 def speed_of(
-    run: Run, resolved: Shape, flops: float, hardware: Device, mfu: float | None, bench: Bench | None = None
+    run: Run,
+    resolved: Shape,
+    flops: float,
+    hardware: Device,
+    mfu: float | None,
+    bench: MeasuredSpeeds | None = None,
 ) -> Speed:
     """Training speed: as told, else as a bench found, else as others measured for this shape and device, else
     from an assumed MFU. flops: forward, of an image."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scalevit.config import model_sizes
 from scalevit.study.paper import tables
-from scalevit.study.report.results import Facts, Point, Results
+from scalevit.study.report.results import Point, Results, RunFacts
 
 #: The word that stands for the paper's own tables.
 PAPER = "paper"
@@ -82,7 +82,7 @@ class Cells:
 
 def _parts(rows: Sequence[Row], source: Path) -> tuple:
     """Facts and points, and nothing of what only runs have: floors, curves, provenance."""
-    facts: dict[str, Facts] = {}
+    facts: dict[str, RunFacts] = {}
     points = []
     for line, row in enumerate(rows, start=2):
         cells = Cells(row, f"{source}, line {line}")
@@ -108,7 +108,7 @@ def _parts(rows: Sequence[Row], source: Path) -> tuple:
     return tuple(facts.values()), tuple(points), (), {}, {}
 
 
-def _facts(cells: Cells, study: str) -> Facts:
+def _facts(cells: Cells, study: str) -> RunFacts:
     """What the row says of its run; the size and compute of a ViT that is named and not given."""
     model = cells.text("model", "?")
     steps, batch, seen = cells.whole("steps"), cells.whole("batch"), cells.number("seen")
@@ -124,7 +124,7 @@ def _facts(cells: Cells, study: str) -> Facts:
     compute = 3 * forward * seen if math.isnan(compute) else compute
     images, recipe, seed = cells.whole("images"), cells.text("recipe"), cells.whole("seed")
     told = [model, recipe, str(images or ""), str(steps or ""), str(seed or "")]
-    return Facts(
+    return RunFacts(
         run=cells.text("run") or " ".join(part for part in told if part), study=study, folder="",
         model=model, recipe=recipe, images=images, unique=min(images or seen, seen), seed=seed, steps=steps,
         batch=batch, seen=seen, compute=compute, parameters=parameters, forward=forward, parent="",

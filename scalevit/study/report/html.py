@@ -19,7 +19,7 @@ import numpy as np
 from scalevit import __version__
 from scalevit.config.lr_schedule import lr_at
 from scalevit.study.report.images import Picture
-from scalevit.study.report.results import LEVEL, Facts, Floor, Results, law_of
+from scalevit.study.report.results import LEVEL, Floor, Results, RunFacts, law_of
 from scalevit.study.report.summary import Task, cards, headline, plan, recipes, sections, task_name
 
 #: Points of a learning-rate curve in the page.
@@ -119,7 +119,7 @@ def _floor(floor: Floor) -> dict[str, Any]:
     }
 
 
-def _run(results: Results, facts: Facts, study: int) -> dict[str, Any]:
+def _run(results: Results, facts: RunFacts, study: int) -> dict[str, Any]:
     about = results.about.get(facts.run, {})
     mine = [point for point in results.points if point.facts is facts]
     steps = np.unique(np.linspace(0, facts.steps, RATES).astype(int)).tolist() if facts.schedule else []
@@ -184,7 +184,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     return found
 
 
-def _own_seconds(facts: Facts, about: Mapping[str, Any]) -> float:
+def _own_seconds(facts: RunFacts, about: Mapping[str, Any]) -> float:
     """A branch's clock runs on from its trunk's: only its share of the steps is its own."""
     return float(about.get("seconds") or 0) * (1 - facts.branch_step / facts.steps)
 

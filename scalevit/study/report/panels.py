@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from scalevit.study.report.results import LEVEL, Floor, Law, Point, Results
+from scalevit.study.report.results import LEVEL, Floor, FrontierLaw, Point, Results
 from scalevit.study.report.summary import task_name
 
 Rows = list[dict[str, Any]]
@@ -46,7 +46,7 @@ class Shown:
 
     results: Results
     points: Sequence[Point]
-    law: Law
+    law: FrontierLaw
     look: Look
     beside: Sequence[Results] = ()
 
@@ -183,7 +183,7 @@ def models(panel: Any, look: Look) -> None:
     panel.legend(handles=handles, frameon=False, fontsize=8, title="model", title_fontsize=8)
 
 
-def law_line(sheet: Sheet, panel: Any, law: Law) -> None:
+def law_line(sheet: Sheet, panel: Any, law: FrontierLaw) -> None:
     if law.fit is None:
         panel.set_title(law.verdict, fontsize=8)
         return
@@ -195,7 +195,7 @@ def law_line(sheet: Sheet, panel: Any, law: Law) -> None:
     sheet.rows += [row("law", float(a), float(b)) for a, b in zip(x, y)]
 
 
-def equation(law: Law) -> str:
+def equation(law: FrontierLaw) -> str:
     """The fitted law as people write it, with C in units of the cheapest run on the frontier."""
     assert law.fit is not None
     fit, unit = law.fit, law.frontier[0].facts.compute

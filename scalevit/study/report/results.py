@@ -37,7 +37,7 @@ LEVEL = 0.9
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """What a run is, from its run.yaml. compute: FLOPs of training it from scratch. unique: images it could
     learn from, never more than it saw. start: of a fine-tune, the run (by its id) that it began with.
     state: bytes of the optimizer's state. Of runs of other origin what is not known is NaN, or None."""
@@ -69,7 +69,7 @@ class Facts:
 class Point:
     """The error of one run on one task: mean and standard deviation over the draws of the support set."""
 
-    facts: Facts
+    facts: RunFacts
     dataset: str
     shots: int
     error: float
@@ -94,7 +94,7 @@ class Results:
     """Everything that tables, figures and reports are drawn from."""
 
     title: str
-    facts: tuple[Facts, ...]
+    facts: tuple[RunFacts, ...]
     points: tuple[Point, ...]
     floors: tuple[Floor, ...]
     curves: Mapping[str, Sequence[tuple[int, float]]]
@@ -183,7 +183,7 @@ def _follows(node: Mapping[str, Any]) -> bool:
     return node["kind"] in ("probe", "finetune")
 
 
-def _parents(facts: Mapping[Path, Facts], rows: Mapping[Path, Sequence[records.Row]]) -> dict[Path, Path]:
+def _parents(facts: Mapping[Path, RunFacts], rows: Mapping[Path, Sequence[records.Row]]) -> dict[Path, Path]:
     """Folders of probes and fine-tunes, and those of the runs that they are of, where these are here, too."""
     own = {mine[0]["run"]: home for home, mine in rows.items() if mine and home in facts}
     starts = {home: fact.start for home, fact in facts.items()}
@@ -191,7 +191,7 @@ def _parents(facts: Mapping[Path, Facts], rows: Mapping[Path, Sequence[records.R
     return {home: own[run] for home, run in {**starts, **probes}.items() if run in own}
 
 
-def _further(rows: Sequence[records.Row], facts: Facts) -> list[records.Row]:
+def _further(rows: Sequence[records.Row], facts: RunFacts) -> list[records.Row]:
     """What was measured of a run after its end, in a folder of its own, as rows of its last step."""
     told = [row for row in rows if row["kind"] in (*MEASURED, "floor")]
     last = max((row.get("step") or 0 for row in told), default=0)
@@ -209,7 +209,7 @@ def _usual(points: Sequence[Point]) -> tuple[str, int] | None:
 
 def _notes(
     alone: Sequence[Path],
-    facts: Mapping[Path, Facts],
+    facts: Mapping[Path, RunFacts],
     rows: Mapping[Path, Sequence[records.Row]],
     points: Sequence[Point],
 ) -> tuple[str, ...]:
@@ -265,13 +265,13 @@ def _bill(known: Mapping[str, Mapping[str, Any]]) -> grid.Bill | None:
     return grid.Bill(*(sum(node[key] for node in trained) for key in ("flops", "scratch")))
 
 
-def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> Facts:
+def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> RunFacts:
     run = config.load(str(home / "run.yaml"))
     shape, model = run.model.resolve(), run.model
     size = (model.image, model.pool, model.classes)
     seen = run.schedule.steps * run.train.batch
     named = {"model": grid.label(run), "recipe": ""} | dict(node or {})
-    return Facts(
+    return RunFacts(
         run=run.name, study=study, folder=str(home), model=named["model"], recipe=named["recipe"],
         images=run.data.images, unique=min(run.data.images or seen, seen), seed=run.train.seed,
         steps=run.schedule.steps, batch=run.train.batch, seen=seen,
@@ -311,7 +311,7 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
-def _points(facts: Facts, rows: Sequence[records.Row]) -> list[Point]:
+def _points(facts: RunFacts, rows: Sequence[records.Row]) -> list[Point]:
     """A run's errors at its last step: points before the end of a cooldown are no results of the schedule."""
     last = [row for row in rows if (row.get("step") or 0) >= facts.steps]
     return [
@@ -327,7 +327,7 @@ def _summary(rows: Sequence[records.Row]) -> tuple[float, float, int]:
     return float(errors.mean()), float(errors.std(ddof=1)) if len(errors) > 1 else 0.0, len(errors)
 
 
-def _floors(facts: Mapping[Path, Facts], rows: Mapping[Path, Sequence[records.Row]]) -> tuple[Floor, ...]:
+def _floors(facts: Mapping[Path, RunFacts], rows: Mapping[Path, Sequence[records.Row]]) -> tuple[Floor, ...]:
     """Each floor once: pixels know no model, the untrained network is one a model."""
     found: dict[tuple[str, str, str, int], list[records.Row]] = {}
     for home, mine in rows.items():
@@ -353,7 +353,7 @@ def _is_loss(row: records.Row) -> bool:
 
 
 @dataclass(frozen=True)
-class Law:
+class FrontierLaw:
     """The law through a task's frontier; fit is None when it does not fit. verdict: why, or its weakness."""
 
     frontier: tuple[Point, ...]
@@ -374,7 +374,7 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return [positive[index] for index in best.index]
 
 
-def law_of(points: Sequence[Point]) -> Law:
+def law_of(points: Sequence[Point]) -> FrontierLaw:
     """The richest law that the task's frontier can carry (the paper's, then without its delay, then a power
     law), with a verdict in words."""
     best = pareto(points)
@@ -382,15 +382,15 @@ def law_of(points: Sequence[Point]) -> Law:
     names = {4: "saturating", 3: "M2", 2: "M1"}
     allowed = [name for size, name in names.items() if len(best) >= size + 1]
     if not allowed:
-        return Law(tuple(best), None, f"the frontier has too few points ({len(best)})")
+        return FrontierLaw(tuple(best), None, f"the frontier has too few points ({len(best)})")
     if y[0] - y[-1] < 2 * np.hypot(best[0].spread, best[-1].spread) and len(best) < 6:
-        return Law(tuple(best), None, "the frontier falls by less than its noise")
+        return FrontierLaw(tuple(best), None, "the frontier falls by less than its noise")
     made = fit(x, y, law=allowed[0], chance=1.0)
     if made.spread > SCATTER:
-        return Law(
+        return FrontierLaw(
             tuple(best), None, f"the law does not fit: its points scatter by {made.spread:.0%} around it"
         )
-    return Law(tuple(best), made, "; ".join(made.warnings))
+    return FrontierLaw(tuple(best), made, "; ".join(made.warnings))
 
 
 # --------------------------------------------------------------------------- the forecast

@@ -10,7 +10,7 @@ import numpy as np
 
 from scalevit.study.design.downstream import FINETUNED
 from scalevit.study.laws.forecast import forecast
-from scalevit.study.report.results import LEVEL, Law, Point, Results, law_of, pareto
+from scalevit.study.report.results import LEVEL, FrontierLaw, Point, Results, law_of, pareto
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -157,7 +157,7 @@ def _bill_words(results: Results) -> str:
     )
 
 
-def _halving(law: Law) -> str:
+def _halving(law: FrontierLaw) -> str:
     if law.fit is None:
         return ""
     floor = " that lies above the floor" if "c" in law.fit.params else ""
@@ -288,7 +288,7 @@ def _extent(results: Results) -> str:
     )
 
 
-def _frontier(task: Task, law: Law) -> str:
+def _frontier(task: Task, law: FrontierLaw) -> str:
     if not law.frontier:
         return ""
     first, last = law.frontier[0], law.frontier[-1]
@@ -363,7 +363,7 @@ def _measured(point: Point) -> str:
     return f"{percent(point.error)} ± {100 * point.spread:.1f} over {point.draws} draws"
 
 
-def _law_words(law: Law) -> str:
+def _law_words(law: FrontierLaw) -> str:
     if law.fit is None:
         return f"No law is claimed: {law.verdict}."
     fit, ranges = law.fit, law.fit.ranges(LEVEL)
@@ -433,7 +433,7 @@ def _floor_words(results: Results, points: Sequence[Point]) -> str:
     return f"What needs no training, beside {percent(top.error)} of {which}: {', '.join(said)}."
 
 
-def _next(law: Law) -> str:
+def _next(law: FrontierLaw) -> str:
     if len(law.frontier) < 4 or law.fit is None:
         return ""
     ahead, last = _ahead(law.frontier), law.frontier[-1]

@@ -71,7 +71,7 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchJob:
     """One model at one precision, trained or only run. work: "train" or "infer"; optimizer: ours, the peers
     have AdamW"""
 
@@ -135,7 +135,7 @@ def measure(
         usual = CASES[name].gpu_batch if device.type == "cuda" else CASES[name].batch
         for kind in precision:
             for what in work:
-                job = Job(name, kind, what, batch or usual, device, optimizer)
+                job = BenchJob(name, kind, what, batch or usual, device, optimizer)
                 rows += _rows(job, among, rounds, threads, missing)
     about = {"device": device_name(device), "threads": threads, "rounds": rounds, "torch": torch.__version__}
     about |= {"optimizer": optimizer}
@@ -168,7 +168,7 @@ def _require(asked: dict[str, tuple[str, ...]]) -> None:
 
 
 def _rows(
-    job: Job, among: Sequence[str], rounds: int, threads: int, missing: dict[str, str]
+    job: BenchJob, among: Sequence[str], rounds: int, threads: int, missing: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     made = [_ceiling(job), *_ours(job, among), *_peers(job, among, missing)]
     spent = take_turns({one.name: one.run for one in made}, rounds, threads, job.device)
@@ -193,7 +193,7 @@ def _rows(
         }
 
 
-def _mfu(rate: float, job: Job) -> float | None:
+def _mfu(rate: float, job: BenchJob) -> float | None:
     peak = peak_flops(job.precision, job.device)
     return None if peak is None else rate / peak
 
@@ -201,7 +201,7 @@ def _mfu(rate: float, job: Job) -> float | None:
 # --------------------------------------------------------------------------- who takes part
 
 
-def _ceiling(job: Job) -> Candidate:
+def _ceiling(job: BenchJob) -> Candidate:
     """Each linear layer of one block, once, on all tokens of a batch."""
     s, dtype = job.shape, DTYPES[job.precision]
     tokens = job.batch * s.tokens(job.case.image)
@@ -216,7 +216,7 @@ def _ceiling(job: Job) -> Candidate:
     return Candidate(CEILING, run, 2.0 * tokens * sum(a * b for a, b in sizes))
 
 
-def _ours(job: Job, among: Sequence[str]) -> Iterator[Candidate]:
+def _ours(job: BenchJob, among: Sequence[str]) -> Iterator[Candidate]:
     for suffix in ("", COMPILED):
         if OURS + suffix in among:
             words = config.Model(shape=job.case.shape, image=job.case.image, pool="gap", classes=CLASSES)
@@ -240,7 +240,7 @@ def _made(words: config.Model, device: torch.device) -> ViT:
 
 
 def our_step(
-    model: ViT, job: Job, inputs: Callable[[], tuple[Tensor, Tensor]], compiled: bool = False
+    model: ViT, job: BenchJob, inputs: Callable[[], tuple[Tensor, Tensor]], compiled: bool = False
 ) -> Callable[[], object]:
     """What `scalevit pretrain` does in a step, with the loss that the peers get, on the images and labels
     that `inputs` gives each time."""
@@ -254,7 +254,7 @@ def our_step(
     return lambda: take_step(state, [inputs()], recipe)
 
 
-def _peers(job: Job, among: Sequence[str], missing: dict[str, str]) -> Iterator[Candidate]:
+def _peers(job: BenchJob, among: Sequence[str], missing: dict[str, str]) -> Iterator[Candidate]:
     for name, peer in PEERS.items():
         for suffix in ("", COMPILED):
             if name + suffix not in among or name in missing:
@@ -271,7 +271,7 @@ def _peers(job: Job, among: Sequence[str], missing: dict[str, str]) -> Iterator[
             yield Candidate(name + suffix, run, job.flops(peer.class_token) * job.batch)
 
 
-def _compile_peer(model: nn.Module, job: Job) -> None:
+def _compile_peer(model: nn.Module, job: BenchJob) -> None:
     """As a whole; on a GPU block by block where it has blocks, which a deep model compiles in seconds."""
     blocks = getattr(model, "blocks", None)
     if job.device.type == "cuda" and blocks is not None:
@@ -281,7 +281,7 @@ def _compile_peer(model: nn.Module, job: Job) -> None:
         model.compile()
 
 
-def _peer_step(model: nn.Module, job: Job) -> Callable[[], object]:
+def _peer_step(model: nn.Module, job: BenchJob) -> Callable[[], object]:
     """The usual loop of PyTorch with its fastest optimizer."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.03, fused=True)
     images, labels = job.inputs()
@@ -297,7 +297,7 @@ def _peer_step(model: nn.Module, job: Job) -> Callable[[], object]:
     return step
 
 
-def _inference(model: nn.Module, job: Job) -> Callable[[], object]:
+def _inference(model: nn.Module, job: BenchJob) -> Callable[[], object]:
     """Weights and images in the precision: nothing is cast on the way."""
     dtype = DTYPES[job.precision]
     model.eval().to(dtype)

@@ -11,7 +11,7 @@ from scalevit import config
 from scalevit.artifacts import records
 from scalevit.cli import main
 from scalevit.study.design import downstream, grid
-from scalevit.study.design.downstream import Finetune, Probe
+from scalevit.study.design.downstream import Finetune, ProbeSpec
 from scalevit.study.launch import scheduler
 from scalevit.study.launch.executors.local import Local
 from scalevit.study.report import figures, results
@@ -19,7 +19,7 @@ from scalevit.study.report import figures, results
 WIDE = replace(
     SPEC,
     models=SPEC.models[:1],
-    probes=(Probe("mnist", (1, 10), draws=2),),
+    probes=(ProbeSpec("mnist", (1, 10), draws=2),),
     finetunes=(Finetune("digits", steps=20, batch=64, lr=0.03, overrides=("model.image=56",)),),
 )
 

@@ -116,11 +116,11 @@ def test_models_beside_their_peers_and_the_ceiling(capsys):
 def test_a_training_step_of_the_bench_trains():
     from scalevit.config.run import Model
     from scalevit.model.vit import ViT
-    from scalevit.tools.bench.models import Job, our_step
+    from scalevit.tools.bench.models import BenchJob, our_step
 
     model = ViT(Model(shape="mu/16", image=32, pool="gap", classes=1000))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    job = Job("mu/16-32px", "bf16", "train", 4, torch.device("cpu"))
+    job = BenchJob("mu/16-32px", "bf16", "train", 4, torch.device("cpu"))
     step = our_step(model, job, job.inputs)
     for _ in range(2):  # the head starts at zero, so the body learns from the second step on
         step()

@@ -45,7 +45,7 @@ FOLDER = "slurm"
 
 
 @dataclass
-class Job:
+class SlurmJob:
     """What a job does; Slurm pickles it. Its process receives Slurm's signals together with this one."""
 
     attempt: Attempt
@@ -58,7 +58,7 @@ class Job:
         from submitit.core.utils import DelayedSubmission
 
         self.attempt.stop()
-        return DelayedSubmission(Job(replace(self.attempt)))
+        return DelayedSubmission(SlurmJob(replace(self.attempt)))
 
 
 class Slurm:
@@ -102,7 +102,7 @@ class Slurm:
         self.executor.update_parameters(job_name=name)
         try:
             with self.executor.batch():
-                jobs = [self.executor.submit(Job(one)) for one in tries]
+                jobs = [self.executor.submit(SlurmJob(one)) for one in tries]
         except Exception as error:  # whatever submitit and sbatch have to say
             raise ValueError(f"slurm took no jobs: {' '.join(str(error).split())[-300:]}") from None
         self.jobs |= {one.name: job.job_id for one, job in zip(tries, jobs)}
