@@ -18,7 +18,7 @@ import numpy as np
 from scalevit import config
 from scalevit.artifacts import run_folder
 from scalevit.evals.datasets.open import open_set
-from scalevit.evals.fewshot_sampling import balanced
+from scalevit.evals.fewshot_sampling import balanced_sample
 from scalevit.model import weights
 from scalevit.model.vit import ViT
 from scalevit.train.finetune import finetune, plan, reached
@@ -46,10 +46,10 @@ def main() -> None:
 def subsets(out: Path) -> tuple[Path, Path]:
     """(1 500 and 500 training images to choose with, 2 000 training and 2 000 test images)."""
     fashion = open_set("fashion")
-    taken = balanced(fashion.support_labels, TRAIN, seed=0)
+    taken = balanced_sample(fashion.support_labels, TRAIN, seed=0)
     x, y = np.stack([fashion.support[int(i)] for i in taken]), fashion.support_labels[taken]
-    held = np.isin(np.arange(len(y)), balanced(y, HELD, seed=1))
-    asked = balanced(fashion.query_labels, TESTS, seed=0)
+    held = np.isin(np.arange(len(y)), balanced_sample(y, HELD, seed=1))
+    asked = balanced_sample(fashion.query_labels, TESTS, seed=0)
     tests, right = np.stack([fashion.query[int(i)] for i in asked]), fashion.query_labels[asked]
     halves = np.repeat([0, 1], [len(y), len(right)])
     choice, final = out / "choice.npz", out / "final.npz"

@@ -15,8 +15,8 @@ torch.set_num_threads(1)
 
 # timm, transformers and open_clip, which tests compare with, import torchvision; its first import warns where
 # its compiled part is missing
-from scalevit.model.formats.torchvision_shim import import_beside  # noqa: E402
+from scalevit.model.formats.torchvision_shim import import_despite_torchvision  # noqa: E402
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import_beside("torchvision")
+    import_despite_torchvision("torchvision")

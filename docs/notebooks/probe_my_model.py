@@ -107,8 +107,8 @@ print("all support images, raw pixels:", [f"{accuracy:.1%}" for accuracy in accu
 # ## The picture
 
 # %%
-from scalevit.evals.figures import draw  # noqa: E402
+from scalevit.evals.figures import draw_accuracies  # noqa: E402
 
 picture = folder / "shots.png"
-draw([line for line in lines if line.method == "ridge" and line.found.l2 == 8], picture)
+draw_accuracies([line for line in lines if line.method == "ridge" and line.found.l2 == 8], picture)
 print(picture.name)

@@ -92,6 +92,6 @@ def consolidate(folder: str, step: int | None, out: Path | None) -> Answer:
             f"{folder}: give the run's folder, whose {run_folder.CONFIG} says what model this is"
         )
     target = out or home / "model"
-    export.write(whole[-1], home, target)
+    export.export_checkpoint(whole[-1], home, target)
     text = f"{target}: the weights of step {whole[-1].step}"
     return Answer(text, {"step": whole[-1].step, "model": str(target)})

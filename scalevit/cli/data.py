@@ -253,13 +253,13 @@ def _alike(
     """Those pairs whose features lie close to each other."""
     from scalevit.evals.backbones import open_model
     from scalevit.evals.datasets.probe_set import Stored
-    from scalevit.evals.pair_distance import FURTHEST, distances
+    from scalevit.evals.pair_distance import MAX_DISTANCE, pair_distances
 
     pairs = [match for match, _ in found.values()]
     ours = Stored(train, np.array([match.train for match in pairs], int))
     theirs = Stored(evaluation, np.array([match.evaluation for match in pairs], int))
-    apart = distances(open_model(model), ours, theirs)
-    limit = FURTHEST if furthest is None else furthest
+    apart = pair_distances(open_model(model), ours, theirs)
+    limit = MAX_DISTANCE if furthest is None else furthest
     return {match.train: found[match.train] for match, d in zip(pairs, apart.tolist()) if d <= limit}
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scalevit.distributed.world import World
     from scalevit.evals.backbones import Backbone
     from scalevit.evals.datasets.test_sets import TestSet
-    from scalevit.evals.features import Share
+    from scalevit.evals.features import WorkShare
     from scalevit.evals.metrics import Metrics
 
 SUMMARY = "accuracy, likelihood and calibration of a classifier on test sets, with label maps"
@@ -60,14 +60,14 @@ def _answer(args: argparse.Namespace, world: World) -> Answer:
     """The same on every process; they share the images."""
     from scalevit.evals.backbones import open_model
     from scalevit.evals.datasets.test_sets import open_tests
-    from scalevit.evals.features import Share
-    from scalevit.evals.metrics import measure
+    from scalevit.evals.features import WorkShare
+    from scalevit.evals.metrics import classification_metrics
 
     model = open_model(args.model, image=args.image, scale=args.scale, device=world.device)
     if not model.outputs:
         raise ValueError(f"{args.model} has no head; scalevit probe measures its features")
     found: list[tuple[TestSet, Metrics]] = []
-    share, trained = Share.of(world), _trained_on(args.model)
+    share, trained = WorkShare.of(world), _trained_on(args.model)
     for target in args.data:
         halved = trained is not None and trained == Path(target).resolve()
         for test in open_tests(
@@ -79,7 +79,7 @@ def _answer(args: argparse.Namespace, world: World) -> Answer:
                 print(f"scalevit: evaluating {test.name}{half}", file=sys.stderr, flush=True)
             logits = _logits(model, test, args.crops, share)
             try:
-                found.append((test, measure(logits, test.truth, restrict=args.restrict)))
+                found.append((test, classification_metrics(logits, test.truth, restrict=args.restrict)))
             except ValueError as error:
                 raise ValueError(f"{target}: {error}") from None
     about = {"model": model.name, "preprocessing": asdict(model.preprocessing), "note": model.note}
@@ -95,15 +95,15 @@ def _trained_on(model: str) -> Path | None:
     return Path(data.source).resolve() if data and data.part != "all" else None
 
 
-def _logits(model: Backbone, test: TestSet, crops: int, share: Share) -> np.ndarray:
+def _logits(model: Backbone, test: TestSet, crops: int, share: WorkShare) -> np.ndarray:
     """(n, classes), of one view of each image or averaged over several."""
     from scalevit.evals.backbones import LOGITS
     from scalevit.evals.features import extract
-    from scalevit.evals.tta import averaged, views
+    from scalevit.evals.tta import average_predictions, views
 
     seen = views(test.images, whole=test.whole, crop=model.preprocessing.crop, count=crops)
     found = [extract(model, images, whole=whole, layers=(LOGITS,), share=share) for images, whole in seen]
-    return averaged([one[LOGITS] for one in found])
+    return average_predictions([one[LOGITS] for one in found])
 
 
 def _json(test: TestSet, metrics: Metrics) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _answer(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> 
     from scalevit.evals.compare import compare
     from scalevit.evals.datasets.open import open_set
     from scalevit.evals.datasets.suites import SUITES, means, open_suite
-    from scalevit.evals.features import Share, default_cache
+    from scalevit.evals.features import WorkShare, default_cache
 
     _require_places(args)
     began = time.monotonic()
@@ -93,12 +93,12 @@ def _answer(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> 
     sets += open_suite(args.suite, args.root, _note if world.first else _silent) if args.suite else []
     opened = [open_model(name, image=args.image, scale=args.scale, device=world.device) for name in models]
     cache = None if args.no_cache else args.cache or default_cache()
-    share, tell = Share.of(world), _tell if world.first else _silent
+    share, tell = WorkShare.of(world), _tell if world.first else _silent
     lines = list(compare(opened, sets, protocol, cache=cache, share=share, tell=tell))
     if args.figure and world.first:
-        from scalevit.evals.figures import draw
+        from scalevit.evals.figures import draw_accuracies
 
-        draw(lines, args.figure)
+        draw_accuracies(lines, args.figure)
     answer = Answer(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
     if args.records and world.first:
         _record(Path(models[0]), lines, time.monotonic() - began, args.records)
@@ -134,11 +134,11 @@ def _silent(text: str) -> None:
 def _protocol(args: argparse.Namespace) -> ProbeProtocol:
     from scalevit.evals.compare import ProbeProtocol
     from scalevit.evals.datasets.suites import SUITES
-    from scalevit.evals.fewshot_sampling import ALL
+    from scalevit.evals.fewshot_sampling import ALL_SHOTS
     from scalevit.evals.probes import L2_GRID
 
     asked = args.shots or [str(n) if n else "all" for n in SUITES[args.suite or "small"].shots]
-    shots = tuple(ALL if word == "all" else _number(int, word, "--shots", 1) for word in asked)
+    shots = tuple(ALL_SHOTS if word == "all" else _number(int, word, "--shots", 1) for word in asked)
     l2 = L2_GRID if args.l2 == ["grid"] else tuple(_number(float, w, "--l2", 0) for w in args.l2)
     if args.draws < 1:
         raise ValueError(f"--draws must be at least 1, found {args.draws}")
@@ -156,10 +156,10 @@ def _require_recordable(models: Sequence[str], protocol: ProbeProtocol) -> None:
 
 def _record(run: Path, lines: Sequence[ProbeResult], seconds: float, folder: Path) -> None:
     """The run's rows, as if it had been probed at its end, and one that says that all are there."""
-    from scalevit.evals.compare import PIXELS, UNTRAINED
+    from scalevit.evals.compare import RAW_PIXELS, UNTRAINED
     from scalevit.train.reporter import RowFields
 
-    metrics = {PIXELS: "raw_pixels_accuracy", UNTRAINED: "untrained_accuracy"}
+    metrics = {RAW_PIXELS: "raw_pixels_accuracy", UNTRAINED: "untrained_accuracy"}
     trained = config.load(str(run / run_folder.CONFIG))
     facts, step = RowFields.of(trained), trained.schedule.steps
     rows = [
@@ -288,7 +288,7 @@ def _with_pictures(
     from scalevit.evals import figures
     from scalevit.evals.nearest_pictures import draw
 
-    curves = [str(figures.draw_set(lines, data.name, folder)) for data in sets]
+    curves = [str(figures.draw_dataset(lines, data.name, folder)) for data in sets]
     several = len(models) > 1
     places = [folder / re.sub(r"[^\w.-]+", "_", m.name) if several else folder for m in models]
     drawn = [

@@ -11,7 +11,7 @@ from torch import Tensor
 from scalevit.model.vit import AttentionPool, Block, ViT
 
 
-def pooling_weights(model: ViT, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b h g g"]:
+def attention_maps(model: ViT, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b h g g"]:
     """The attention of each head to each patch of the g × g grid: of the pooling's query (MAP, paper §3.2),
     or of the class token in the last block, whose attention to itself and to registers is left out.
 

@@ -22,19 +22,19 @@ from torch import Tensor, nn
 
 from scalevit.config.dataclass_io import nearest
 from scalevit.config.run import Preprocessing
-from scalevit.evals.attention_maps import pooling_weights
-from scalevit.evals.normalisation import mismatch, rescaled
+from scalevit.evals.attention_maps import attention_maps
+from scalevit.evals.normalisation import mismatch_warning, with_preset
 from scalevit.model import weights
 from scalevit.model.formats.timm import import_timm
 from scalevit.model.vit import ViT
 
 #: The representation that the head reads; what the paper probes.
-LAST = "pre_logits"
+LAST_LAYER = "pre_logits"
 #: What the head says; not listed among the layers.
 LOGITS = "logits"
 CPU = torch.device("cpu")
 
-Run = Callable[[Tensor, tuple[str, ...]], Mapping[str, Tensor]]
+LayerFunction = Callable[[Tensor, tuple[str, ...]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Backbone:
     pooling looks in images (maps.py); None where it does not choose. device: where it computes."""
 
     name: str
-    run: Run
+    run: LayerFunction
     layers: tuple[str, ...]
     image: int
     preprocessing: Preprocessing
@@ -55,7 +55,7 @@ class Backbone:
     untrained: Callable[[], Backbone] | None = None
     note: str = ""
     outputs: int = 0
-    looks: Callable[[Tensor], Tensor] | None = None
+    attention_maps: Callable[[Tensor], Tensor] | None = None
     device: torch.device = CPU
 
 
@@ -69,9 +69,9 @@ def open_model(target: str, *, image: int = 0, scale: str = "", device: torch.de
     found = _open(target, image, device)
     if not scale:
         return found
-    preprocessing = rescaled(found.preprocessing, scale)
+    preprocessing = with_preset(found.preprocessing, scale)
     if preprocessing != found.preprocessing and not _is_function(target):
-        print(f"scalevit: {found.name}: warning: {mismatch(found.preprocessing, scale)}", file=sys.stderr)
+        print(f"scalevit: {found.name}: warning: {mismatch_warning(found.preprocessing, scale)}", file=sys.stderr)
     fresh = found.untrained
     untrained = fresh and (lambda: replace(fresh(), preprocessing=preprocessing))
     return replace(found, preprocessing=preprocessing, untrained=untrained)
@@ -95,14 +95,14 @@ def _open(target: str, image: int, device: torch.device) -> Backbone:
 def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
     """A ViT of ours. Layers of tokens are averaged over the patches."""
     device = next(model.parameters()).device
-    layers = ("embedded", *(f"blocks.{i}" for i in range(len(model.blocks))), "pooled", LAST)
+    layers = ("embedded", *(f"blocks.{i}" for i in range(len(model.blocks))), "pooled", LAST_LAYER)
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
         # what is kept cannot be written over: without a reason, every layer's memory would be new to the CPU
         taps: dict[str, Tensor] = {}
-        inner = not set(wanted) <= {LAST, LOGITS}
+        inner = not set(wanted) <= {LAST_LAYER, LOGITS}
         last = model.features(images.to(device), taps if inner else None)
-        taps |= {LAST: last, LOGITS: model.head(last)} if LOGITS in wanted else {LAST: last}
+        taps |= {LAST_LAYER: last, LOGITS: model.head(last)} if LOGITS in wanted else {LAST_LAYER: last}
         return {layer: _flat(taps[layer], model.prefix) for layer in wanted}
 
     def untrained() -> Backbone:
@@ -113,7 +113,7 @@ def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
     about = repr(replace(model.config, classes=0))
     told = partial(fingerprint, model.state_dict(), about)
     side, outputs = model.config.image, model.config.classes
-    looks = None if model.config.pool == "gap" else partial(pooling_weights, model)
+    looks = None if model.config.pool == "gap" else partial(attention_maps, model)
     return Backbone(
         name, run, layers, side, model.preprocessing, told, untrained, note, outputs, looks, device
     )
@@ -186,20 +186,20 @@ def _raw_timm(module: Any, name: str, image: int, note: str) -> Backbone:
     device = next(module.parameters()).device
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
-        tokens = _asked(name, module.forward_features, images.to(device))
-        found = {LAST: module.forward_head(tokens, pre_logits=True).flatten(1)}
+        tokens = _call_foreign(name, module.forward_features, images.to(device))
+        found = {LAST_LAYER: module.forward_head(tokens, pre_logits=True).flatten(1)}
         return found | {LOGITS: module.forward_head(tokens)} if LOGITS in wanted else found
 
     side = image or given["input_size"][-1]
     told = partial(fingerprint, module.state_dict(), name)
     outputs = int(module.num_classes)
-    return Backbone(name, run, (LAST,), side, found, told, note=note, outputs=outputs, device=device)
+    return Backbone(name, run, (LAST_LAYER,), side, found, told, note=note, outputs=outputs, device=device)
 
 
 def _with_weights(timm: Any, name: str) -> tuple[nn.Module, str]:
     """The pretrained network; where its weights cannot be had, the network with random weights, loudly."""
     try:
-        with _no_vain_retries():
+        with _offline_when_unreachable():
             return timm.create_model(name, pretrained=True), ""
     except (OSError, RuntimeError):
         note = "random weights: the pretrained ones are neither here nor to be downloaded"
@@ -209,7 +209,7 @@ def _with_weights(timm: Any, name: str) -> tuple[nn.Module, str]:
         return timm.create_model(name, pretrained=False), note
 
 
-class _no_vain_retries:
+class _offline_when_unreachable:
     """Without a network the hub's client retries for a minute; then only its local cache is asked."""
 
     def __enter__(self) -> None:
@@ -252,17 +252,17 @@ def _callable(module: str, attribute: str, image: int, device: torch.device) -> 
         told = partial(fingerprint, function.eval().state_dict(), f"{name} {function}")
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
-        given = _asked(name, function, images.to(device))
+        given = _call_foreign(name, function, images.to(device))
         shape = getattr(given, "shape", None)
         if shape is None or len(shape) < 2 or shape[0] != len(images):
             found = type(given).__name__ if shape is None else tuple(shape)
             raise ValueError(f"{name}: expected ({len(images)}, d) features, found {found}")
-        return {LAST: torch.as_tensor(given).flatten(1)}
+        return {LAST_LAYER: torch.as_tensor(given).flatten(1)}
 
-    return Backbone(name, run, (LAST,), side, Preprocessing(), told, device=device)
+    return Backbone(name, run, (LAST_LAYER,), side, Preprocessing(), told, device=device)
 
 
-def _asked(name: str, function: Callable[[Tensor], Any], images: Tensor) -> Any:
+def _call_foreign(name: str, function: Callable[[Tensor], Any], images: Tensor) -> Any:
     """What somebody else's network says of images; ValueError in one line for whatever it raises, so that
     every process hears of it."""
     try:

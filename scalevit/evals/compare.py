@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from scalevit.evals import probes
-from scalevit.evals.backbones import LAST, Backbone
+from scalevit.evals.backbones import LAST_LAYER, Backbone
 from scalevit.evals.datasets.probe_set import ProbeSet, digest, some
-from scalevit.evals.features import ALONE, Cache, Share, pixels
+from scalevit.evals.features import SINGLE_PROCESS, FeatureCache, WorkShare, raw_pixels
 from scalevit.evals.fewshot_sampling import all_draws
 from scalevit.evals.probes import FewShot, Probe, few_shot
 
-PIXELS, UNTRAINED = "raw pixels", "untrained"
+RAW_PIXELS, UNTRAINED = "raw pixels", "untrained"
 
 #: Every way to ask; None is the ridge probe, whose λ the protocol says.
 METHODS: dict[str, Probe | None] = {
@@ -50,7 +50,7 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
-class Subject:
+class FeatureSource:
     """Something whose features are asked: a model, or a floor of one. features: by layer, of the support
     images of some numbers and of all query images."""
 
@@ -66,13 +66,13 @@ def compare(
     protocol: ProbeProtocol,
     *,
     cache: Path | None = None,
-    share: Share = ALONE,
+    share: WorkShare = SINGLE_PROCESS,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[ProbeResult]:
     """Every line of the table, set by set: the models, then the untrained networks, then raw pixels.
 
     Raises ValueError naming the data set for whatever cannot be probed."""
-    subjects = list(_subjects(models, protocol, Cache(cache, share)))
+    subjects = list(_feature_sources(models, protocol, FeatureCache(cache, share)))
     for data in sets:
         for subject in subjects:
             tell(f"{data.name}: {' '.join(filter(None, (subject.name, subject.floor)))}")
@@ -82,23 +82,23 @@ def compare(
                 raise ValueError(f"{data.name}: {error}") from None
 
 
-def _subjects(models: Sequence[Backbone], protocol: ProbeProtocol, cache: Cache) -> Iterator[Subject]:
+def _feature_sources(models: Sequence[Backbone], protocol: ProbeProtocol, cache: FeatureCache) -> Iterator[FeatureSource]:
     for model in models:
         yield _network(model, model.name, "", _layers(model, protocol), cache)
     for model in models:
         if model.untrained is not None:
-            yield _network(model.untrained(), model.name, UNTRAINED, (LAST,), cache)
-    yield Subject(
-        "", PIXELS, ("",),
-        lambda data, needed: {"": (pixels(some(data.support, needed)), pixels(data.query))},
+            yield _network(model.untrained(), model.name, UNTRAINED, (LAST_LAYER,), cache)
+    yield FeatureSource(
+        "", RAW_PIXELS, ("",),
+        lambda data, needed: {"": (raw_pixels(some(data.support, needed)), raw_pixels(data.query))},
     )  # fmt: skip
 
 
 def _layers(model: Backbone, protocol: ProbeProtocol) -> tuple[str, ...]:
-    return model.layers if protocol.layers == ("all",) else protocol.layers or (LAST,)
+    return model.layers if protocol.layers == ("all",) else protocol.layers or (LAST_LAYER,)
 
 
-def _network(model: Backbone, name: str, floor: str, layers: tuple[str, ...], cache: Cache) -> Subject:
+def _network(model: Backbone, name: str, floor: str, layers: tuple[str, ...], cache: FeatureCache) -> FeatureSource:
     def features(data: ProbeSet, needed: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         taken = digest([needed.tobytes()])
         support, query = (
@@ -107,10 +107,10 @@ def _network(model: Backbone, name: str, floor: str, layers: tuple[str, ...], ca
         )
         return {layer: (support[layer], query[layer]) for layer in layers}
 
-    return Subject(name, floor, layers, features)
+    return FeatureSource(name, floor, layers, features)
 
 
-def _lines(subject: Subject, data: ProbeSet, protocol: ProbeProtocol) -> Iterator[ProbeResult]:
+def _lines(subject: FeatureSource, data: ProbeSet, protocol: ProbeProtocol) -> Iterator[ProbeResult]:
     drawn = all_draws(data.support_labels, protocol.shots, protocol.draws)
     features, labels = subject.features(data, drawn.needed), data.support_labels[drawn.needed]
     for method in protocol.methods:

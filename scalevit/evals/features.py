@@ -30,11 +30,11 @@ from scalevit.evals.datasets.probe_set import Images
 
 BATCH = 64
 #: Batches after which features leave the device: each time it has to wait for what it was given.
-TOGETHER = 8
+BATCHES_ON_DEVICE = 8
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkShare:
     """This process's part of the work. gather: gives a Python object of every rank, in order, to each."""
 
     rank: int = 0
@@ -42,11 +42,11 @@ class Share:
     gather: Callable[[Any], list[Any]] = lambda own: [own]
 
     @classmethod
-    def of(cls, world: World) -> Share:
+    def of(cls, world: World) -> WorkShare:
         return cls(world.rank, world.size, world.gather)
 
 
-ALONE = Share()
+SINGLE_PROCESS = WorkShare()
 
 
 def extract(
@@ -55,7 +55,7 @@ def extract(
     *,
     whole: bool,
     layers: Sequence[str],
-    share: Share = ALONE,
+    share: WorkShare = SINGLE_PROCESS,
     batch: int = BATCH,
 ) -> dict[str, np.ndarray]:
     """Features (n, d) float32 of each layer, for all images, on every rank.
@@ -68,7 +68,7 @@ def extract(
             near = ", ".join(nearest(layer, backbone.layers))
             raise ValueError(f"{backbone.name} has no layer {layer!r}; nearest: {near}")
     blocks = [range(i, min(i + batch, len(images))) for i in range(0, len(images), batch)]
-    shares = share.gather(_own(backbone, images, blocks, whole, wanted, share))
+    shares = share.gather(_features_of_rank(backbone, images, blocks, whole, wanted, share))
     for found in shares:
         if isinstance(found, ValueError):
             raise found
@@ -79,13 +79,13 @@ def extract(
     return out
 
 
-def _own(
+def _features_of_rank(
     backbone: Backbone,
     images: Images,
     blocks: Sequence[range],
     whole: bool,
     layers: tuple[str, ...],
-    share: Share,
+    share: WorkShare,
 ) -> dict[str, list[np.ndarray]] | ValueError:
     """Features of this rank's blocks. A mistake is given back, for every rank to raise.
 
@@ -101,12 +101,12 @@ def _own(
                     wrong = wrong or prepared
                     prepared = torch.zeros(1, 3, backbone.image, backbone.image)
                 elif prepared.dtype == torch.uint8:
-                    prepared = fit_alike(prepared, backbone.image, backbone.preprocessing, whole)
+                    prepared = preprocess_same_size(prepared, backbone.image, backbone.preprocessing, whole)
                 found = backbone.run(prepared, layers)
                 for layer in layers:
                     own[layer].append(found[layer].float())
-                    if number % TOGETHER == 0:
-                        own[layer][-TOGETHER:] = [value.cpu() for value in own[layer][-TOGETHER:]]
+                    if number % BATCHES_ON_DEVICE == 0:
+                        own[layer][-BATCHES_ON_DEVICE:] = [value.cpu() for value in own[layer][-BATCHES_ON_DEVICE:]]
     except ValueError as error:
         return error
     return wrong or {
@@ -132,7 +132,7 @@ def _prepared(
             pixels = [images[i] for i in block]
             if device.type != "cpu" and len({image.shape for image in pixels}) == 1:
                 return _sent(torch.from_numpy(np.stack(pixels)), device)
-            return _sent(fit(pixels, backbone.image, backbone.preprocessing, whole), device)
+            return _sent(preprocess(pixels, backbone.image, backbone.preprocessing, whole), device)
         except ValueError as error:
             return error
 
@@ -162,7 +162,7 @@ def _sent(images: Tensor, device: torch.device) -> Tensor:
 # --------------------------------------------------------------------------- images to tensors
 
 
-def fit(
+def preprocess(
     images: Sequence[np.ndarray], side: int, preprocessing: Preprocessing, whole: bool
 ) -> Float[Tensor, "b 3 y x"]:
     """uint8 images of any size, grey or colour, as one batch of `side` × `side` pixels.
@@ -170,12 +170,12 @@ def fit(
     whole: each image is resized to the square. Otherwise its short side is resized to side / crop and the
     central square cut out. Values are shifted by the mean and divided by the standard deviation."""
     if len({image.shape for image in images}) == 1:
-        return fit_alike(torch.from_numpy(np.stack(images)), side, preprocessing, whole)
+        return preprocess_same_size(torch.from_numpy(np.stack(images)), side, preprocessing, whole)
     alone = (torch.from_numpy(np.array(image)[None]) for image in images)
-    return torch.cat([fit_alike(x, side, preprocessing, whole) for x in alone])
+    return torch.cat([preprocess_same_size(x, side, preprocessing, whole) for x in alone])
 
 
-def fit_alike(
+def preprocess_same_size(
     images: UInt8[Tensor, "b h w *c"], side: int, preprocessing: Preprocessing, whole: bool
 ) -> Float[Tensor, "b 3 y x"]:
     """The same for images of one size, where they are."""
@@ -203,7 +203,7 @@ def _square(x: Tensor, side: int, preprocessing: Preprocessing, whole: bool) -> 
     return x[:, :, top : top + side, left : left + side].expand(-1, 3, -1, -1)
 
 
-def pixels(images: Images, largest: int = 32) -> np.ndarray:
+def raw_pixels(images: Images, largest: int = 32) -> np.ndarray:
     """The floor under every network: pixels (n, d) in [0, 1], of arrays at their own size up to
     `largest` a side, of files as squares."""
     height, width = images.shape[1:3] if isinstance(images, np.ndarray) else (largest, largest)
@@ -229,12 +229,12 @@ def default_cache() -> Path:
 
 
 @dataclass(frozen=True)
-class Cache:
+class FeatureCache:
     """Features by what decided them: weights, images, preprocessing, layer. folder None keeps nothing. Ranks
     compute together what any of them lacks, and the first one keeps it."""
 
     folder: Path | None = None
-    share: Share = ALONE
+    share: WorkShare = SINGLE_PROCESS
 
     def extract(
         self, backbone: Backbone, images: Images, fingerprint: str, *, whole: bool, layers: Sequence[str]

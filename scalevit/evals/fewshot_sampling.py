@@ -12,20 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 
 #: Instead of a number of shots: all support images, however many each class has.
-ALL = 0
+ALL_SHOTS = 0
 
 
-def orders(labels: np.ndarray, seed: int) -> list[np.ndarray]:
+def class_permutations(labels: np.ndarray, seed: int) -> list[np.ndarray]:
     """For each class, ascending, the positions of its images in the seed's order."""
     rng = np.random.default_rng(seed)
     return [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
 
 
-def balanced(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+def balanced_sample(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     """Positions of `shots` images of every class, class after class; `ALL` gives every position.
 
     Raises ValueError naming the first class that has fewer images."""
-    if shots == ALL:
+    if shots == ALL_SHOTS:
         return np.arange(len(labels))
     classes, counts = np.unique(labels, return_counts=True)
     for label, count in zip(classes, counts):
@@ -34,11 +34,11 @@ def balanced(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
                 f"class {label} has {count} support images, fewer than {shots} shots; "
                 f"ask for at most {counts.min()} shots"
             )
-    return np.concatenate([order[:shots] for order in orders(labels, seed)])
+    return np.concatenate([order[:shots] for order in class_permutations(labels, seed)])
 
 
 @dataclass(frozen=True)
-class Draws:
+class FewShotDraws:
     """Every draw of a protocol. needed (n,): the positions of all images that any of them takes, ascending;
     rows: for each number of shots its draws, each as places in `needed`."""
 
@@ -46,14 +46,14 @@ class Draws:
     rows: Mapping[int, tuple[np.ndarray, ...]]
 
 
-def all_draws(labels: np.ndarray, shots: Sequence[int], draws: int) -> Draws:
+def all_draws(labels: np.ndarray, shots: Sequence[int], draws: int) -> FewShotDraws:
     """Balanced draws of seeds 0, 1, … for each number of shots; `ALL` shots are one draw.
 
     Only the features of `needed` must be computed: of ImageNet's training images one in a hundred."""
     if draws < 1 or not shots or min(shots) < 0:
         raise ValueError(f"shots and draws must be at least 1, found shots {list(shots)}, draws {draws}")
-    taken = {s: [balanced(labels, s, seed) for seed in range(1 if s == ALL else draws)] for s in shots}
+    taken = {s: [balanced_sample(labels, s, seed) for seed in range(1 if s == ALL_SHOTS else draws)] for s in shots}
     needed = np.unique(np.concatenate([draw for of_shots in taken.values() for draw in of_shots]))
-    return Draws(
+    return FewShotDraws(
         needed, {s: tuple(np.searchsorted(needed, draw) for draw in found) for s, found in taken.items()}
     )

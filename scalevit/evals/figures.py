@@ -18,7 +18,7 @@ def require_format(path: Path) -> None:
         raise ValueError(f"--figure {path}: the suffix must be one of {', '.join(sorted(known))}")
 
 
-def draw(lines: Sequence[ProbeResult], path: Path) -> None:
+def draw_accuracies(lines: Sequence[ProbeResult], path: Path) -> None:
     """One panel a data set, a curve with its 95 % band for each model, method and floor. Where a curve has
     several layers, they are the horizontal axis, at the largest number of shots. The suffix is the format
     (`require_format`)."""
@@ -39,11 +39,11 @@ def draw(lines: Sequence[ProbeResult], path: Path) -> None:
     draft.replace(path)
 
 
-def draw_set(lines: Sequence[ProbeResult], data: str, folder: Path) -> Path:
+def draw_dataset(lines: Sequence[ProbeResult], data: str, folder: Path) -> Path:
     """One data set's panel in `folder`: DATA-shots.png, or DATA-layers.png where there are several layers."""
     here = [line for line in lines if line.data == data]
     path = folder / f"{data}-{'layers' if _by_layer(here) else 'shots'}.png"
-    draw(here, path)
+    draw_accuracies(here, path)
     return path
 
 

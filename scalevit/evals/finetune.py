@@ -19,20 +19,20 @@ from scalevit.data.loader import as_floats
 from scalevit.data.procedural.hashing import key
 from scalevit.evals.backbones import LOGITS, fingerprint, of_vit
 from scalevit.evals.datasets.probe_set import Images, ProbeSet
-from scalevit.evals.features import ALONE, Share, extract
-from scalevit.evals.in_training import known_set
-from scalevit.evals.metrics import measure
+from scalevit.evals.features import SINGLE_PROCESS, WorkShare, extract
+from scalevit.evals.in_training import open_set_cached
+from scalevit.evals.metrics import classification_metrics
 from scalevit.model import weights
 from scalevit.model.vit import ViT
 
 #: The share of the train half that is held out to choose a learning rate (paper.md §2), and the fewest images
 #: that can tell two rates apart at all.
-HELD_OUT, FEWEST = 0.02, 10
-_HOLDING = 9
+HELD_OUT_SHARE, FEWEST = 0.02, 10
+_HELD_OUT_STREAM = 9
 
 
 @dataclass(frozen=True)
-class Part:
+class FinetunePart:
     """Some images of a labelled set by their numbers there, each with a class from 0 on."""
 
     images: Images
@@ -46,7 +46,7 @@ class Part:
         return self.images[int(self.numbers[index])]
 
 
-def parts(data: ProbeSet, part: str) -> tuple[Part, Part]:
+def finetune_split(data: ProbeSet, part: str) -> tuple[FinetunePart, FinetunePart]:
     """What "train" or "most" trains on, and what it is measured on. Classes are numbered in the order of
     their names. Raises ValueError when too few images would be held out."""
     names = np.unique(data.support_labels)
@@ -54,16 +54,16 @@ def parts(data: ProbeSet, part: str) -> tuple[Part, Part]:
     everything = np.arange(len(labels))
     if part == "train":
         others = np.searchsorted(names, data.query_labels)
-        return Part(data.support, everything, labels), Part(data.query, np.arange(len(others)), others)
-    held = int(HELD_OUT * len(labels))
+        return FinetunePart(data.support, everything, labels), FinetunePart(data.query, np.arange(len(others)), others)
+    held = int(HELD_OUT_SHARE * len(labels))
     if held < FEWEST:
         raise ValueError(
             f"{data.name}: 2 % of {len(labels)} train images are {held}, too few to choose a learning rate "
             "by; give one with --lr"
         )
-    order = np.argsort(key(_HOLDING, everything), kind="stable")
+    order = np.argsort(key(_HELD_OUT_STREAM, everything), kind="stable")
     left, out = np.sort(order[held:]), np.sort(order[:held])
-    return Part(data.support, left, labels[left]), Part(data.support, out, labels[out])
+    return FinetunePart(data.support, left, labels[left]), FinetunePart(data.support, out, labels[out])
 
 
 def scaled(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
@@ -81,17 +81,17 @@ def scaled(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
 # --------------------------------------------------------------------------- weights to begin with
 
 
-def content(model: ViT) -> str:
+def weights_hash(model: ViT) -> str:
     """SHA-256 of all weights but the head's, before any resampling."""
     return fingerprint(model.state_dict(), "")
 
 
-def first_values(start: Start, image: int) -> Iterator[tuple[str, Tensor]]:
+def start_values(start: Start, image: int) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that a run begins with, but the head's, for images of `image` pixels.
 
     Raises ValueError when other weights are there now than those the run was planned with."""
     model = weights.load(start.weights)
-    if content(model) != start.content:
+    if weights_hash(model) != start.content:
         raise ValueError(f"start.weights={start.weights}: other weights than this run was begun with")
     if image != model.config.image:
         model = weights.resized(model, image)
@@ -101,14 +101,14 @@ def first_values(start: Start, image: int) -> Iterator[tuple[str, Tensor]]:
 # --------------------------------------------------------------------------- what came of it
 
 
-def accuracy_rows(model: ViT, data: Data, share: Share = ALONE) -> list[Row]:
+def accuracy_rows(model: ViT, data: Data, share: WorkShare = SINGLE_PROCESS) -> list[Row]:
     """Rows of kind "finetune": "accuracy" and "nll" on the test half, or "held_out_accuracy" and
     "held_out_nll" on the 2 %. Where training squeezed whole images into the square, so does this."""
-    found = known_set(data.source)
-    _, test = parts(found, data.part)
+    found = open_set_cached(data.source)
+    _, test = finetune_split(found, data.part)
     whole = found.whole or data.transform == "none"
     logits = extract(of_vit(model, "the model"), test, whole=whole, layers=(LOGITS,), share=share)[LOGITS]
-    result = measure(logits, [(int(label),) for label in test.labels])
+    result = classification_metrics(logits, [(int(label),) for label in test.labels])
     prefix = METRICS[data.part]
     return [
         {"kind": "finetune", "metric": f"{prefix}accuracy", "value": result.top1},

@@ -12,21 +12,21 @@ import numpy as np
 
 from scalevit import config
 from scalevit.artifacts.records import Row
-from scalevit.evals.backbones import LAST, Backbone, of_vit
+from scalevit.evals.backbones import LAST_LAYER, Backbone, of_vit
 from scalevit.evals.datasets.open import open_set
 from scalevit.evals.datasets.probe_set import ProbeSet, some
-from scalevit.evals.features import ALONE, Share, extract, pixels
-from scalevit.evals.fewshot_sampling import ALL, all_draws
+from scalevit.evals.features import SINGLE_PROCESS, WorkShare, extract, raw_pixels
+from scalevit.evals.fewshot_sampling import ALL_SHOTS, all_draws
 from scalevit.evals.probes import FewShot, few_shot
 from scalevit.model.vit import ViT
 
 #: Support features (n, d) and query features (m, d).
 Halves = tuple[np.ndarray, np.ndarray]
 
-known_set = lru_cache(maxsize=16)(open_set)
+open_set_cached = lru_cache(maxsize=16)(open_set)
 
 
-def probe_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Row]:
+def probe_rows(model: ViT, probe: config.Probe, share: WorkShare = SINGLE_PROCESS) -> list[Row]:
     """Rows of kind "probe": the few-shot accuracy (metric "accuracy", in [0, 1]) of the model as it is, for
     each data set, number of shots and draw (seed). Each rank calls it and gets the same rows.
 
@@ -35,7 +35,7 @@ def probe_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Ro
     return _rows(probe, "probe", "accuracy", lambda data, needed: _features(backbone, data, needed, share))
 
 
-def floor_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Row]:
+def baseline_rows(model: ViT, probe: config.Probe, share: WorkShare = SINGLE_PROCESS) -> list[Row]:
     """Rows of kind "floor": what the same probe makes of raw pixels (metric "raw_pixels_accuracy") and of the
     model's shape with fresh weights ("untrained_accuracy"). They do not depend on
     training: once a run is enough."""
@@ -47,7 +47,7 @@ def floor_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Ro
             probe,
             "floor",
             "raw_pixels_accuracy",
-            lambda data, needed: (pixels(some(data.support, needed)), pixels(data.query)),
+            lambda data, needed: (raw_pixels(some(data.support, needed)), raw_pixels(data.query)),
         ),
         *_rows(
             probe,
@@ -58,10 +58,10 @@ def floor_rows(model: ViT, probe: config.Probe, share: Share = ALONE) -> list[Ro
     ]
 
 
-def _features(backbone: Backbone, data: ProbeSet, needed: np.ndarray, share: Share) -> Halves:
+def _features(backbone: Backbone, data: ProbeSet, needed: np.ndarray, share: WorkShare) -> Halves:
     """Features of the needed support images and of the query images."""
-    take = partial(extract, backbone, whole=data.whole, layers=(LAST,), share=share)
-    return take(some(data.support, needed))[LAST], take(data.query)[LAST]
+    take = partial(extract, backbone, whole=data.whole, layers=(LAST_LAYER,), share=share)
+    return take(some(data.support, needed))[LAST_LAYER], take(data.query)[LAST_LAYER]
 
 
 def _rows(
@@ -69,7 +69,7 @@ def _rows(
 ) -> list[Row]:
     rows = []
     for name in probe.datasets:
-        data = known_set(name)
+        data = open_set_cached(name)
         drawn = all_draws(data.support_labels, probe.shots, probe.draws)
         x, z = features(data, drawn.needed)
         found = few_shot(
@@ -88,17 +88,17 @@ def _told(found: Sequence[FewShot], about: Row) -> list[Row]:
     ]
 
 
-def mistakes(probe: config.Probe) -> list[str]:
+def validation_errors(probe: config.Probe) -> list[str]:
     """What keeps a run from being probed so, one line each, before it starts."""
     found = []
     for name in probe.datasets:
         try:
-            data = known_set(name)
+            data = open_set_cached(name)
         except ValueError as error:
             found.append(f"probe.datasets: {error}")
             continue
         labels, counts = np.unique(data.support_labels, return_counts=True)
-        most = max((s for s in probe.shots if s != ALL), default=0)
+        most = max((s for s in probe.shots if s != ALL_SHOTS), default=0)
         if counts.min() < most:
             found.append(
                 f"probe.shots: class {labels[counts.argmin()]} of {name} has {counts.min()} support images, "

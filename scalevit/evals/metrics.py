@@ -49,7 +49,7 @@ class Metrics:
     confusion: np.ndarray
 
 
-def measure(logits: np.ndarray, truth: Truth, *, restrict: bool = False) -> Metrics:
+def classification_metrics(logits: np.ndarray, truth: Truth, *, restrict: bool = False) -> Metrics:
     """Metrics of logits (n, c). restrict: choose only among classes that occur in `truth`, as ImageNet-A and
     -R are defined (200 of 1000 classes).
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalevit.evals.backbones import LAST, Backbone
+from scalevit.evals.backbones import LAST_LAYER, Backbone
 from scalevit.evals.datasets.probe_set import ProbeSet, some
-from scalevit.evals.features import extract, fit
+from scalevit.evals.features import extract, preprocess
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,9 +26,9 @@ INCHES, DPI = 1.1, 110
 
 def draw(backbone: Backbone, data: ProbeSet, folder: Path) -> list[Path]:
     """Write DATA-neighbours.png and, for a ViT whose pooling attends, DATA-attention.png into `folder`."""
-    chosen = spread(data.query_labels, SHOWN)
+    chosen = spread_over_classes(data.query_labels, SHOWN)
     pictures = {"neighbours": _neighbours(backbone, data, chosen)}
-    if backbone.looks is not None:
+    if backbone.attention_maps is not None:
         pictures["attention"] = _attention(backbone, data, chosen)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -41,7 +41,7 @@ def draw(backbone: Backbone, data: ProbeSet, folder: Path) -> list[Path]:
     return paths
 
 
-def spread(labels: np.ndarray, count: int) -> np.ndarray:
+def spread_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
     """Positions of at most `count` images, from as many classes as there are, one after the other."""
     places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     classes = np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int))
@@ -49,7 +49,7 @@ def spread(labels: np.ndarray, count: int) -> np.ndarray:
     return np.array(rounds[:count])
 
 
-def nearest(query: np.ndarray, support: np.ndarray, count: int) -> np.ndarray:
+def nearest_neighbours(query: np.ndarray, support: np.ndarray, count: int) -> np.ndarray:
     """(q, count): the support images most alike, most alike first, by the cosine of centred features
     query (q, d), support (s, d)."""
     centre = support.mean(axis=0)
@@ -61,10 +61,10 @@ def _neighbours(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figur
     among = np.unique(np.linspace(0, len(data.support) - 1, min(SOUGHT, len(data.support))).astype(int))
     images, labels = some(data.support, among), data.support_labels[among]
     query, support = (
-        extract(backbone, x, whole=data.whole, layers=(LAST,))[LAST]
+        extract(backbone, x, whole=data.whole, layers=(LAST_LAYER,))[LAST_LAYER]
         for x in (some(data.query, chosen), images)
     )
-    found = nearest(query, support, min(NEIGHBOURS, len(among)))
+    found = nearest_neighbours(query, support, min(NEIGHBOURS, len(among)))
     figure, axes = _grid(len(chosen), 1 + found.shape[1], f"{data.name}: most alike for {backbone.name}")
     for row, number, alike in zip(axes, chosen, found):
         own = data.query_labels[number]
@@ -76,10 +76,10 @@ def _neighbours(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figur
 
 
 def _attention(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figure:
-    assert backbone.looks is not None
-    prepared = fit([data.query[int(i)] for i in chosen], backbone.image, backbone.preprocessing, data.whole)
+    assert backbone.attention_maps is not None
+    prepared = preprocess([data.query[int(i)] for i in chosen], backbone.image, backbone.preprocessing, data.whole)
     with torch.inference_mode():
-        weights = backbone.looks(prepared).cpu().numpy()
+        weights = backbone.attention_maps(prepared).cpu().numpy()
     heads = min(HEADS, weights.shape[1])
     figure, axes = _grid(len(chosen), 2 + heads, f"{data.name}: where the pooling of {backbone.name} looks")
     for row, number, image, maps in zip(axes, chosen, _pixels(prepared, backbone), weights):

@@ -7,31 +7,31 @@ from dataclasses import replace
 from scalevit.config.run import Preprocessing
 
 #: Means and standard deviations of red, green and blue, by name.
-SCALES: dict[str, Preprocessing] = {
+PRESETS: dict[str, Preprocessing] = {
     "half": Preprocessing(),
     "imagenet": Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": Preprocessing((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
 
-USERS = {
+TRAINED_WITH = {
     "half": "the authors' ViTs and timm's augreg ones are",
     "imagenet": "most of timm's other networks, DINO and MAE are",
     "clip": "CLIP is",
 }
 
 
-def rescaled(preprocessing: Preprocessing, scale: str) -> Preprocessing:
+def with_preset(preprocessing: Preprocessing, scale: str) -> Preprocessing:
     """The same, with the mean and the standard deviation of that name."""
-    return replace(preprocessing, mean=SCALES[scale].mean, std=SCALES[scale].std)
+    return replace(preprocessing, mean=PRESETS[scale].mean, std=PRESETS[scale].std)
 
 
-def mismatch(kept: Preprocessing, scale: str) -> str:
+def mismatch_warning(kept: Preprocessing, scale: str) -> str:
     """What to tell somebody whose call scales pixels otherwise than the weights say: both, and the likely
     cause."""
-    own = [f", as {USERS[name]}" for name in SCALES if rescaled(kept, name) == kept]
+    own = [f", as {TRAINED_WITH[name]}" for name in PRESETS if with_preset(kept, name) == kept]
     return (
         f"these weights came with mean {_three(kept.mean)} and std {_three(kept.std)}{''.join(own)}; "
-        f"--scale {scale} is how {USERS[scale]} trained; leave it out unless what came with the weights is "
+        f"--scale {scale} is how {TRAINED_WITH[scale]} trained; leave it out unless what came with the weights is "
         "known to be wrong"
     )
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from scalevit.evals.backbones import LAST, Backbone
+from scalevit.evals.backbones import LAST_LAYER, Backbone
 from scalevit.evals.datasets.probe_set import Images
 from scalevit.evals.features import extract
 
 #: Images of a pair whose features are further apart than this are two images (1 - cosine).
-FURTHEST = 0.1
+MAX_DISTANCE = 0.1
 
 
-def distances(backbone: Backbone, first: Images, second: Images) -> Float[np.ndarray, " n"]:
+def pair_distances(backbone: Backbone, first: Images, second: Images) -> Float[np.ndarray, " n"]:
     """1 - cosine of the features of first[i] and second[i], 0 to 2. Images are resized whole."""
     if not len(first):
         return np.zeros(0, np.float32)
-    a, b = (extract(backbone, images, whole=True, layers=(LAST,))[LAST] for images in (first, second))
+    a, b = (extract(backbone, images, whole=True, layers=(LAST_LAYER,))[LAST_LAYER] for images in (first, second))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return 1 - (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)

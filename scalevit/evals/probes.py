@@ -127,7 +127,7 @@ def ridge_probe(
     x_train (n, d), x_test (m, d) features; y_train (n,), y_test (m,) labels of any kind that compares.
     Raises ValueError for features that are not finite, empty sets, sizes that disagree, a negative λ, and
     test labels without a training example."""
-    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
     lambdas = np.atleast_1d(np.asarray(l2, np.float64))
     if not (lambdas >= 0).all():
         raise ValueError(f"l2 must not be negative, found {lambdas.min()}")
@@ -142,7 +142,7 @@ def ridge_probe(
     return float(accuracy[0]) if np.ndim(l2) == 0 else accuracy
 
 
-def checked(
+def check_features(
     x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The four arrays, or a ValueError that names what is wrong with which of them."""
@@ -181,7 +181,7 @@ def nearest_mean_probe(
 ) -> float:
     """Accuracy of the nearest class mean among features centred on the training set's mean and scaled to
     unit length (Wang et al. 2019, SimpleShot, "CL2N")."""
-    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
     classes, index = np.unique(y_train, return_inverse=True)
     centre = x_train.mean(axis=0, dtype=np.float64)
     x, z = _unit_length(x_train - centre), _unit_length(x_test - centre)
@@ -201,7 +201,7 @@ def knn_probe(
 ) -> float:
     """Accuracy of a vote among the k training examples of highest cosine similarity (all, when there are
     fewer), each weighted with exp(similarity / temperature) (Wu et al. 2018, arXiv 1805.01978)."""
-    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
     classes, index = np.unique(y_train, return_inverse=True)
     onehot = (index[:, None] == np.arange(len(classes))).astype(np.float32)
     x, z, k = _unit_length(x_train), _unit_length(x_test), min(k, len(x_train))
@@ -218,7 +218,7 @@ def linear_probe(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y
     """Accuracy of multinomial logistic regression on standardised features, its L2 strength chosen from
     `LINEAR_GRID` on every fifth training example of each class, held out; with fewer than five of a class
     the grid's middle is taken."""
-    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
     mean = x_train.mean(axis=0, dtype=np.float64)
     scale = x_train.std(axis=0, dtype=np.float64) + STD_FLOOR
     x, z = (x_train - mean) / scale, (x_test - mean) / scale
@@ -279,7 +279,7 @@ def few_shot(
     themselves for each number of shots, where the training examples are but some of those drawn from.
 
     Raises ValueError as `ridge_probe` does, and for a class with fewer examples than shots."""
-    x_train, y_train, x_test, y_test = checked(x_train, y_train, x_test, y_test)
+    x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
     if rows is None:
         drawn = all_draws(y_train, shots, draws)
         x_train, y_train, rows = x_train[drawn.needed], y_train[drawn.needed], drawn.rows

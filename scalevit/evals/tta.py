@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scalevit.evals.datasets.probe_set import Images
 
 #: How many views there can be: the centre alone, with the corners, each mirrored too.
-COUNTS = (1, 5, 10)
+VIEW_COUNTS = (1, 5, 10)
 
 #: (down, right): the side of the image at which a corner's square lies.
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -56,7 +56,7 @@ def views(images: Images, *, whole: bool, crop: float, count: int) -> list[tuple
     return found
 
 
-def averaged(logits: Sequence[Float[np.ndarray, "n c"]]) -> Float[np.ndarray, "n c"]:
+def average_predictions(logits: Sequence[Float[np.ndarray, "n c"]]) -> Float[np.ndarray, "n c"]:
     """Logarithms of the mean over views of the softmax probabilities; of one view, its logits as they are."""
     if len(logits) == 1:
         return logits[0]

@@ -10,7 +10,7 @@ from scalevit.model.formats import scalevit
 from scalevit.model.vit import ViT
 
 
-def write(entry: checkpoint.Saved, home: Path, target: Path) -> None:
+def export_checkpoint(entry: checkpoint.Saved, home: Path, target: Path) -> None:
     """The model of one checkpoint of the run in `home`, in the folder `target`: the running average where one
     is kept. Of what any number of processes wrote, one tensor at a time is in memory."""
     run, reader = config.load(str(home / run_folder.CONFIG)), dcp.Reader(entry.folder)
@@ -24,7 +24,7 @@ def write(entry: checkpoint.Saved, home: Path, target: Path) -> None:
     scalevit.write_folder(model, target, read)
 
 
-def leave(run: config.Run, out: Path, step: int) -> None:
+def export_run(run: config.Run, out: Path, step: int) -> None:
     """model/ in the run's folder: the weights of the checkpoint of `step`."""
     last = checkpoint.Saved(step, checkpoint.place(run_folder.checkpoints(run, out), step))
-    write(last, out, out / run_folder.MODEL)
+    export_checkpoint(last, out, out / run_folder.MODEL)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class View:
+class ReferenceLayout:
     """`parts` reference tensors stacked along our first dimension.
 
     split: our shape with that dimension divided, without the leading `parts`, e.g. (heads, head_dim, width).
@@ -33,18 +33,18 @@ class View:
         """Our tensor as (parts, *shape); shares its memory."""
         return ours.view(self.parts, *self.split).permute(0, *(axis + 1 for axis in self.axes))
 
-    def back(self, reference: Tensor) -> Tensor:
+    def from_reference(self, reference: Tensor) -> Tensor:
         """The inverse of `of`, as (parts * split[0], *split[1:]); reshape it to the parameter."""
         order = sorted(range(len(self.axes)), key=self.axes.__getitem__)
         split = reference.permute(0, *(axis + 1 for axis in order))
         return split.reshape(self.parts * self.split[0], *self.split[1:])
 
 
-def plain(shape: tuple[int, ...]) -> View:
+def same_layout(shape: tuple[int, ...]) -> ReferenceLayout:
     """A parameter that the reference holds in the same layout (norms, biases, positions)."""
-    return View(1, tuple(shape), tuple(range(len(shape))))
+    return ReferenceLayout(1, tuple(shape), tuple(range(len(shape))))
 
 
-def transposed(outputs: int, inputs: int) -> View:
+def transposed_layout(outputs: int, inputs: int) -> ReferenceLayout:
     """A linear layer: ours (out, in), the reference's kernel (in, out)."""
-    return View(1, (outputs, inputs), (1, 0))
+    return ReferenceLayout(1, (outputs, inputs), (1, 0))

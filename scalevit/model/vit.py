@@ -28,7 +28,7 @@ from scalevit.kernels.cpu.attention import self_attention
 from scalevit.kernels.gelu import bias_gelu
 from scalevit.kernels.linear import Linear, linear, mlp
 from scalevit.kernels.norm import add_norm, norm
-from scalevit.model.reference_layout import View, plain, transposed
+from scalevit.model.reference_layout import ReferenceLayout, same_layout, transposed_layout
 
 # --------------------------------------------------------------------------- how parameters start
 
@@ -36,10 +36,10 @@ Init = Callable[[Tensor, torch.Generator], object]
 
 
 @dataclass(frozen=True)
-class Declared:
+class ParameterSpec:
     """What a layer says about one of its parameters: the reference's tensors in it, and how it starts."""
 
-    view: View
+    view: ReferenceLayout
     init: Init
 
 
@@ -102,12 +102,12 @@ GELUS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class LayerNorm(nn.LayerNorm):
-    def declare(self) -> dict[str, Declared]:
-        view = plain(tuple(self.normalized_shape))
-        return {"weight": Declared(view, constant(1.0)), "bias": Declared(view, zeros)}
+    def declare(self) -> dict[str, ParameterSpec]:
+        view = same_layout(tuple(self.normalized_shape))
+        return {"weight": ParameterSpec(view, constant(1.0)), "bias": ParameterSpec(view, zeros)}
 
 
-class Scale(nn.Module):
+class LayerScale(nn.Module):
     """A learned factor for each feature of a residual branch (Touvron et al. 2021)."""
 
     def __init__(self, width: int) -> None:
@@ -117,11 +117,11 @@ class Scale(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return x * self.gamma
 
-    def declare(self) -> dict[str, Declared]:
-        return {"gamma": Declared(plain((self.gamma.numel(),)), constant(1e-5))}
+    def declare(self) -> dict[str, ParameterSpec]:
+        return {"gamma": ParameterSpec(same_layout((self.gamma.numel(),)), constant(1e-5))}
 
 
-class Patches(nn.Module):
+class PatchEmbed(nn.Module):
     """Non-overlapping patches, each mapped linearly. `proj` is a convolution only in name and layout: a
     reshape and one matrix product compute the same in half the time."""
 
@@ -136,12 +136,12 @@ class Patches(nn.Module):
         cells = images.reshape(b, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
         return linear(cells.reshape(b, -1, channels * p * p), self.proj.weight.flatten(1), self.proj.bias)
 
-    def declare(self) -> dict[str, Declared]:
+    def declare(self) -> dict[str, ParameterSpec]:
         shape = tuple(self.proj.weight.shape)
-        kernel = View(1, shape, (2, 3, 1, 0))
-        out = {"proj.weight": Declared(kernel, lecun(math.prod(shape[1:])))}
+        kernel = ReferenceLayout(1, shape, (2, 3, 1, 0))
+        out = {"proj.weight": ParameterSpec(kernel, lecun(math.prod(shape[1:])))}
         if self.proj.bias is not None:
-            out["proj.bias"] = Declared(plain(shape[:1]), zeros)
+            out["proj.bias"] = ParameterSpec(same_layout(shape[:1]), zeros)
         return out
 
 
@@ -160,30 +160,30 @@ class Mlp(nn.Module):
             return self.fc2(bias_gelu(self.fc1.product(x), self.fc1.bias))
         return self.fc2(self.gelu(self.fc1(x)))
 
-    def declare(self) -> dict[str, Declared]:
+    def declare(self) -> dict[str, ParameterSpec]:
         d, m = self.fc1.in_features, self.fc1.out_features
         return {
-            "fc1.weight": Declared(transposed(m, d), xavier(d, m)),
-            "fc1.bias": Declared(plain((m,)), normal(1e-6)),
-            "fc2.weight": Declared(transposed(d, m), xavier(m, d)),
-            "fc2.bias": Declared(plain((d,)), normal(1e-6)),
+            "fc1.weight": ParameterSpec(transposed_layout(m, d), xavier(d, m)),
+            "fc1.bias": ParameterSpec(same_layout((m,)), normal(1e-6)),
+            "fc2.weight": ParameterSpec(transposed_layout(d, m), xavier(m, d)),
+            "fc2.bias": ParameterSpec(same_layout((d,)), normal(1e-6)),
         }
 
 
-def _projection(name: str, parts: int, width: int, heads: int) -> dict[str, Declared]:
+def _projection(name: str, parts: int, width: int, heads: int) -> dict[str, ParameterSpec]:
     """`parts` of query, key, value in one matrix; the reference has (d, h, e) kernels and (h, e) biases."""
     e = width // heads
     return {
-        f"{name}.weight": Declared(View(parts, (heads, e, width), (2, 0, 1)), xavier(width, width)),
-        f"{name}.bias": Declared(View(parts, (heads, e), (0, 1)), zeros),
+        f"{name}.weight": ParameterSpec(ReferenceLayout(parts, (heads, e, width), (2, 0, 1)), xavier(width, width)),
+        f"{name}.bias": ParameterSpec(ReferenceLayout(parts, (heads, e), (0, 1)), zeros),
     }
 
 
-def _output(width: int, heads: int) -> dict[str, Declared]:
+def _output(width: int, heads: int) -> dict[str, ParameterSpec]:
     """The attention's output: the reference's kernel is (h, e, d)."""
     return {
-        "proj.weight": Declared(View(1, (width, heads, width // heads), (1, 2, 0)), xavier(width, width)),
-        "proj.bias": Declared(plain((width,)), zeros),
+        "proj.weight": ParameterSpec(ReferenceLayout(1, (width, heads, width // heads), (1, 2, 0)), xavier(width, width)),
+        "proj.bias": ParameterSpec(same_layout((width,)), zeros),
     }
 
 
@@ -206,7 +206,7 @@ class Attention(nn.Module):
         y = attend(self.q_norm(q), self.k_norm(k), v)
         return self.proj(y.transpose(1, 2).reshape(b, n, d))
 
-    def declare(self) -> dict[str, Declared]:
+    def declare(self) -> dict[str, ParameterSpec]:
         d = self.proj.in_features
         return {**_projection("qkv", 3, d, self.heads), **_output(d, self.heads)}
 
@@ -219,10 +219,10 @@ class Block(nn.Module):
         s, eps = config.resolve(), config.norm_eps
         self.norm1 = LayerNorm(s.width, eps=eps)
         self.attn = Attention(s.width, s.heads, config.qk_norm, eps)
-        self.ls1 = Scale(s.width) if config.layer_scale else nn.Identity()
+        self.ls1 = LayerScale(s.width) if config.layer_scale else nn.Identity()
         self.norm2 = LayerNorm(s.width, eps=eps)
         self.mlp = Mlp(s.width, s.mlp, config.gelu)
-        self.ls2 = Scale(s.width) if config.layer_scale else nn.Identity()
+        self.ls2 = LayerScale(s.width) if config.layer_scale else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         x, y = norm(x, self.norm1)
@@ -252,9 +252,9 @@ class AttentionPool(nn.Module):
         y = self.proj(attend(q, k, v).reshape(b, d))
         return y + self.mlp(self.norm(y))
 
-    def declare(self) -> dict[str, Declared]:
+    def declare(self) -> dict[str, ParameterSpec]:
         d = self.proj.in_features
-        latent = Declared(plain((1, 1, d)), xavier(1, d))
+        latent = ParameterSpec(same_layout((1, 1, d)), xavier(1, d))
         kv, q = _projection("kv", 2, d, self.heads), _projection("q", 1, d, self.heads)
         return {"latent": latent, **q, **kv, **_output(d, self.heads)}
 
@@ -269,11 +269,11 @@ class PreLogits(nn.Module):
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         return torch.tanh(self.fc(x))
 
-    def declare(self) -> dict[str, Declared]:
+    def declare(self) -> dict[str, ParameterSpec]:
         d = self.fc.in_features
         return {
-            "fc.weight": Declared(transposed(d, d), lecun(d)),
-            "fc.bias": Declared(plain((d,)), zeros),
+            "fc.weight": ParameterSpec(transposed_layout(d, d), lecun(d)),
+            "fc.bias": ParameterSpec(same_layout((d,)), zeros),
         }
 
 
@@ -305,7 +305,7 @@ class ViT(nn.Module):
         norm = partial(LayerNorm, s.width, eps=config.norm_eps)
         self.has_class_token = config.class_token or config.pool == "token"
         self.prefix = int(self.has_class_token) + config.registers
-        self.patch_embed = Patches(s.patch, s.width, bias=not config.pre_norm)
+        self.patch_embed = PatchEmbed(s.patch, s.width, bias=not config.pre_norm)
         if self.has_class_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, s.width))
         if config.registers:
@@ -332,13 +332,13 @@ class ViT(nn.Module):
     ) -> Float[Tensor, "b d"]:
         """The representation that the head reads; `taps` collects what `intermediates` names."""
         x = self.embed(images)
-        _tap(taps, "embedded", x)
+        _record(taps, "embedded", x)
         for i, block in enumerate(self.blocks):
             x = block(x)
-            _tap(taps, f"blocks.{i}", x)
-        _tap(taps, "encoded", x)
+            _record(taps, f"blocks.{i}", x)
+        _record(taps, "encoded", x)
         x = self.fc_norm(self._pool(self.norm(x)))
-        _tap(taps, "pooled", x)
+        _record(taps, "pooled", x)
         return self.pre_logits(x)
 
     def intermediates(self, images: Float[Tensor, "b 3 y x"]) -> dict[str, Tensor]:
@@ -377,23 +377,23 @@ class ViT(nn.Module):
             found = " × ".join(str(n) for n in images.shape[-2:])
             raise ValueError(f"this model takes images of {side} × {side} pixels, found {found}")
 
-    def declare(self) -> dict[str, Declared]:
+    def declare(self) -> dict[str, ParameterSpec]:
         """The model's own parameters: tokens, positions and the head."""
         d = self.config.resolve().width
         spread = normal(1 / math.sqrt(d))
         out = {}
         if self.has_class_token:
-            out["cls_token"] = Declared(plain((1, 1, d)), zeros)
+            out["cls_token"] = ParameterSpec(same_layout((1, 1, d)), zeros)
         if self.config.registers:  # identical ones would stay identical
-            out["reg_token"] = Declared(plain((1, self.config.registers, d)), spread)
+            out["reg_token"] = ParameterSpec(same_layout((1, self.config.registers, d)), spread)
         if self.config.positions == "learned":
-            out["pos_embed"] = Declared(plain(tuple(self.pos_embed.shape)), spread)
+            out["pos_embed"] = ParameterSpec(same_layout(tuple(self.pos_embed.shape)), spread)
         if self.config.classes:
-            out["head.weight"] = Declared(transposed(self.config.classes, d), zeros)
-            out["head.bias"] = Declared(plain((self.config.classes,)), constant(self.config.head_bias))
+            out["head.weight"] = ParameterSpec(transposed_layout(self.config.classes, d), zeros)
+            out["head.bias"] = ParameterSpec(same_layout((self.config.classes,)), constant(self.config.head_bias))
         return out
 
-    def views(self) -> dict[str, View]:
+    def views(self) -> dict[str, ReferenceLayout]:
         """How each parameter holds tensors of the reference (layout.py)."""
         return {name: declared.view for name, declared in self._declared()}
 
@@ -403,7 +403,7 @@ class ViT(nn.Module):
         shapes = {name: value.shape for name, value in self.named_parameters()}
         for name, declared in self._declared():
             value = torch.empty(shapes[name], dtype=torch.float32, device="cpu")
-            declared.init(value, _stream(seed, name))
+            declared.init(value, _generator(seed, name))
             yield name, value
         if self.config.positions == "sincos2d":
             s = self.config.resolve()
@@ -418,7 +418,7 @@ class ViT(nn.Module):
         for name, value in self.initial_values(seed):
             targets[name].copy_(value)
 
-    def _declared(self) -> Iterator[tuple[str, Declared]]:
+    def _declared(self) -> Iterator[tuple[str, ParameterSpec]]:
         for prefix, module in self.named_modules():
             for name, declared in getattr(module, "declare", dict)().items():
                 yield f"{prefix}.{name}" if prefix else name, declared
@@ -434,11 +434,11 @@ def _require_buildable(config: Model) -> None:
         raise ValueError(f"an image of {config.image} pixels is not divisible by patches of {s.patch}")
 
 
-def _tap(taps: dict[str, Tensor] | None, name: str, x: Tensor) -> None:
+def _record(taps: dict[str, Tensor] | None, name: str, x: Tensor) -> None:
     if taps is not None:
         taps[name] = x
 
 
-def _stream(seed: int, name: str) -> torch.Generator:
+def _generator(seed: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

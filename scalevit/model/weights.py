@@ -19,7 +19,7 @@ from torch import Tensor
 from scalevit.config.run import Model
 from scalevit.model.formats import bigvision, files, hf, onnx, openclip, scalevit, timm
 from scalevit.model.formats.name_mapping import require_finite
-from scalevit.model.formats.package import Package, named
+from scalevit.model.formats.package import ModelPackage, with_shape_name
 from scalevit.model.vit import ViT, sincos2d
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def resample_positions(positions: Float[Tensor, "1 n d"], grid: int) -> Float[Te
 # --------------------------------------------------------------------------- which format it is
 
 
-def _package(source: str, image: int) -> Package:
+def _package(source: str, image: int) -> ModelPackage:
     scheme, colon, rest = source.partition(":")
     if colon and scheme in SCHEMES:
         return SCHEMES[scheme](rest)
@@ -119,7 +119,7 @@ def _package(source: str, image: int) -> Package:
     )
 
 
-def _folder(folder: Path) -> Package:
+def _folder(folder: Path) -> ModelPackage:
     if (folder / openclip.CONFIG).is_file():
         return openclip.read_folder(folder)
     if (folder / "config.json").is_file():
@@ -136,7 +136,7 @@ def _folder(folder: Path) -> Package:
     raise ValueError("a folder without config.json, open_clip_config.json or model/: no model in it")
 
 
-def _bare(path: Path) -> Package:
+def _bare(path: Path) -> ModelPackage:
     """A file of tensors, described by the config.json beside it."""
     if path.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
         raise ValueError("not a format of weights: expected .npz, .safetensors or a folder")
@@ -148,13 +148,13 @@ def _bare(path: Path) -> Package:
     return _folder(path.parent)
 
 
-def _bigvision(flat: dict[str, np.ndarray], image: int) -> Package:
-    config = named(bigvision.infer(flat, image))
+def _bigvision(flat: dict[str, np.ndarray], image: int) -> ModelPackage:
+    config = with_shape_name(bigvision.infer(flat, image))
     state = bigvision.to_ours(flat, ViT(config, device="meta"))
-    return Package(config, {name: value.float() for name, value in state.items()})
+    return ModelPackage(config, {name: value.float() for name, value in state.items()})
 
 
-def _hub(name: str) -> Package:
+def _hub(name: str) -> ModelPackage:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
@@ -166,11 +166,11 @@ def _hub(name: str) -> Package:
         raise ValueError(f"cannot download {name}: {str(error).splitlines()[0]}") from None
 
 
-def _local(path: str) -> Package:
+def _local(path: str) -> ModelPackage:
     return _folder(Path(path))
 
 
-SCHEMES: dict[str, Callable[[str], Package]] = {
+SCHEMES: dict[str, Callable[[str], ModelPackage]] = {
     "timm": timm.read_name,
     "hf-hub": _hub,
     "timm-local": _local,
@@ -192,7 +192,7 @@ def _write_npz(model: ViT, path: Path) -> None:
     if path.suffix != ".npz":
         raise ValueError(f"a big_vision file ends in .npz, not {path.name!r}")
     arrays = bigvision.write(model)
-    with files.written_file(path) as temporary:
+    with files.atomic_file(path) as temporary:
         np.savez(temporary, allow_pickle=False, **arrays)
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from scalevit.distributed.shards import Span, boxes, is_sharded, span
 from scalevit.kernels.updates import Elements, Kind, Matrices, Rates
-from scalevit.model.reference_layout import View, plain
+from scalevit.model.reference_layout import ReferenceLayout, same_layout
 from scalevit.optim.base import (
     Decoupled,
     Due,
@@ -65,7 +65,7 @@ class Fold:
 
 
 @cache
-def fold(view: View, min_dim: int) -> Fold:
+def fold(view: ReferenceLayout, min_dim: int) -> Fold:
     """How the reference factors the tensors of a view: over the last two of its axes sorted by size, when
     both have at least `min_dim` elements; of equally long axes the later ones."""
     order = sorted(range(len(view.shape)), key=view.shape.__getitem__)
@@ -222,7 +222,7 @@ class Adafactor(Decoupled):
 
 
 def _fold_of(group: dict[str, Any], index: int, parameter: Tensor) -> Fold:
-    view = group["views"][index] if group["views"] else plain(tuple(parameter.shape))
+    view = group["views"][index] if group["views"] else same_layout(tuple(parameter.shape))
     return fold(view, group["min_dim"])
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from scalevit import config
 from scalevit.config.dataclass_io import nearest
-from scalevit.model.reference_layout import plain
+from scalevit.model.reference_layout import same_layout
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def parameter_groups(
 
     rules: the paper's when None. Raises ValueError when they do not fit the model's parameters."""
     parameters = dict(model.named_parameters())
-    views = getattr(model, "views", lambda: {n: plain(tuple(p.shape)) for n, p in parameters.items()})()
+    views = getattr(model, "views", lambda: {n: same_layout(tuple(p.shape)) for n, p in parameters.items()})()
     chosen = assign([*parameters], paper_rules(optimizer, parameters) if rules is None else rules)
     blocks = 1 + max(
         [int(b[1]) for b in map(re.compile(r"blocks\.(\d+)\.").match, parameters) if b], default=-1

@@ -16,8 +16,8 @@ from scalevit import config
 from scalevit.artifacts import records, run_folder
 from scalevit.config.lr_schedule import Schedule
 from scalevit.evals.datasets.probe_set import ProbeSet
-from scalevit.evals.finetune import content, parts
-from scalevit.evals.in_training import known_set
+from scalevit.evals.finetune import weights_hash, finetune_split
+from scalevit.evals.in_training import open_set_cached
 from scalevit.model import weights
 from scalevit.train.reporter import RowFields
 from scalevit.train.run import Outcome, mistakes, pretrain
@@ -75,13 +75,13 @@ def plan(
 
     Raises ValueError for a model or data set that is not there, and for overrides that the weights, the data
     or the choice of a rate already decide."""
-    found, protocol = known_set(data), PROTOCOLS[preset]
+    found, protocol = open_set_cached(data), PROTOCOLS[preset]
     base = _base(model, data, found, protocol)
-    run = _fitted(config.changed(base, overrides), {override.partition("=")[0] for override in overrides})
+    run = _with_dependent_settings(config.changed(base, overrides), {override.partition("=")[0] for override in overrides})
     _require_possible(run, base)
     chosen = tuple(dict.fromkeys(rates or protocol.rates))
     if len(chosen) > 1:
-        parts(found, "most")
+        finetune_split(found, "most")
     wrong = [rate for rate in chosen if not rate > 0]
     if wrong:
         raise ValueError(f"--lr: must be positive, found {wrong[0]:g}")
@@ -98,11 +98,11 @@ def _base(model: str, data: str, found: ProbeSet, protocol: FinetuneProtocol) ->
         optimizer=config.Optimizer(name="sgd", body_decay=0.0, head_decay=0.0),
         schedule=Schedule("cosine", steps=protocol.steps, warmup=0, cooldown=0),
         train=config.Train(batch=512, loss="softmax"),
-        start=config.Start(model, content(loaded), _parent(model), loaded.preprocessing),
+        start=config.Start(model, weights_hash(loaded), _parent(model), loaded.preprocessing),
     )
 
 
-def _fitted(run: config.Run, said: set[str]) -> config.Run:
+def _with_dependent_settings(run: config.Run, said: set[str]) -> config.Run:
     """Bias and warm-up that follow from the loss and the length, unless the user said them."""
     if "schedule.lr" in said:
         raise ValueError("schedule.lr: say --lr instead, with one rate, or several to choose from")
@@ -154,7 +154,7 @@ def finetune(planned: FinetunePlan, out: Path, *, max_minutes: float | None = No
     run = planned.at(max(held, key=lambda rate: held[rate]) if held else planned.rates[0])
     outcome = pretrain(run, out, max_minutes=left())
     if outcome.stopped is None and held:
-        _note(out, run, held)
+        _record_rates(out, run, held)
     return outcome
 
 
@@ -171,7 +171,7 @@ def reached(folder: Path, metric: str) -> float:
     return max(rows, key=lambda row: row["step"])["value"]
 
 
-def _note(out: Path, run: config.Run, held: dict[float, float]) -> None:
+def _record_rates(out: Path, run: config.Run, held: dict[float, float]) -> None:
     """Rows of kind "rate" in the last run's records: what each rate reached on the held-out images."""
     there = [row for row in records.read(out) if row["kind"] == "rate"]
     if there or os.environ.get("RANK", "0") != "0":

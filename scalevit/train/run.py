@@ -16,7 +16,7 @@ from scalevit.artifacts import run_folder
 from scalevit.data.loader import Batches
 from scalevit.data.registry import batches_of
 from scalevit.distributed import world as mesh
-from scalevit.evals.in_training import mistakes as probe_mistakes
+from scalevit.evals.in_training import validation_errors as probe_mistakes
 from scalevit.train import cooldown_branch, precision, trackers
 from scalevit.train.precision import reproducible
 from scalevit.train.session import Session

@@ -18,9 +18,9 @@ from scalevit.artifacts.storage import Away
 from scalevit.data.loader import Batches
 from scalevit.distributed import world as mesh
 from scalevit.distributed.watchdog import FINISHING
-from scalevit.evals.features import Share
+from scalevit.evals.features import WorkShare
 from scalevit.evals.finetune import accuracy_rows, scaled
-from scalevit.evals.in_training import floor_rows, probe_rows
+from scalevit.evals.in_training import baseline_rows, probe_rows
 from scalevit.kernels import fp8_autotune, fp8_linear
 from scalevit.model import export, losses
 from scalevit.model.vit import ViT
@@ -185,12 +185,12 @@ class Session:
         if not run.probe.datasets and run.data.part == "all":
             return []
         assert isinstance(state.model, ViT)
-        share = Share.of(state.world)
+        share = WorkShare.of(state.world)
         with averaged(state.model, state.average), uncompiled(run.train.compile):
             found = probe_rows(state.model, run.probe, share)
             found += accuracy_rows(state.model, run.data, share) if run.data.part != "all" else []
         if floors:
-            found += floor_rows(ViT(run.model, device=state.device), run.probe, share)
+            found += baseline_rows(ViT(run.model, device=state.device), run.probe, share)
         row = self.reporter.facts.row
         return [row(one["kind"], state.step, one["metric"], one["value"]) | one for one in found]
 
@@ -200,7 +200,7 @@ class Session:
         state.world.at(state.step, FINISHING)
         rows = self.evaluate(floors=not run.branch.trunk)  # a branch's floors are its trunk's
         if state.world.first:
-            export.leave(run, self.out, state.step)
+            export.export_run(run, self.out, state.step)
         self.reporter.ended(state.step, state.seconds, rows)
         where = self.out / run_folder.MODEL
         text = f"{run.name}: done, {state.step} steps in {state.seconds:.0f} s; weights in {where}"

@@ -8,7 +8,7 @@ from scalevit import config, optim
 from scalevit.distributed import parallelize
 from scalevit.distributed import world as mesh
 from scalevit.distributed.shards import put
-from scalevit.evals.finetune import first_values
+from scalevit.evals.finetune import start_values
 from scalevit.kernels import fp8_linear
 from scalevit.kernels.cuda_graph import Replay
 from scalevit.model.vit import ViT
@@ -49,7 +49,7 @@ def begin_anew(model: ViT, run: config.Run) -> None:
     for name, value in model.initial_values(run.train.seed):
         put(targets[name], value)
     if run.start.weights:
-        for name, value in first_values(run.start, run.model.image):
+        for name, value in start_values(run.start, run.model.image):
             put(targets[name], value)
 
 

@@ -19,8 +19,8 @@ from scalevit.artifacts import records
 from scalevit.cli.main import main
 from scalevit.evals.datasets.finetune_split import Labelled
 from scalevit.evals.datasets.probe_set import from_arrays
-from scalevit.evals.features import fit
-from scalevit.evals.finetune import content, parts, scaled
+from scalevit.evals.features import preprocess
+from scalevit.evals.finetune import weights_hash, finetune_split, scaled
 from scalevit.model import weights as store
 from scalevit.model.vit import ViT
 from scalevit.train.finetune import finetune, plan
@@ -138,14 +138,14 @@ def test_preprocessing_comes_with_the_weights_and_goes_with_them(tmp_path):
     assert store.load(tmp_path / "run").preprocessing == net.preprocessing
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     seen = scaled(planned.last.start.preprocessing)(torch.from_numpy(pixels))
-    torch.testing.assert_close(seen, fit([*pixels], 16, net.preprocessing, True), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(seen, preprocess([*pixels], 16, net.preprocessing, True), rtol=1e-5, atol=1e-5)
 
 
 def test_content_sees_the_body_and_not_the_head(model):
     net, other = store.load(model), store.load(model)
     with torch.no_grad():
         other.get_parameter("head.weight").zero_()
-    assert content(net) == content(other)
+    assert weights_hash(net) == weights_hash(other)
 
 
 # --------------------------------------------------------------------------- images
@@ -158,7 +158,7 @@ def named_set(images=1000):
 
 def test_held_out_images_are_2_percent_and_not_trained_on():
     data = named_set()
-    (left, out), (train, test) = parts(data, "most"), parts(data, "train")
+    (left, out), (train, test) = finetune_split(data, "most"), finetune_split(data, "train")
     assert (len(left) + len(out), len(out)) == (len(data.support), int(0.02 * len(data.support)))
     assert set(left.numbers) | set(out.numbers) == set(range(len(data.support)))
     assert (len(train), len(test)) == (len(data.support), len(data.query))
@@ -167,7 +167,7 @@ def test_held_out_images_are_2_percent_and_not_trained_on():
 
 
 def test_crops_depend_on_the_place_in_the_run_alone():
-    part, _ = parts(named_set(), "train")
+    part, _ = finetune_split(named_set(), "train")
     source = Labelled(part, 8, "inception", seed=0)
     indices = np.array([5, 5, 7])
     images, labels, _ = source.get(indices, np.array([40, 41, 42]))
@@ -300,7 +300,7 @@ def test_weights_and_images_of_every_form_are_taken(tmp_path, weights_form, data
         == 0
     )
     run = config.load(str(out / "run.yaml"))
-    assert run.model.classes == 3 and run.start.content == content(store.load(path))
+    assert run.model.classes == 3 and run.start.content == weights_hash(store.load(path))
     capsys.readouterr()
     assert main(["evaluate", str(out), str(data), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["results"].values()

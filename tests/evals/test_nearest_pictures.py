@@ -10,10 +10,10 @@ import torch
 
 from scalevit.cli import main
 from scalevit.config.run import Model, Preprocessing
-from scalevit.evals.attention_maps import pooling_weights
+from scalevit.evals.attention_maps import attention_maps
 from scalevit.evals.backbones import of_vit, open_model
-from scalevit.evals.nearest_pictures import nearest, spread
-from scalevit.evals.normalisation import SCALES, mismatch
+from scalevit.evals.nearest_pictures import nearest_neighbours, spread_over_classes
+from scalevit.evals.normalisation import PRESETS, mismatch_warning
 from scalevit.model import weights
 from scalevit.model.vit import ViT
 from scalevit.study.report.images import BYTES, gallery
@@ -37,7 +37,7 @@ def test_maps_weights_times_values_are_what_the_pooling_gives():
     net = network("map", registers=2)
     taps = {}
     net.features(IMAGES, taps)
-    found = pooling_weights(net, IMAGES)
+    found = attention_maps(net, IMAGES)
     assert found.shape == (3, 2, 4, 4) and found.sum((-1, -2)) == pytest.approx(1, abs=1e-5)
     pool, tokens = net.attn_pool, net.norm(taps["encoded"])[:, net.prefix :]
     values = pool.kv(tokens).view(3, 16, 2, 2, 16)[:, :, 1]
@@ -51,7 +51,7 @@ def test_the_class_tokens_weights_are_those_of_the_last_block(registers):
     net = network("token", registers=registers)
     taps = {}
     net.features(IMAGES, taps)
-    found, last = pooling_weights(net, IMAGES), net.blocks[-1]
+    found, last = attention_maps(net, IMAGES), net.blocks[-1]
     x = last.norm1(taps["blocks.0"])
     q, k, _ = last.attn.qkv(x).view(3, -1, 3, 2, 16).permute(2, 0, 3, 1, 4)
     whole = (q @ k.transpose(-2, -1) / 4).softmax(-1)
@@ -60,26 +60,26 @@ def test_the_class_tokens_weights_are_those_of_the_last_block(registers):
 
 
 def test_a_mean_has_nothing_to_show():
-    assert of_vit(network("gap"), "mean").looks is None
+    assert of_vit(network("gap"), "mean").attention_maps is None
     with pytest.raises(ValueError, match="every patch weighs the same"):
-        pooling_weights(network("gap"), IMAGES)
+        attention_maps(network("gap"), IMAGES)
 
 
 def test_neighbours_are_those_of_the_smallest_angle():
     rng = np.random.default_rng(0)
     support = rng.normal(size=(50, 8)).astype(np.float32)
     query = support[[7, 3]] * 1.0
-    assert nearest(query, support, 3)[:, 0].tolist() == [7, 3]
+    assert nearest_neighbours(query, support, 3)[:, 0].tolist() == [7, 3]
     centred = support - support.mean(0)
     cosine = centred @ centred[7] / np.linalg.norm(centred, axis=1)
-    assert nearest(query, support, 5)[0].tolist() == np.argsort(-cosine)[:5].tolist()
+    assert nearest_neighbours(query, support, 5)[0].tolist() == np.argsort(-cosine)[:5].tolist()
 
 
 def test_shown_images_come_from_many_classes():
     labels = np.repeat([4, 5, 6], [5, 1, 9])
-    assert labels[spread(labels, 3)].tolist() == [4, 5, 6]
-    assert sorted(labels[spread(labels, 7)].tolist()) == [4, 4, 4, 5, 6, 6, 6]
-    assert len(spread(labels, 99)) == 15 and len(set(spread(labels, 99))) == 15
+    assert labels[spread_over_classes(labels, 3)].tolist() == [4, 5, 6]
+    assert sorted(labels[spread_over_classes(labels, 7)].tolist()) == [4, 4, 4, 5, 6, 6, 6]
+    assert len(spread_over_classes(labels, 99)) == 15 and len(set(spread_over_classes(labels, 99))) == 15
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_call_that_contradicts_the_weights_is_said_and_obeyed(drawn, capsys):
     said = capsys.readouterr().err
     assert "warning: these weights came with mean 0.5/0.5/0.5 and std 0.5/0.5/0.5, as the authors" in said
     assert "--scale imagenet is how most of timm's other networks" in said
-    assert changed.preprocessing.mean == SCALES["imagenet"].mean
+    assert changed.preprocessing.mean == PRESETS["imagenet"].mean
     assert changed.preprocessing.crop == kept.preprocessing.crop
     assert changed.untrained().preprocessing == changed.preprocessing
     assert open_model(str(drawn / "model"), scale="half").preprocessing == kept.preprocessing
@@ -146,5 +146,5 @@ def test_a_call_that_contradicts_the_weights_is_said_and_obeyed(drawn, capsys):
 
 
 def test_a_scale_that_nobody_uses_has_no_likely_cause():
-    said = mismatch(Preprocessing((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)), "clip")
+    said = mismatch_warning(Preprocessing((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)), "clip")
     assert "mean 0.1/0.2/0.3 and std 1/1/1; --scale clip is how CLIP" in said

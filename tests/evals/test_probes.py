@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalevit.evals import probes
-from scalevit.evals.fewshot_sampling import ALL, all_draws, balanced
+from scalevit.evals.fewshot_sampling import ALL_SHOTS, all_draws, balanced_sample
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -84,7 +84,7 @@ def test_labels_may_be_names():
 @settings(max_examples=30, deadline=None)
 def test_draws_are_balanced_nested_and_decided_by_the_seed(shuffle, shots, seed):
     y = np.random.default_rng(shuffle).permutation(np.repeat([3, 1, 8], 5))
-    chosen, more = balanced(y, shots, seed), balanced(y, shots + 1, seed)
+    chosen, more = balanced_sample(y, shots, seed), balanced_sample(y, shots + 1, seed)
     assert (y[chosen] == np.repeat([1, 3, 8], shots)).all()
     assert len(np.unique(chosen)) == len(chosen)
     assert set(chosen) < set(more)
@@ -99,8 +99,8 @@ def test_only_what_is_drawn_is_needed():
     assert 15 <= len(drawn.needed) <= 45 and (np.diff(drawn.needed) > 0).all()
     for shots in (2, 5):
         for seed, rows in enumerate(drawn.rows[shots]):
-            assert (drawn.needed[rows] == balanced(y, shots, seed)).all()
-    assert (all_draws(y, (ALL,), 3).needed == np.arange(300)).all()
+            assert (drawn.needed[rows] == balanced_sample(y, shots, seed)).all()
+    assert (all_draws(y, (ALL_SHOTS,), 3).needed == np.arange(300)).all()
     x, z = np.random.default_rng(0).standard_normal((2, 300, 4))
     part = probes.few_shot(x[drawn.needed], y[drawn.needed], z, y, shots=(2, 5), draws=3, rows=drawn.rows)
     assert part == probes.few_shot(x, y, z, y, shots=(2, 5), draws=3)
@@ -110,9 +110,9 @@ def test_few_shot_is_the_probe_on_each_draw():
     rng = np.random.default_rng(0)
     x, y = clusters(rng, 4, 20)
     z, truth = clusters(rng, 4, 25)
-    one, everything = probes.few_shot(x, y, z, truth, shots=(2, ALL), draws=3, l2=4.0)
+    one, everything = probes.few_shot(x, y, z, truth, shots=(2, ALL_SHOTS), draws=3, l2=4.0)
     by_hand = [
-        probes.ridge_probe(x[i], y[i], z, truth, l2=4.0) for i in (balanced(y, 2, seed) for seed in range(3))
+        probes.ridge_probe(x[i], y[i], z, truth, l2=4.0) for i in (balanced_sample(y, 2, seed) for seed in range(3))
     ]
     assert one.accuracies == tuple(by_hand) and len(set(by_hand)) > 1
     assert one.mean == pytest.approx(np.mean(by_hand)) and one.sd == pytest.approx(np.std(by_hand, ddof=1))
@@ -126,7 +126,7 @@ def test_few_shot_gives_each_l2_and_other_probes_take_its_place():
     apart = [probes.few_shot(x, y, z, truth, shots=(3,), draws=2, l2=value)[0] for value in (1.0, 2.0**20)]
     assert both == apart and both[0] != both[1]
     (found,) = probes.few_shot(x, y, z, truth, shots=(3,), draws=2, probe=probes.nearest_mean_probe)
-    i = balanced(y, 3, 1)
+    i = balanced_sample(y, 3, 1)
     assert found.l2 is None and found.accuracies[1] == probes.nearest_mean_probe(x[i], y[i], z, truth)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scalevit.evals.tta import averaged, views
+from scalevit.evals.tta import average_predictions, views
 
 IMAGE = np.arange(10 * 8, dtype=np.uint8).reshape(10, 8)
 
@@ -25,6 +25,6 @@ def test_views_are_the_centre_the_corners_and_their_mirror_images(count):
 
 def test_averages_are_of_probabilities_and_one_view_is_untouched():
     logits = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32) * 4
-    assert (averaged([logits[0]]) == logits[0]).all()
+    assert (average_predictions([logits[0]]) == logits[0]).all()
     expected = torch.from_numpy(logits).softmax(-1).mean(0)
-    assert np.exp(averaged(list(logits))) == pytest.approx(expected.numpy(), rel=1e-5)
+    assert np.exp(average_predictions(list(logits))) == pytest.approx(expected.numpy(), rel=1e-5)

@@ -60,7 +60,7 @@ def test_no_more_than_one_tensor_and_a_share_of_it_is_in_memory(tmp_path, monkey
     monkeypatch.setattr(dcp.Reader, "fill", lambda self, n, out, o: fill(self, n, follow(out), o))
     monkeypatch.setattr(dcp.Reader, "_piece", lambda self, place: follow(piece(self, place)))
     with growth() as grown:
-        export.leave(run, tmp_path / "run", 1)
+        export.export_run(run, tmp_path / "run", 1)
     assert largest < followed.peak <= 1.5 * largest and followed.live["read"] == 0
     assert grown.bytes < whole / 2  # with all that the allocator and imports keep
     with safe_open(tmp_path / "run/model/model.safetensors", "pt") as file:

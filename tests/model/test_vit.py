@@ -92,7 +92,7 @@ def test_every_parameter_has_a_view_that_gives_it_back(config):
     for name, value in model.named_parameters():
         parts = views[name].of(value.detach())
         assert parts.shape == (views[name].parts, *views[name].shape)
-        assert torch.equal(views[name].back(parts).reshape(value.shape), value), name
+        assert torch.equal(views[name].from_reference(parts).reshape(value.shape), value), name
 
 
 def test_views_separate_query_key_and_value():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scalevit import config, optim
 from scalevit.config.run import Model
 from scalevit.distributed.shards import boxes
-from scalevit.model.reference_layout import View, plain, transposed
+from scalevit.model.reference_layout import ReferenceLayout, same_layout, transposed_layout
 from scalevit.model.vit import ViT
 from scalevit.optim import param_groups
 from scalevit.optim.adafactor import fold
@@ -59,17 +59,17 @@ def steps(parameter, optimizer, gradients):
 
 
 VIEWS = {
-    "fused query, key, value": View(3, (2, 40, 64), (2, 0, 1)),
-    "more heads than their width": View(2, (40, 33, 96), (2, 0, 1)),
-    "attention's output": View(1, (96, 2, 48), (1, 2, 0)),
-    "output, more heads than their width": View(1, (96, 48, 8), (1, 2, 0)),
-    "patches of 32": View(1, (48, 3, 32, 32), (2, 3, 1, 0)),
-    "patches of 8, not factored": View(1, (48, 3, 8, 8), (2, 3, 1, 0)),
-    "tall": transposed(96, 33),
-    "wide": transposed(33, 96),
-    "positions": plain((1, 49, 64)),
-    "biases of heads": View(3, (2, 32), (0, 1)),
-    "biases of many heads, factored": View(3, (36, 32), (0, 1)),
+    "fused query, key, value": ReferenceLayout(3, (2, 40, 64), (2, 0, 1)),
+    "more heads than their width": ReferenceLayout(2, (40, 33, 96), (2, 0, 1)),
+    "attention's output": ReferenceLayout(1, (96, 2, 48), (1, 2, 0)),
+    "output, more heads than their width": ReferenceLayout(1, (96, 48, 8), (1, 2, 0)),
+    "patches of 32": ReferenceLayout(1, (48, 3, 32, 32), (2, 3, 1, 0)),
+    "patches of 8, not factored": ReferenceLayout(1, (48, 3, 8, 8), (2, 3, 1, 0)),
+    "tall": transposed_layout(96, 33),
+    "wide": transposed_layout(33, 96),
+    "positions": same_layout((1, 49, 64)),
+    "biases of heads": ReferenceLayout(3, (2, 32), (0, 1)),
+    "biases of many heads, factored": ReferenceLayout(3, (36, 32), (0, 1)),
 }
 
 
@@ -80,7 +80,7 @@ def test_adafactor_equals_the_formulas_on_each_tensor_of_the_reference(name, cli
     rng = np.random.default_rng(0)
     scale = np.exp(rng.normal(size=view.shape))
     theirs = [rng.normal(size=(view.parts, *view.shape)) * scale for _ in range(3)]
-    ours = [view.back(torch.tensor(g, dtype=torch.float32)).flatten(0, 0).contiguous() for g in theirs]
+    ours = [view.from_reference(torch.tensor(g, dtype=torch.float32)).flatten(0, 0).contiguous() for g in theirs]
     parameter = torch.nn.Parameter(torch.zeros_like(ours[0]))
     groups = [{"params": [parameter], "views": [view]}]
     made = optim.Adafactor(groups, 1.0, momentum_dtype=torch.float32, clip_threshold=clip)
@@ -153,8 +153,8 @@ def test_state_is_two_bytes_a_parameter():
 
 
 def test_ties_between_axes_are_broken_as_numpy_sorts():
-    assert fold(View(1, (32, 32, 64), (2, 0, 1)), 32).shape == (32, 32, 1, 64, 1)
-    assert fold(View(1, (8, 3, 32, 32), (2, 3, 1, 0)), 32).factored
+    assert fold(ReferenceLayout(1, (32, 32, 64), (2, 0, 1)), 32).shape == (32, 32, 1, 64, 1)
+    assert fold(ReferenceLayout(1, (8, 3, 32, 32), (2, 3, 1, 0)), 32).factored
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adam", "sgd"])

@@ -17,8 +17,8 @@ from scalevit.data.loader import Batches, Samples
 from scalevit.data.order import Order
 from scalevit.data.procedural.hashing import key, uniform_one
 from scalevit.data.registry import augmented
-from scalevit.evals.finetune import Part, parts
-from scalevit.evals.in_training import known_set
+from scalevit.evals.finetune import FinetunePart, finetune_split
+from scalevit.evals.in_training import open_set_cached
 
 _CROPS = 8
 
@@ -43,7 +43,7 @@ class Labelled:
     keeps = False
     strata = 0
 
-    def __init__(self, part: Part, side: int, transform: str, seed: int) -> None:
+    def __init__(self, part: FinetunePart, side: int, transform: str, seed: int) -> None:
         self.part, self.side, self.seed, self.view = part, side, seed, VIEWS[transform]
 
     @property
@@ -70,13 +70,13 @@ def coloured(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 def labelled_batches(run: Run, rank: int, world: int, pin: bool) -> Batches:
     """The batches of a run on a labelled set. Raises ValueError when its classes are not the model's."""
-    data, found = run.data, known_set(run.data.source)
+    data, found = run.data, open_set_cached(run.data.source)
     if found.classes != run.model.classes:
         raise ValueError(
             f"{data.source} has {found.classes} classes, the model {run.model.classes}; "
             f"set model.classes={found.classes}"
         )
-    source = Labelled(parts(found, data.part)[0], run.model.image, data.transform, data.seed)
+    source = Labelled(finetune_split(found, data.part)[0], run.model.image, data.transform, data.seed)
     order = Order(source.samples, data.images, data.seed)
     source = augmented(source, order, data, found.classes)
     return Batches(

@@ -137,10 +137,10 @@ def half_folders(path: Path) -> tuple[Path, Path] | None:
 
 def halves(labels: np.ndarray) -> np.ndarray:
     """bool (n,): True for the first half of each class in the order of seed 0."""
-    from scalevit.evals.fewshot_sampling import orders
+    from scalevit.evals.fewshot_sampling import class_permutations
 
     support = np.zeros(len(labels), bool)
-    for order in orders(labels, 0):
+    for order in class_permutations(labels, 0):
         support[order[: (len(order) + 1) // 2]] = True
     return support
 

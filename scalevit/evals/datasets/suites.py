@@ -16,7 +16,7 @@ from scalevit.evals.compare import ProbeResult
 from scalevit.evals.datasets.builtin import NAMES
 from scalevit.evals.datasets.open import open_set
 from scalevit.evals.datasets.probe_set import ProbeSet
-from scalevit.evals.fewshot_sampling import ALL
+from scalevit.evals.fewshot_sampling import ALL_SHOTS
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ SUITES: dict[str, Suite] = {
                 "dsprites_orientation", "smallnorb_azimuth", "smallnorb_elevation",
             ),
         },
-        shots=(ALL,), support=1000,
+        shots=(ALL_SHOTS,), support=1000,
     ),
 }  # fmt: skip
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from scalevit.config.run import Model, Preprocessing
 from scalevit.model.formats import name_mapping
-from scalevit.model.formats.name_mapping import Held, held
-from scalevit.model.reference_layout import View
+from scalevit.model.formats.name_mapping import SourceTensors, source_tensors
+from scalevit.model.reference_layout import ReferenceLayout
 from scalevit.model.vit import ViT
 
 PREFIXES = ("opt/target/", "params/", "img/")
@@ -140,15 +140,15 @@ def write(model: ViT) -> dict[str, np.ndarray]:
     return {f"params/{name}": value for name, value in from_ours(model, values).items()}
 
 
-def places(model: ViT) -> dict[str, Held]:
+def places(model: ViT) -> dict[str, SourceTensors]:
     """Where big_vision holds each parameter of ours that it knows."""
     views = model.views()
     return {
-        name: held(theirs, views[name]) for name in views if (theirs := reference_names(name, views[name]))
+        name: source_tensors(theirs, views[name]) for name in views if (theirs := reference_names(name, views[name]))
     }
 
 
-def reference_names(name: str, view: View) -> tuple[str, ...]:
+def reference_names(name: str, view: ReferenceLayout) -> tuple[str, ...]:
     """big_vision's names for the parts of one parameter of ours; none where it has no such thing."""
     if name in _NAMES:
         return _NAMES[name]

@@ -94,7 +94,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def written_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """A temporary folder that becomes `target` when the block ends well, and vanishes when it does not.
 
     Into a folder that exists already, its files move one by one, each replacing its namesake at once."""
@@ -113,7 +113,7 @@ def written_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_file(target: Path) -> Iterator[Path]:
+def atomic_file(target: Path) -> Iterator[Path]:
     """A temporary path that becomes `target`, along with whatever else was written beside it, when the block
     ends well, and vanishes when it does not."""
     target.parent.mkdir(parents=True, exist_ok=True)

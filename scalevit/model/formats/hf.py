@@ -16,8 +16,8 @@ from torch import Tensor
 
 from scalevit.config.run import Model, Preprocessing
 from scalevit.model.formats import files, name_mapping
-from scalevit.model.formats.name_mapping import Held, rows
-from scalevit.model.formats.package import Package, packed
+from scalevit.model.formats.name_mapping import SourceTensors, stacked
+from scalevit.model.formats.package import ModelPackage, package_of
 from scalevit.model.vit import ViT
 
 _GELUS: dict[str, Any] = {
@@ -77,7 +77,7 @@ _MODERN_VIT = (
 _LETTERS = {"q": "query", "k": "key", "v": "value"}
 
 
-def read_folder(folder: Path) -> Package:
+def read_folder(folder: Path) -> ModelPackage:
     """A folder of `SiglipVisionModel`, `SiglipModel`, `ViTModel` or `ViTForImageClassification`."""
     about = files.read_json(folder / "config.json")
     kind = about.get("model_type")
@@ -93,7 +93,7 @@ def write_folder(model: ViT, folder: Path) -> None:
     (class token) reads. Raises ValueError for a model that neither can compute."""
     _require_expressible(model.config)
     about, tensors = (_siglip if model.config.pool == "map" else _vit)(model)
-    with files.written_folder(folder) as temporary:
+    with files.atomic_folder(folder) as temporary:
         files.write_tensors(temporary / "model.safetensors", tensors)
         files.write_json(temporary / "config.json", {**_about(model.config), **about})
         files.write_json(temporary / "preprocessor_config.json", _preprocessor(model))
@@ -102,7 +102,7 @@ def write_folder(model: ViT, folder: Path) -> None:
 # --------------------------------------------------------------------------- SigLIP
 
 
-def _read_siglip(about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing) -> Package:
+def _read_siglip(about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing) -> ModelPackage:
     vision = about.get("vision_config", about)
     if not vision.get("vision_use_head", True):
         raise ValueError("this SigLIP tower has no pooling head")
@@ -113,7 +113,7 @@ def _read_siglip(about: dict[str, Any], tensors: dict[str, Tensor], preprocessin
     # position_ids is a counter that older releases saved
     tensors = {name: value for name, value in tensors.items() if name != "embeddings.position_ids"}
     config = _config(vision, {**_SIGLIP_DEFAULTS, **vision}, pool="map", classes=0)
-    return packed(config, _unpacked(tensors), _siglip_places, preprocessing)
+    return package_of(config, _unpacked(tensors), _siglip_places, preprocessing)
 
 
 def _siglip(model: ViT) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -126,7 +126,7 @@ def _siglip(model: ViT) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"architectures": ["SiglipVisionModel"], "model_type": "siglip_vision_model"}, named
 
 
-def _siglip_places(model: ViT) -> dict[str, Held]:
+def _siglip_places(model: ViT) -> dict[str, SourceTensors]:
     return _places(model, _SIGLIP, _SIGLIP_BLOCK, "encoder.layers", positions=2)
 
 
@@ -152,7 +152,7 @@ def _together(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # --------------------------------------------------------------------------- ViT
 
 
-def _read_vit(about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing) -> Package:
+def _read_vit(about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing) -> ModelPackage:
     source = {}
     for name, value in tensors.items():
         name = name.removeprefix("vit.")
@@ -164,7 +164,7 @@ def _read_vit(about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: 
         about, {**_VIT_DEFAULTS, **about}, pool="token", classes=classes, prefix_positions=True,
         pre_logits="pooler.dense.weight" in source,
     )  # fmt: skip
-    return packed(config, source, _vit_places, preprocessing)
+    return package_of(config, source, _vit_places, preprocessing)
 
 
 def _vit(model: ViT) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -188,7 +188,7 @@ def _turned(labels: Mapping[str, str]) -> dict[str, int]:
     return {label: int(number) for number, label in labels.items()}
 
 
-def _vit_places(model: ViT) -> dict[str, Held]:
+def _vit_places(model: ViT) -> dict[str, SourceTensors]:
     return _places(model, _VIT, _VIT_BLOCK, "encoder.layer", positions=3)
 
 
@@ -203,7 +203,7 @@ _VIT_DEFAULTS = {**_SIGLIP_DEFAULTS, "hidden_act": "gelu", "layer_norm_eps": 1e-
 
 def _places(
     model: ViT, names: dict[str, list[str]], block: dict[str, list[str]], blocks: str, positions: int
-) -> dict[str, Held]:
+) -> dict[str, SourceTensors]:
     """Where the source keeps what it has; positions have 2 axes in SigLIP (an embedding) and 3 in ViT."""
     out = {}
     for name, value in model.state_dict().items():
@@ -214,9 +214,9 @@ def _places(
             theirs = [f"{blocks}.{inner[1]}.{part}" for part in theirs]
         shape = tuple(value.shape)
         if name in names:
-            out[name] = rows(names[name], shape, shape[-positions:] if name == "pos_embed" else None)
+            out[name] = stacked(names[name], shape, shape[-positions:] if name == "pos_embed" else None)
         elif theirs:
-            out[name] = rows([f"{part}.{leaf}" for part in theirs], shape)
+            out[name] = stacked([f"{part}.{leaf}" for part in theirs], shape)
     return out
 
 

@@ -9,45 +9,45 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scalevit.model.reference_layout import View
+from scalevit.model.reference_layout import ReferenceLayout
 
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Held:
+class SourceTensors:
     """Where a source keeps one parameter of ours: `names`, one for each part of `view`, each a tensor of
     `shape` (the view's own shape, or one with axes of length 1 more or less)."""
 
     names: tuple[str, ...]
-    view: View
+    view: ReferenceLayout
     shape: tuple[int, ...]
 
 
-def held(names: Sequence[str], view: View, shape: tuple[int, ...] | None = None) -> Held:
-    return Held(tuple(names), view, view.shape if shape is None else shape)
+def source_tensors(names: Sequence[str], view: ReferenceLayout, shape: tuple[int, ...] | None = None) -> SourceTensors:
+    return SourceTensors(tuple(names), view, view.shape if shape is None else shape)
 
 
-def rows(names: Sequence[str], ours: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Held:
+def stacked(names: Sequence[str], ours: tuple[int, ...], shape: tuple[int, ...] | None = None) -> SourceTensors:
     """A source with torch's own layout: its tensors are stacked along the first axis of `ours`, our shape."""
     part = (ours[0] // len(names), *ours[1:])
-    return held(names, View(len(names), part, tuple(range(len(part)))), shape)
+    return source_tensors(names, ReferenceLayout(len(names), part, tuple(range(len(part)))), shape)
 
 
 def to_ours(
-    source: Tensors, places: Mapping[str, Held], shapes: Mapping[str, torch.Size]
+    source: Tensors, places: Mapping[str, SourceTensors], shapes: Mapping[str, torch.Size]
 ) -> dict[str, Tensor]:
     """Our state dict. Raises ValueError naming every tensor that is missing, left over, of another shape,
     or not finite, with the nearest names of the other side."""
-    _complain(_mistakes(source, places))
+    _raise_on(_mismatches(source, places))
     ours = {}
     for name, place in places.items():
         parts = torch.stack([source[part].reshape(place.view.shape) for part in place.names])
-        ours[name] = place.view.back(parts).reshape(shapes[name]).contiguous()
+        ours[name] = place.view.from_reference(parts).reshape(shapes[name]).contiguous()
     return ours
 
 
-def from_ours(ours: Tensors, places: Mapping[str, Held]) -> dict[str, Tensor]:
+def from_ours(ours: Tensors, places: Mapping[str, SourceTensors]) -> dict[str, Tensor]:
     """The source's tensors; the inverse of `to_ours`, bit for bit."""
     extra = [name for name in ours if name not in places]
     if extra:
@@ -70,7 +70,7 @@ def require_finite(tensors: Tensors) -> None:
         raise ValueError(f"NaN or infinite values in {_few(bad)}: the file is damaged or training diverged")
 
 
-def _mistakes(source: Tensors, places: Mapping[str, Held]) -> Iterable[str]:
+def _mismatches(source: Tensors, places: Mapping[str, SourceTensors]) -> Iterable[str]:
     wanted = {part: place.shape for place in places.values() for part in place.names}
     missing = [name for name in wanted if name not in source]
     extra = [name for name in source if name not in wanted]
@@ -84,7 +84,7 @@ def _mistakes(source: Tensors, places: Mapping[str, Held]) -> Iterable[str]:
         yield f"of another shape: {_few(found)}"
 
 
-def _complain(mistakes: Iterable[str]) -> None:
+def _raise_on(mistakes: Iterable[str]) -> None:
     found = "; ".join(mistakes)
     if found:
         raise ValueError(f"the weights do not fit: {found}")

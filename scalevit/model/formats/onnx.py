@@ -27,7 +27,7 @@ def write(model: ViT, path: Path) -> float:
     model = model.eval().cpu()
     beside = sum(value.nbytes for value in model.state_dict().values()) > LARGEST
     images = torch.randn(2, 3, *[model.config.image] * 2, generator=torch.Generator().manual_seed(0))
-    with files.written_file(path) as temporary:
+    with files.atomic_file(path) as temporary:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
             torch.onnx.export(

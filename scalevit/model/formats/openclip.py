@@ -15,9 +15,9 @@ from torch import Tensor
 
 from scalevit.config.run import Model, Preprocessing
 from scalevit.model.formats import files
-from scalevit.model.formats.name_mapping import Held, held, rows
-from scalevit.model.formats.package import Package, packed
-from scalevit.model.reference_layout import View
+from scalevit.model.formats.name_mapping import SourceTensors, source_tensors, stacked
+from scalevit.model.formats.package import ModelPackage, package_of
+from scalevit.model.reference_layout import ReferenceLayout
 from scalevit.model.vit import ViT
 
 CONFIG = "open_clip_config.json"
@@ -37,7 +37,7 @@ _BLOCK = {
 _NAMES = {"patch_embed.proj": "conv1.", "norm_pre": "ln_pre.", "norm": "ln_post.", "fc_norm": "ln_post."}
 
 
-def read_folder(folder: Path) -> Package:
+def read_folder(folder: Path) -> ModelPackage:
     """The visual tower of an open_clip folder, as its hub repositories are."""
     about = files.read_json(folder / CONFIG)
     return from_tensors(about.get("model_cfg", about), files.read_folder(folder, _FILES), about)
@@ -45,7 +45,7 @@ def read_folder(folder: Path) -> Package:
 
 def from_tensors(
     model_cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
-) -> Package:
+) -> ModelPackage:
     """The visual tower among the tensors of a whole CLIP, described by open_clip's model configuration."""
     source = {
         name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")
@@ -53,7 +53,7 @@ def from_tensors(
     config = _config(model_cfg, source)
     implied = ("head.bias",) if config.classes else ()
     implied += () if config.pre_norm else ("patch_embed.proj.bias",)
-    return packed(config, source, _places, _preprocessing(about or {}), implied)
+    return package_of(config, source, _places, _preprocessing(about or {}), implied)
 
 
 def _config(model_cfg: Mapping[str, Any], source: Mapping[str, Tensor]) -> Model:
@@ -91,20 +91,20 @@ def _require_ours(vision: Mapping[str, Any], source: Mapping[str, Tensor]) -> No
             raise ValueError(f"no visual.{name} among these weights: not a ViT of open_clip")
 
 
-def _places(model: ViT) -> dict[str, Held]:
+def _places(model: ViT) -> dict[str, SourceTensors]:
     d, places = model.config.resolve().width, model.pos_embed.shape[1]
     out = {
-        "cls_token": rows(["class_embedding"], (1, 1, d), (d,)),
-        "pos_embed": rows(["positional_embedding"], (1, places, d), (places, d)),
+        "cls_token": stacked(["class_embedding"], (1, 1, d), (d,)),
+        "pos_embed": stacked(["positional_embedding"], (1, places, d), (places, d)),
     }
     if model.config.classes:  # (width, embedding), used as x @ proj
-        out["head.weight"] = held(["proj"], View(1, (model.config.classes, d), (1, 0)))
+        out["head.weight"] = source_tensors(["proj"], ReferenceLayout(1, (model.config.classes, d), (1, 0)))
     for name, value in model.state_dict().items():
         module, _, leaf = name.rpartition(".")
         inner = re.fullmatch(r"blocks\.(\d+)\.(.+)", module)
         theirs = f"transformer.resblocks.{inner[1]}.{_BLOCK[inner[2]]}" if inner else _NAMES.get(module)
         if theirs and name != "patch_embed.proj.bias":
-            out[name] = rows([theirs + leaf], tuple(value.shape))
+            out[name] = stacked([theirs + leaf], tuple(value.shape))
     return out
 
 

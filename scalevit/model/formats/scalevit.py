@@ -15,11 +15,11 @@ from torch import Tensor
 from scalevit.config.dataclass_io import from_dict
 from scalevit.config.run import Model, Preprocessing
 from scalevit.model.formats import files, timm
-from scalevit.model.formats.package import Package, packed
+from scalevit.model.formats.package import ModelPackage, package_of
 from scalevit.model.vit import ViT
 
 
-def read_folder(folder: Path) -> Package:
+def read_folder(folder: Path) -> ModelPackage:
     """What `write_folder` wrote."""
     ours = files.read_json(folder / "config.json")["scalevit"]
     mistakes: list[str] = []
@@ -27,7 +27,7 @@ def read_folder(folder: Path) -> Package:
     preprocessing = from_dict(Preprocessing, ours["preprocessing"], mistakes, "preprocessing.")
     if mistakes:
         raise ValueError("; ".join(mistakes))
-    return packed(config, files.read_folder(folder, ("model.safetensors",)), timm.places, preprocessing)
+    return package_of(config, files.read_folder(folder, ("model.safetensors",)), timm.places, preprocessing)
 
 
 def write_folder(model: ViT, folder: Path, read: Callable[[str], Tensor] | None = None) -> None:
@@ -37,7 +37,7 @@ def write_folder(model: ViT, folder: Path, read: Callable[[str], Tensor] | None 
     state = model.state_dict()
     described = {**asdict(model.config), **asdict(model.config.resolve())}
     about = {"scalevit": {"model": described, "preprocessing": asdict(model.preprocessing)}}
-    with files.written_folder(folder) as temporary:
+    with files.atomic_folder(folder) as temporary:
         files.stream_tensors(temporary / "model.safetensors", state, read or state.__getitem__)
         files.write_json(temporary / "config.json", {**_for_timm(model), **about})
 

@@ -16,9 +16,9 @@ import torch
 from scalevit.config.dataclass_io import nearest
 from scalevit.config.run import Model, Preprocessing
 from scalevit.model.formats import files
-from scalevit.model.formats.name_mapping import Held, rows
-from scalevit.model.formats.package import Package, packed
-from scalevit.model.formats.torchvision_shim import import_beside
+from scalevit.model.formats.name_mapping import SourceTensors, stacked
+from scalevit.model.formats.package import ModelPackage, package_of
+from scalevit.model.formats.torchvision_shim import import_despite_torchvision
 from scalevit.model.vit import ViT
 
 #: timm sets LayerNorm's epsilon by architecture, not by argument: one of each kind.
@@ -27,7 +27,7 @@ _POOLS: dict[str, Any] = {"map": "map", "avg": "gap", "token": "token"}
 _GELUS = {"tanh": "gelu_tanh", "erf": "gelu", "quick": "quick_gelu"}
 
 
-def read_folder(folder: Path) -> Package:
+def read_folder(folder: Path) -> ModelPackage:
     """A folder in timm's layout, as its hub repositories are; needs timm to know what an architecture is."""
     config = files.read_json(folder / "config.json")
     given = config.get("pretrained_cfg", config)
@@ -49,7 +49,7 @@ def _built(architecture: str, args: Mapping[str, Any]) -> Any:
         raise ValueError(f"timm cannot build {architecture}: {str(error).splitlines()[0]}") from None
 
 
-def read_name(name: str) -> Package:
+def read_name(name: str) -> ModelPackage:
     """The pretrained model that timm knows under this name; downloads its weights."""
     timm = import_timm()
     if not timm.is_model(name):
@@ -61,12 +61,12 @@ def read_name(name: str) -> Package:
         raise ValueError(f"cannot get timm's weights of {name}: {str(error).splitlines()[0]}") from None
 
 
-def from_module(module: Any, state: Mapping[str, Any] | None = None, given: Any = None) -> Package:
+def from_module(module: Any, state: Mapping[str, Any] | None = None, given: Any = None) -> ModelPackage:
     """A timm VisionTransformer as ours. Raises ValueError for what ours cannot compute."""
     config = config_of(module)
     tensors: Mapping[str, Any] = module.state_dict() if state is None else state
     given = module.pretrained_cfg if given is None else given
-    return packed(config, tensors, places, _preprocessing(given))
+    return package_of(config, tensors, places, _preprocessing(given))
 
 
 def config_of(module: Any) -> Model:
@@ -92,9 +92,9 @@ def config_of(module: Any) -> Model:
     )  # fmt: skip
 
 
-def places(model: ViT) -> dict[str, Held]:
+def places(model: ViT) -> dict[str, SourceTensors]:
     """timm holds everything as we do."""
-    return {name: rows([name], tuple(value.shape)) for name, value in model.state_dict().items()}
+    return {name: stacked([name], tuple(value.shape)) for name, value in model.state_dict().items()}
 
 
 def description(config: Model, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -186,6 +186,6 @@ def _preprocessing(given: Any) -> Preprocessing:
 def import_timm() -> Any:
     """timm, also beside a torchvision built for another torch."""
     try:
-        return import_beside("timm")
+        return import_despite_torchvision("timm")
     except ImportError:
         raise ValueError('reading timm models needs timm: pip install "scalevit[timm]"') from None

@@ -9,10 +9,10 @@ from types import ModuleType
 import torch
 
 #: The operators that were declared live as long as this.
-_KEPT: list[torch.library.Library] = []
+_LIBRARIES: list[torch.library.Library] = []
 
 
-def import_beside(name: str) -> ModuleType:
+def import_despite_torchvision(name: str) -> ModuleType:
     """The module `name`. Beside a CPU build of torch, torchvision's only Linux wheel fails on two missing
     operators of its compiled part; declaring them is enough for all that is used of it here.
 
@@ -20,12 +20,12 @@ def import_beside(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except RuntimeError as error:
-        if "torchvision::" not in str(error) or _KEPT:
+        if "torchvision::" not in str(error) or _LIBRARIES:
             raise
     for module in [known for known in sys.modules if known.split(".")[0] in ("timm", "torchvision")]:
         del sys.modules[module]
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
+    _LIBRARIES.append(library)
     return importlib.import_module(name)

@@ -21,7 +21,7 @@ from scalevit.data.crops import inception_box, mirrored, resize, train_view
 from scalevit.data.decode import cut
 from scalevit.data.loader import as_floats
 from scalevit.data.procedural.hashing import key, uniform_one
-from scalevit.model.formats.torchvision_shim import import_beside
+from scalevit.model.formats.torchvision_shim import import_despite_torchvision
 
 SIDE = 224
 TURNS = 5
@@ -131,7 +131,7 @@ def _ways() -> tuple[dict[tuple[str, str], Way], dict[str, str]]:
 
 def _torchvision() -> dict[str, Way]:
     """PyTorch's usual path on Pillow's images, by what it ends in."""
-    tv = import_beside("torchvision.transforms")
+    tv = import_despite_torchvision("torchvision.transforms")
     crop: list[Any] = [tv.RandomResizedCrop(SIDE), tv.RandomHorizontalFlip()]
     view = tv.Compose(crop)
     whole = tv.Compose([*crop, tv.ToTensor(), tv.Normalize([0.5] * 3, [0.5] * 3)])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from scalevit.config.run import Model
-from scalevit.evals.backbones import LAST, of_vit
+from scalevit.evals.backbones import LAST_LAYER, of_vit
 from scalevit.evals.features import BATCH, extract
 from scalevit.model.vit import ViT
 from scalevit.tools.bench.turns import device_name, here, own_time, take_turns
@@ -64,4 +64,4 @@ def _bare(model: ViT, count: int) -> None:
 
 
 def _extract(model: ViT, pixels: np.ndarray) -> None:
-    extract(of_vit(model, "model"), pixels, whole=True, layers=(LAST,))
+    extract(of_vit(model, "model"), pixels, whole=True, layers=(LAST_LAYER,))

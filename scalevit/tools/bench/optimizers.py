@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scalevit import config, optim
 from scalevit.config.run import Model
-from scalevit.model.formats.torchvision_shim import import_beside
+from scalevit.model.formats.torchvision_shim import import_despite_torchvision
 from scalevit.model.vit import ViT
 from scalevit.tools.bench.turns import device_name, here, take_turns
 
@@ -89,7 +89,7 @@ def _candidates(model: ViT) -> tuple[dict[str, torch.optim.Optimizer], dict[str,
 
 def _timm() -> Any:
     """timm's port of the same optimizer, with the reference's settings."""
-    port = import_beside("timm.optim.adafactor_bv").AdafactorBigVision
+    port = import_despite_torchvision("timm.optim.adafactor_bv").AdafactorBigVision
     return partial(port, min_dim_size_to_factor=32, momentum_dtype=torch.bfloat16)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from scalevit.config.model_sizes import Shape
-from scalevit.model.formats.torchvision_shim import import_beside
+from scalevit.model.formats.torchvision_shim import import_despite_torchvision
 
 CLASSES = 1000
 
@@ -26,7 +26,7 @@ class Peer:
 
 
 def _timm(shape: Shape, image: int) -> nn.Module:
-    made = import_beside("timm.models.vision_transformer").VisionTransformer
+    made = import_despite_torchvision("timm.models.vision_transformer").VisionTransformer
     return made(
         img_size=image, patch_size=shape.patch, embed_dim=shape.width, depth=shape.depth,
         num_heads=shape.heads, mlp_ratio=shape.mlp / shape.width, num_classes=CLASSES, class_token=False,
@@ -35,7 +35,7 @@ def _timm(shape: Shape, image: int) -> nn.Module:
 
 
 def _simple(shape: Shape, image: int) -> nn.Module:
-    made = import_beside("vit_pytorch.simple_vit").SimpleViT
+    made = import_despite_torchvision("vit_pytorch.simple_vit").SimpleViT
     return made(
         image_size=image, patch_size=shape.patch, dim=shape.width, depth=shape.depth, heads=shape.heads,
         mlp_dim=shape.mlp, dim_head=shape.width // shape.heads, num_classes=CLASSES,
@@ -54,7 +54,7 @@ class _Logits(nn.Module):
 
 
 def _transformers(shape: Shape, image: int) -> nn.Module:
-    library = import_beside("transformers")
+    library = import_despite_torchvision("transformers")
     config = library.ViTConfig(
         hidden_size=shape.width, num_hidden_layers=shape.depth, num_attention_heads=shape.heads,
         intermediate_size=shape.mlp, image_size=image, patch_size=shape.patch, num_labels=CLASSES,

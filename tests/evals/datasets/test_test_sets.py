@@ -10,7 +10,7 @@ from PIL import Image
 
 from scalevit.cli import evaluate
 from scalevit.evals import backbones
-from scalevit.evals.backbones import LAST, LOGITS, Backbone
+from scalevit.evals.backbones import LAST_LAYER, LOGITS, Backbone
 from scalevit.evals.datasets.test_sets import open_tests
 from scalevit.evals.datasets.wordnet import synsets
 from scalevit.evals.features import Preprocessing
@@ -22,10 +22,10 @@ def brightness(outputs):
     def run(images, wanted):
         level = (images.mean((1, 2, 3)) * 255 * outputs / 200)[:, None]
         logits = -((level - torch.arange(outputs)) ** 2)
-        return {LOGITS: logits, LAST: level}
+        return {LOGITS: logits, LAST_LAYER: level}
 
     plain = Preprocessing((0.0,) * 3, (1.0,) * 3, crop=1.0)
-    return Backbone("brightness", run, (LAST,), 8, plain, None, outputs=outputs)
+    return Backbone("brightness", run, (LAST_LAYER,), 8, plain, None, outputs=outputs)
 
 
 def image(path, k, outputs):
