@@ -33,8 +33,9 @@ from scalevit.data.loader import as_floats
 from scalevit.data.registry import batches_of
 from scalevit.kernels import fp8_autotune, fp8_linear
 from scalevit.kernels.cuda_graph import WARM, Replay
+from scalevit.model.attention import Block
 from scalevit.model.losses import LOSSES
-from scalevit.model.vit import Block, ViT
+from scalevit.model.vit import ViT
 from scalevit.tools.bench.markdown import markdown
 from scalevit.tools.bench.models import CASES, CLASSES
 from scalevit.train import precision

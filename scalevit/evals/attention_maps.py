@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scalevit.model.vit import AttentionPool, Block, ViT
+from scalevit.model.attention import AttentionPool, Block
+from scalevit.model.vit import ViT
 
 
 def attention_maps(model: ViT, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b h g g"]:

@@ -71,7 +71,10 @@ def open_model(target: str, *, image: int = 0, scale: str = "", device: torch.de
         return found
     preprocessing = with_preset(found.preprocessing, scale)
     if preprocessing != found.preprocessing and not _is_function(target):
-        print(f"scalevit: {found.name}: warning: {mismatch_warning(found.preprocessing, scale)}", file=sys.stderr)
+        print(
+            f"scalevit: {found.name}: warning: {mismatch_warning(found.preprocessing, scale)}",
+            file=sys.stderr,
+        )
     fresh = found.untrained
     untrained = fresh and (lambda: replace(fresh(), preprocessing=preprocessing))
     return replace(found, preprocessing=preprocessing, untrained=untrained)

@@ -82,7 +82,9 @@ def compare(
                 raise ValueError(f"{data.name}: {error}") from None
 
 
-def _feature_sources(models: Sequence[Backbone], protocol: ProbeProtocol, cache: FeatureCache) -> Iterator[FeatureSource]:
+def _feature_sources(
+    models: Sequence[Backbone], protocol: ProbeProtocol, cache: FeatureCache
+) -> Iterator[FeatureSource]:
     for model in models:
         yield _network(model, model.name, "", _layers(model, protocol), cache)
     for model in models:
@@ -98,7 +100,9 @@ def _layers(model: Backbone, protocol: ProbeProtocol) -> tuple[str, ...]:
     return model.layers if protocol.layers == ("all",) else protocol.layers or (LAST_LAYER,)
 
 
-def _network(model: Backbone, name: str, floor: str, layers: tuple[str, ...], cache: FeatureCache) -> FeatureSource:
+def _network(
+    model: Backbone, name: str, floor: str, layers: tuple[str, ...], cache: FeatureCache
+) -> FeatureSource:
     def features(data: ProbeSet, needed: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         taken = digest([needed.tobytes()])
         support, query = (

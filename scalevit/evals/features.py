@@ -106,7 +106,9 @@ def _features_of_rank(
                 for layer in layers:
                     own[layer].append(found[layer].float())
                     if number % BATCHES_ON_DEVICE == 0:
-                        own[layer][-BATCHES_ON_DEVICE:] = [value.cpu() for value in own[layer][-BATCHES_ON_DEVICE:]]
+                        own[layer][-BATCHES_ON_DEVICE:] = [
+                            value.cpu() for value in own[layer][-BATCHES_ON_DEVICE:]
+                        ]
     except ValueError as error:
         return error
     return wrong or {

@@ -52,7 +52,9 @@ def all_draws(labels: np.ndarray, shots: Sequence[int], draws: int) -> FewShotDr
     Only the features of `needed` must be computed: of ImageNet's training images one in a hundred."""
     if draws < 1 or not shots or min(shots) < 0:
         raise ValueError(f"shots and draws must be at least 1, found shots {list(shots)}, draws {draws}")
-    taken = {s: [balanced_sample(labels, s, seed) for seed in range(1 if s == ALL_SHOTS else draws)] for s in shots}
+    taken = {
+        s: [balanced_sample(labels, s, seed) for seed in range(1 if s == ALL_SHOTS else draws)] for s in shots
+    }
     needed = np.unique(np.concatenate([draw for of_shots in taken.values() for draw in of_shots]))
     return FewShotDraws(
         needed, {s: tuple(np.searchsorted(needed, draw) for draw in found) for s, found in taken.items()}

@@ -54,7 +54,9 @@ def finetune_split(data: ProbeSet, part: str) -> tuple[FinetunePart, FinetunePar
     everything = np.arange(len(labels))
     if part == "train":
         others = np.searchsorted(names, data.query_labels)
-        return FinetunePart(data.support, everything, labels), FinetunePart(data.query, np.arange(len(others)), others)
+        return FinetunePart(data.support, everything, labels), FinetunePart(
+            data.query, np.arange(len(others)), others
+        )
     held = int(HELD_OUT_SHARE * len(labels))
     if held < FEWEST:
         raise ValueError(

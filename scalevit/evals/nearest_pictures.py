@@ -77,7 +77,9 @@ def _neighbours(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figur
 
 def _attention(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figure:
     assert backbone.attention_maps is not None
-    prepared = preprocess([data.query[int(i)] for i in chosen], backbone.image, backbone.preprocessing, data.whole)
+    prepared = preprocess(
+        [data.query[int(i)] for i in chosen], backbone.image, backbone.preprocessing, data.whole
+    )
     with torch.inference_mode():
         weights = backbone.attention_maps(prepared).cpu().numpy()
     heads = min(HEADS, weights.shape[1])

@@ -31,8 +31,8 @@ def mismatch_warning(kept: Preprocessing, scale: str) -> str:
     own = [f", as {TRAINED_WITH[name]}" for name in PRESETS if with_preset(kept, name) == kept]
     return (
         f"these weights came with mean {_three(kept.mean)} and std {_three(kept.std)}{''.join(own)}; "
-        f"--scale {scale} is how {TRAINED_WITH[scale]} trained; leave it out unless what came with the weights is "
-        "known to be wrong"
+        f"--scale {scale} is how {TRAINED_WITH[scale]} trained; leave it out unless what came with the "
+        "weights is known to be wrong"
     )
 
 

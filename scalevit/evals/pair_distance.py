@@ -17,6 +17,8 @@ def pair_distances(backbone: Backbone, first: Images, second: Images) -> Float[n
     """1 - cosine of the features of first[i] and second[i], 0 to 2. Images are resized whole."""
     if not len(first):
         return np.zeros(0, np.float32)
-    a, b = (extract(backbone, images, whole=True, layers=(LAST_LAYER,))[LAST_LAYER] for images in (first, second))
+    a, b = (
+        extract(backbone, images, whole=True, layers=(LAST_LAYER,))[LAST_LAYER] for images in (first, second)
+    )
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return 1 - (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)

@@ -20,7 +20,8 @@ from scalevit.config.run import Model
 from scalevit.model.formats import bigvision, files, hf, onnx, openclip, scalevit, timm
 from scalevit.model.formats.name_mapping import require_finite
 from scalevit.model.formats.package import ModelPackage, with_shape_name
-from scalevit.model.vit import ViT, sincos2d
+from scalevit.model.initialisation import sincos2d
+from scalevit.model.vit import ViT
 
 if TYPE_CHECKING:
     import numpy as np

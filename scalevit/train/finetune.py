@@ -16,7 +16,7 @@ from scalevit import config
 from scalevit.artifacts import records, run_folder
 from scalevit.config.lr_schedule import Schedule
 from scalevit.evals.datasets.probe_set import ProbeSet
-from scalevit.evals.finetune import weights_hash, finetune_split
+from scalevit.evals.finetune import finetune_split, weights_hash
 from scalevit.evals.in_training import open_set_cached
 from scalevit.model import weights
 from scalevit.train.reporter import RowFields
@@ -77,7 +77,9 @@ def plan(
     or the choice of a rate already decide."""
     found, protocol = open_set_cached(data), PROTOCOLS[preset]
     base = _base(model, data, found, protocol)
-    run = _with_dependent_settings(config.changed(base, overrides), {override.partition("=")[0] for override in overrides})
+    run = _with_dependent_settings(
+        config.changed(base, overrides), {override.partition("=")[0] for override in overrides}
+    )
     _require_possible(run, base)
     chosen = tuple(dict.fromkeys(rates or protocol.rates))
     if len(chosen) > 1:

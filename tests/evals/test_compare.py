@@ -61,7 +61,8 @@ def test_json_holds_the_probes_numbers_and_every_floor(home, capsys):
     ]
     data, model = open_set(str(home / "stripes.npz")), weights.load(home / "model")
     x, z = (
-        extract(of_vit(model, "m"), i, whole=True, layers=(LAST_LAYER,))[LAST_LAYER] for i in (data.support, data.query)
+        extract(of_vit(model, "m"), i, whole=True, layers=(LAST_LAYER,))[LAST_LAYER]
+        for i in (data.support, data.query)
     )
     expected = probes.few_shot(x, data.support_labels, z, data.query_labels, shots=(2, 5), draws=3)
     assert [tuple(r["accuracies"]) for r in answer["results"][:2]] == [e.accuracies for e in expected]

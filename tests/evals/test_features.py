@@ -111,7 +111,8 @@ def test_any_number_of_ranks_gives_the_same_bits(world):
     backbone, images = of_vit(small(), "m"), photographs(23)
     alone = extract(backbone, images, whole=False, layers=(LAST_LAYER,), batch=4)[LAST_LAYER]
     results = in_threads(
-        world, lambda share: extract(backbone, images, whole=False, layers=(LAST_LAYER,), batch=4, share=share)
+        world,
+        lambda share: extract(backbone, images, whole=False, layers=(LAST_LAYER,), batch=4, share=share),
     )
     assert all((found[LAST_LAYER] == alone).all() for found in results)
 
@@ -245,7 +246,9 @@ def test_what_an_accelerator_scales_itself_is_what_the_cpu_scales(monkeypatch, s
         return found.run(batch, layers)
 
     there = replace(found, run=watched, device=torch.device("meta"))
-    a, b = (extract(one, images, whole=False, layers=(LAST_LAYER,), batch=4)[LAST_LAYER] for one in (found, there))
+    a, b = (
+        extract(one, images, whole=False, layers=(LAST_LAYER,), batch=4)[LAST_LAYER] for one in (found, there)
+    )
     assert (a == b).all() and all(batch.shape[1:] == (3, 16, 16) for batch in seen) and len(seen) == 3
 
 

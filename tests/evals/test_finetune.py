@@ -20,7 +20,7 @@ from scalevit.cli.main import main
 from scalevit.evals.datasets.finetune_split import Labelled
 from scalevit.evals.datasets.probe_set import from_arrays
 from scalevit.evals.features import preprocess
-from scalevit.evals.finetune import weights_hash, finetune_split, scaled
+from scalevit.evals.finetune import finetune_split, scaled, weights_hash
 from scalevit.model import weights as store
 from scalevit.model.vit import ViT
 from scalevit.train.finetune import finetune, plan

@@ -64,4 +64,6 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="no image has a label"):
         classification_metrics(z, [()] * 4)
     with pytest.raises(ValueError, match="logits of image 2 are not finite"):
-        classification_metrics(np.where(np.arange(4)[:, None] == 2, np.nan, z), [(int(label),) for label in y])
+        classification_metrics(
+            np.where(np.arange(4)[:, None] == 2, np.nan, z), [(int(label),) for label in y]
+        )

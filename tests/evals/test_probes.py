@@ -112,7 +112,8 @@ def test_few_shot_is_the_probe_on_each_draw():
     z, truth = clusters(rng, 4, 25)
     one, everything = probes.few_shot(x, y, z, truth, shots=(2, ALL_SHOTS), draws=3, l2=4.0)
     by_hand = [
-        probes.ridge_probe(x[i], y[i], z, truth, l2=4.0) for i in (balanced_sample(y, 2, seed) for seed in range(3))
+        probes.ridge_probe(x[i], y[i], z, truth, l2=4.0)
+        for i in (balanced_sample(y, 2, seed) for seed in range(3))
     ]
     assert one.accuracies == tuple(by_hand) and len(set(by_hand)) > 1
     assert one.mean == pytest.approx(np.mean(by_hand)) and one.sd == pytest.approx(np.std(by_hand, ddof=1))

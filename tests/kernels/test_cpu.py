@@ -19,7 +19,7 @@ from scalevit.config.run import Model
 from scalevit.kernels import gelu, norm
 from scalevit.kernels.cpu import build
 from scalevit.kernels.updates import updates
-from scalevit.model.vit import Block
+from scalevit.model.attention import Block
 from scalevit.optim import base
 
 ROOT = Path(__file__).parents[2]

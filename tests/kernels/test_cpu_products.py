@@ -16,7 +16,7 @@ from scalevit.distributed import parallelize
 from scalevit.kernels.cpu import build
 from scalevit.kernels.cpu.attention import self_attention
 from scalevit.kernels.linear import Linear, linear, mlp
-from scalevit.model.vit import Block
+from scalevit.model.attention import Block
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 #: Of the largest number. bf16 is rounded between products, too.

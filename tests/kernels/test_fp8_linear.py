@@ -134,7 +134,7 @@ def test_names_views_and_the_optimizer_are_those_of_the_plain_model():
     fp8_linear.follow(model.blocks, dict.fromkeys(fp8_linear.LAYERS, "tensor"))
     assert {name: id(value) for name, value in model.named_parameters()} == parameters
     assert [*model.state_dict()] == [*plain.state_dict()]
-    assert model.views() == plain.views()
+    assert model.reference_layouts() == plain.reference_layouts()
     assert fp8_linear.ways(model.blocks) == dict.fromkeys(fp8_linear.LAYERS, "tensor")
     for one in (plain, model):
         optimizer = optim.build(config.Optimizer(name="adafactor"), one)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scalevit.config.model_sizes import Shape
 from scalevit.config.run import Model
 from scalevit.model.formats import bigvision
+from scalevit.model.layers import tanh_gelu
 from scalevit.model.losses import sigmoid_xent
-from scalevit.model.vit import ViT, tanh_gelu
+from scalevit.model.vit import ViT
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("vit_*.npz"))
 TINY = Model(shape="Ti/4", width=32, depth=2, mlp=48, heads=4, image=16, classes=5)
@@ -79,7 +80,7 @@ def test_outputs_and_gradients_are_the_authors(path):
 def test_parameters_are_exactly_those_of_the_shape(name, pool):
     config = Model(shape=name, pool=pool, classes=7, image=224)
     found: Counter = Counter()
-    for view in ViT(config, device="meta").views().values():
+    for view in ViT(config, device="meta").reference_layouts().values():
         found[view.shape] += view.parts
     assert found == Counter(shape for _, shape in config.resolve().tensors(224, pool, 7))
 
@@ -87,19 +88,22 @@ def test_parameters_are_exactly_those_of_the_shape(name, pool):
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_every_parameter_has_a_view_that_gives_it_back(config):
     model = ViT(config)
-    views = model.views()
+    views = model.reference_layouts()
     assert views.keys() == dict(model.named_parameters()).keys()
     for name, value in model.named_parameters():
-        parts = views[name].of(value.detach())
+        parts = views[name].to_reference(value.detach())
         assert parts.shape == (views[name].parts, *views[name].shape)
         assert torch.equal(views[name].from_reference(parts).reshape(value.shape), value), name
 
 
 def test_views_separate_query_key_and_value():
     model = ViT(TINY)
-    weight, view = model.blocks[0].attn.qkv.weight.detach(), model.views()["blocks.0.attn.qkv.weight"]
+    weight, view = (
+        model.blocks[0].attn.qkv.weight.detach(),
+        model.reference_layouts()["blocks.0.attn.qkv.weight"],
+    )
     x = torch.randn(3, 32)
-    q, k, v = view.of(weight)
+    q, k, v = view.to_reference(weight)
     heads = torch.cat([torch.einsum("nd,dhe->nhe", x, part).flatten(1) for part in (q, k, v)], dim=1)
     torch.testing.assert_close(heads, x @ weight.T)
 

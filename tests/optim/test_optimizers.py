@@ -80,13 +80,15 @@ def test_adafactor_equals_the_formulas_on_each_tensor_of_the_reference(name, cli
     rng = np.random.default_rng(0)
     scale = np.exp(rng.normal(size=view.shape))
     theirs = [rng.normal(size=(view.parts, *view.shape)) * scale for _ in range(3)]
-    ours = [view.from_reference(torch.tensor(g, dtype=torch.float32)).flatten(0, 0).contiguous() for g in theirs]
+    ours = [
+        view.from_reference(torch.tensor(g, dtype=torch.float32)).flatten(0, 0).contiguous() for g in theirs
+    ]
     parameter = torch.nn.Parameter(torch.zeros_like(ours[0]))
     groups = [{"params": [parameter], "views": [view]}]
     made = optim.Adafactor(groups, 1.0, momentum_dtype=torch.float32, clip_threshold=clip)
     expected = zip(*(reference_adafactor([g[part] for g in theirs], clip=clip) for part in range(view.parts)))
     for update, wanted in zip(steps(parameter, made, ours), expected, strict=True):
-        error = view.of(update).numpy() - np.stack(wanted)
+        error = view.to_reference(update).numpy() - np.stack(wanted)
         assert np.abs(error).max() < 2e-6 * np.abs(wanted).max()
 
 
@@ -193,7 +195,11 @@ def test_groups_are_the_papers():
         assert decays[name] == ("body", 0.03)
     for name in ("head.bias", "pos_embed", "attn_pool.latent", "blocks.0.norm1.weight", "norm.bias"):
         assert decays[name] == ("none", 0.0)
-    kernels = {name for name, view in ViT(SMALL, device="meta").views().items() if name.endswith(".weight")}
+    kernels = {
+        name
+        for name, view in ViT(SMALL, device="meta").reference_layouts().items()
+        if name.endswith(".weight")
+    }
     kernels -= {name for name in kernels if "norm" in name}
     assert {name for name, (group, _) in decays.items() if group != "none"} == kernels
 

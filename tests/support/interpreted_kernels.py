@@ -11,7 +11,7 @@ from scalevit import kernels
 from scalevit.config.run import Model
 from scalevit.distributed import parallelize
 from scalevit.kernels import attention, gelu, norm, xent
-from scalevit.model.vit import Block
+from scalevit.model.attention import Block
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DRAW = torch.Generator().manual_seed(0)

@@ -20,7 +20,7 @@ MODEL = Model(width=96, depth=1, mlp=70, heads=3, patch=8, image=48, classes=33,
 
 
 def optimizers(model):
-    views = model.views()
+    views = model.reference_layouts()
     group = {"params": list(model.parameters()), "views": [views[n] for n, _ in model.named_parameters()]}
     return {
         "adafactor": optim.Adafactor([dict(group)], 1e-2, weight_decay=0.1),

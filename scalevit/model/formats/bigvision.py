@@ -142,9 +142,11 @@ def write(model: ViT) -> dict[str, np.ndarray]:
 
 def places(model: ViT) -> dict[str, SourceTensors]:
     """Where big_vision holds each parameter of ours that it knows."""
-    views = model.views()
+    views = model.reference_layouts()
     return {
-        name: source_tensors(theirs, views[name]) for name in views if (theirs := reference_names(name, views[name]))
+        name: source_tensors(theirs, views[name])
+        for name in views
+        if (theirs := reference_names(name, views[name]))
     }
 
 

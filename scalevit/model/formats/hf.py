@@ -102,7 +102,9 @@ def write_folder(model: ViT, folder: Path) -> None:
 # --------------------------------------------------------------------------- SigLIP
 
 
-def _read_siglip(about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing) -> ModelPackage:
+def _read_siglip(
+    about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing
+) -> ModelPackage:
     vision = about.get("vision_config", about)
     if not vision.get("vision_use_head", True):
         raise ValueError("this SigLIP tower has no pooling head")
@@ -152,7 +154,9 @@ def _together(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # --------------------------------------------------------------------------- ViT
 
 
-def _read_vit(about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing) -> ModelPackage:
+def _read_vit(
+    about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing
+) -> ModelPackage:
     source = {}
     for name, value in tensors.items():
         name = name.removeprefix("vit.")

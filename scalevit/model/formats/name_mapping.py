@@ -24,11 +24,15 @@ class SourceTensors:
     shape: tuple[int, ...]
 
 
-def source_tensors(names: Sequence[str], view: ReferenceLayout, shape: tuple[int, ...] | None = None) -> SourceTensors:
+def source_tensors(
+    names: Sequence[str], view: ReferenceLayout, shape: tuple[int, ...] | None = None
+) -> SourceTensors:
     return SourceTensors(tuple(names), view, view.shape if shape is None else shape)
 
 
-def stacked(names: Sequence[str], ours: tuple[int, ...], shape: tuple[int, ...] | None = None) -> SourceTensors:
+def stacked(
+    names: Sequence[str], ours: tuple[int, ...], shape: tuple[int, ...] | None = None
+) -> SourceTensors:
     """A source with torch's own layout: its tensors are stacked along the first axis of `ours`, our shape."""
     part = (ours[0] // len(names), *ours[1:])
     return source_tensors(names, ReferenceLayout(len(names), part, tuple(range(len(part)))), shape)
@@ -54,7 +58,7 @@ def from_ours(ours: Tensors, places: Mapping[str, SourceTensors]) -> dict[str, T
         raise ValueError(f"this format has no place for {_few(extra)}")
     source = {}
     for name, place in places.items():
-        parts = place.view.of(ours[name].contiguous())
+        parts = place.view.to_reference(ours[name].contiguous())
         source.update(
             {n: p.reshape(place.shape).contiguous() for n, p in zip(place.names, parts, strict=True)}
         )
