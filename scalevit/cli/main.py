@@ -1,4 +1,4 @@
-"""The command line: find the verb, parse, call one function, print its answer.
+"""Command-line entry point: dispatches to the command's file, parses arguments, prints the command's result.
 
 Exit status: 0 done, 1 a check failed, 2 the user's mistake (one line says which), 3 stopped but resumable.
 """
@@ -18,11 +18,11 @@ from typing import Any, NoReturn
 from scalevit import __version__
 from scalevit.config.result import MISTAKE, RESUMABLE, Answer
 
-#: What a system says when a disk, or a user's share of it, is full.
-FULL = (errno.ENOSPC, errno.EDQUOT)
+#: Error numbers of a full disk and of a used-up quota.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-#: Every verb and what it does; its file is scalevit/commands/VERB.py.
-VERBS = {
+#: Every command with its summary; the command's file is scalevit/cli/COMMAND.py.
+COMMANDS = {
     "plan": "what a run costs, or the best run for a budget, before anything is spent",
     "pretrain": "train a model; continues by itself when its folder holds a checkpoint",
     "cooldown": "branch a cooldown off a trunk at any step it saved",
@@ -44,16 +44,16 @@ VERBS = {
 HELP = f"""\
 scalevit {__version__}: plan, pretrain, probe and study Vision Transformers at any scale
 
-usage: scalevit VERB [arguments]        scalevit VERB --help explains a verb
+usage: scalevit COMMAND [arguments]        scalevit COMMAND --help explains a command
 
-{chr(10).join(f"  {verb:<12}{summary}" for verb, summary in VERBS.items())}
+{chr(10).join(f"  {command:<12}{summary}" for command, summary in COMMANDS.items())}
 
---json on every verb prints one JSON object on stdout and nothing else there.
+--json on every command prints one JSON object on stdout and nothing else there.
 start here: scalevit study demo --out runs/demo"""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that says a mistake in one line."""
+    """Argument parser whose errors are ValueErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see {self.prog} --help")
@@ -61,61 +61,57 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
-    if words[0] in ("--version", "-V"):
+    if arguments[0] in ("--version", "-V"):
         print(f"scalevit {__version__}")
         return 0
     try:
-        return _dispatch(words[0], words[1:])
+        return _dispatch(arguments[0], arguments[1:])
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ValueError as error:
-        return _mistake(str(error))
+        return _print_error(str(error))
     except OSError as error:
-        if error.errno in FULL:
-            return _mistake(f"{error}; make room and say the same again, what is done stays done", RESUMABLE)
+        if error.errno in DISK_FULL:
+            return _print_error(f"{error}; free some space and repeat the command: finished work is kept", RESUMABLE)
         if error.filename is None:
             raise
-        return _mistake(f"{error.filename}: {error.strerror}")
+        return _print_error(f"{error.filename}: {error.strerror}")
 
 
-def _dispatch(verb: str, words: Sequence[str]) -> int:
-    if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=3, cutoff=0.4) or list(VERBS)
-        raise ValueError(f"no verb {verb!r}; nearest: {', '.join(near)}")
-    command = importlib.import_module(f"scalevit.cli.{verb}")
-    parser = Parser(prog=f"scalevit {verb}", description=command.SUMMARY)
-    command.arguments(parser)
+def _dispatch(command: str, arguments: Sequence[str]) -> int:
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=3, cutoff=0.4) or list(COMMANDS)
+        raise ValueError(f"no command {command!r}; nearest: {', '.join(near)}")
+    module = importlib.import_module(f"scalevit.cli.{command}")
+    parser = Parser(prog=f"scalevit {command}", description=module.SUMMARY)
+    module.arguments(parser)
     _add_json(parser)
-    args = _parse(parser, words)
-    return _print(command.main(args), as_json=args.json)
+    args = _parse(parser, arguments)
+    return _print(module.main(args), as_json=args.json)
 
 
-def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """With overrides before, between or after the options, which only parsers without verbs below allow."""
+def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse with overrides before, between or after the options; argparse allows that without subcommands only."""
     if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
-        return parser.parse_args(words)
-    return parser.parse_intermixed_args(words)
+        return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json` on the verb and on each verb below it, without one hiding the other."""
+    """Add `--json` to a command and to its subcommands, without one default hiding the other."""
     parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS if " " in _below(parser) else False,
+        "--json", action="store_true", default=argparse.SUPPRESS if " " in parser.prog.removeprefix("scalevit ").strip() else False,
         help="print one JSON object instead of text",
     )  # fmt: skip
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for inner in action.choices.values():
-                _add_json(inner)
-
-
-def _below(parser: argparse.ArgumentParser) -> str:
-    return parser.prog.removeprefix("scalevit ").strip()
+            for subcommand in action.choices.values():
+                _add_json(subcommand)
 
 
 def _print(answer: Answer, *, as_json: bool) -> int:
@@ -126,7 +122,7 @@ def _print(answer: Answer, *, as_json: bool) -> int:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: both become null."""
+    """Convert values to JSON types; infinity and NaN, which JSON lacks, become null."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -137,7 +133,7 @@ def _finite(value: Any) -> Any:
     return item() if item else value
 
 
-def _mistake(message: str, code: int = MISTAKE) -> int:
+def _print_error(message: str, code: int = MISTAKE) -> int:
     for line in message.splitlines():
         print(f"scalevit: {line}", file=sys.stderr)
     return code

@@ -100,7 +100,7 @@ def main(args: argparse.Namespace) -> Answer:
         raise ValueError("--budget and --hours must be positive")
     if args.slots < 0 or args.attempts < 1:
         raise ValueError("--slots must not be negative and --attempts at least 1")
-    return VERBS.get(args.spec, _start)(args)
+    return SUBCOMMANDS.get(args.spec, _start)(args)
 
 
 def _start(args: argparse.Namespace) -> Answer:
@@ -330,6 +330,6 @@ def _nodes(folder: Path) -> list[Node]:
     return grid.expand(_spec(folder), folder.absolute() / "runs")
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], Answer]] = {
+SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "resume": _resume, "add": _add, "status": _status, "stop": _stop,
 }  # fmt: skip

@@ -9,20 +9,20 @@ from scalevit.cli import main
 from scalevit.config.result import Answer
 
 
-def test_help_names_every_verb(capsys):
+def test_help_names_every_command(capsys):
     assert main.main([]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {verb} " in text for verb in main.VERBS)
-    assert len(main.VERBS) >= 12
+    assert all(f"  {command} " in text for command in main.COMMANDS)
+    assert len(main.COMMANDS) >= 12
 
 
-@pytest.mark.parametrize("verb", main.VERBS)
-def test_every_verb_explains_itself(verb, capsys):
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main.main([verb, "--help"])
+        main.main([command, "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert f"usage: scalevit {verb}" in text
+    assert f"usage: scalevit {command}" in text
     assert len(text.splitlines()) > 5
 
 

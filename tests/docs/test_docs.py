@@ -20,7 +20,7 @@ PAGES = [
     *sorted(path for kind in ("*.md", "notebooks/*.py") for path in (ROOT / "docs").glob(kind)),
 ]
 #: Words that stand for something of the reader's.
-PLACEHOLDERS = re.compile(r"…|\b(VERB|DIR2?|MODEL|DATA|OUT|IN|PATH|WHAT|RUN|SPEC|TRAIN|EVAL)\b")
+PLACEHOLDERS = re.compile(r"…|\b(COMMAND|DIR2?|MODEL|DATA|OUT|IN|PATH|WHAT|RUN|SPEC|TRAIN|EVAL)\b")
 
 
 def shown(page):
@@ -45,26 +45,26 @@ COMMANDS = [(page.name, words) for page in PAGES for words in dict.fromkeys(show
     ("page", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else "-"
 )
 def test_every_command_shown_is_taken(page, words):
-    verb, *rest = words
-    assert verb in main.VERBS, f"{page}: no verb {verb}"
+    command, *rest = words
+    assert command in main.COMMANDS, f"{page}: no command {command}"
     if rest == ["--help"]:
         return
-    parser = main.Parser(prog=f"scalevit {verb}")
-    import_module(f"scalevit.cli.{verb}").arguments(parser)
+    parser = main.Parser(prog=f"scalevit {command}")
+    import_module(f"scalevit.cli.{command}").arguments(parser)
     main._add_json(parser)
-    check_settings(verb, main._parse(parser, rest))
+    check_settings(command, main._parse(parser, rest))
 
 
-def check_settings(verb: str, args: argparse.Namespace) -> None:
+def check_settings(command: str, args: argparse.Namespace) -> None:
     """Presets are there, and the keys that a command changes are too."""
     given = vars(args)
     words = [*(given.get("overrides") or ()), *(given.get("rest") or ())]
     changes = [word for word in words if "=" in word]
     target = str(given.get("target") or given.get("spec") or "")
-    if verb == "study" and "/" not in target and target not in import_module("scalevit.cli.study").VERBS:
+    if command == "study" and "/" not in target and target not in import_module("scalevit.cli.study").SUBCOMMANDS:
         if not target.endswith(".yaml"):
             grid.load(target, changes, args.preset)
-    elif verb in ("pretrain", "plan", "doctor", "finetune"):
+    elif command in ("pretrain", "plan", "doctor", "finetune"):
         assert not target or target in PRESETS or target.endswith(".yaml"), f"no preset {target}"
         base = target if target in PRESETS else "demo"
         try:
@@ -73,20 +73,20 @@ def check_settings(verb: str, args: argparse.Namespace) -> None:
             assert not [line for line in error.mistakes if "nearest" in line or "expected" in line], error
 
 
-def test_enough_commands_were_met_and_every_verb_among_them():
+def test_enough_commands_were_met_and_every_command_among_them():
     assert len(COMMANDS) >= 90
-    assert {words[0] for _, words in COMMANDS} == {*main.VERBS}
+    assert {words[0] for _, words in COMMANDS} == {*main.COMMANDS}
 
 
-def test_every_verb_has_a_page_of_the_site_that_shows_it():
+def test_every_command_has_a_page_of_the_site_that_shows_it():
     nav = yaml.safe_load(re.sub(r"!\S+", "", (ROOT / "mkdocs.yml").read_text()))["nav"]
     (commands,) = [entry["Commands"] for entry in nav if "Commands" in entry]
-    assert {verb: f"{verb}.md" for verb in main.VERBS} == {
+    assert {command: f"{command}.md" for command in main.COMMANDS} == {
         k: v for entry in commands for k, v in entry.items()
     }
-    for verb in main.VERBS:
-        assert any(words[0] == verb for page, words in COMMANDS if page == f"{verb}.md"), (
-            f"{verb}.md shows none"
+    for command in main.COMMANDS:
+        assert any(words[0] == command for page, words in COMMANDS if page == f"{command}.md"), (
+            f"{command}.md shows none"
         )
 
 
