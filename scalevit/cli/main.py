@@ -77,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_error(str(error))
     except OSError as error:
         if error.errno in DISK_FULL:
-            return _print_error(f"{error}; free some space and repeat the command: finished work is kept", RESUMABLE)
+            return _print_error(
+                f"{error}; free some space and repeat the command: finished work is kept", RESUMABLE
+            )
         if error.filename is None:
             raise
         return _print_error(f"{error.filename}: {error.strerror}")
@@ -96,7 +98,7 @@ def _dispatch(command: str, arguments: Sequence[str]) -> int:
 
 
 def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse with overrides before, between or after the options; argparse allows that without subcommands only."""
+    """Parse overrides that stand anywhere among the options (argparse: only without subcommands)."""
     if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
         return parser.parse_args(arguments)
     return parser.parse_intermixed_args(arguments)
@@ -104,8 +106,9 @@ def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json` to a command and to its subcommands, without one default hiding the other."""
+    is_subcommand = parser.prog.count(" ") > 1
     parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS if " " in parser.prog.removeprefix("scalevit ").strip() else False,
+        "--json", action="store_true", default=argparse.SUPPRESS if is_subcommand else False,
         help="print one JSON object instead of text",
     )  # fmt: skip
     for action in parser._actions:

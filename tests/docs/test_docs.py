@@ -61,7 +61,11 @@ def check_settings(command: str, args: argparse.Namespace) -> None:
     words = [*(given.get("overrides") or ()), *(given.get("rest") or ())]
     changes = [word for word in words if "=" in word]
     target = str(given.get("target") or given.get("spec") or "")
-    if command == "study" and "/" not in target and target not in import_module("scalevit.cli.study").SUBCOMMANDS:
+    if (
+        command == "study"
+        and "/" not in target
+        and target not in import_module("scalevit.cli.study").SUBCOMMANDS
+    ):
         if not target.endswith(".yaml"):
             grid.load(target, changes, args.preset)
     elif command in ("pretrain", "plan", "doctor", "finetune"):
