@@ -16,7 +16,7 @@ import numpy as np
 
 from scalevit.study.design import grid, optimal_design
 from scalevit.study.laws.joint_forms import REPEATING
-from scalevit.study.laws.least_squares import Prior, Problem, descend
+from scalevit.study.laws.least_squares import Prior, Problem, levenberg_marquardt
 
 BUDGETS = (2e12, 1e13, 5e13, 2e14)
 
@@ -32,20 +32,20 @@ def misses(
     precision = np.linalg.inv(law.covariance) * optimal_design.NOISE**2
     prior = Prior(mean, np.broadcast_to(precision, (len(truths), *precision.shape)))
     knee = np.full(len(truths), 1e3)
-    theta, _ = descend(Problem(REPEATING, u, v, np.ones_like(v), knee, prior), mean, iterations=200)
+    theta, _ = levenberg_marquardt(Problem(REPEATING, u, v, np.ones_like(v), knee, prior), mean, iterations=200)
     return (REPEATING.value(theta, aim)[0] - REPEATING.value(truths, aim)[0])[:, 0]
 
 
 def compare(budget: float, laws: int = 200) -> dict[str, float]:
     """Both grids of the demo's models at one budget."""
     spec = grid.PRESETS["demo"]
-    made = optimal_design.choose(spec, budget)
+    made = optimal_design.optimal_design(spec, budget)
     wide = optimal_design.candidates_of(made.spec)
-    law = optimal_design.prior(optimal_design.candidates_of(optimal_design.ladder(spec, budget)).inputs)
-    truths = optimal_design.prior(
-        optimal_design.candidates_of(optimal_design.ladder(spec, budget)).inputs, laws, seed=1
+    law = optimal_design.law_prior(optimal_design.candidates_of(optimal_design.candidate_durations(spec, budget)).inputs)
+    truths = optimal_design.law_prior(
+        optimal_design.candidates_of(optimal_design.candidate_durations(spec, budget)).inputs, laws, seed=1
     ).theta
-    even = optimal_design.uniform(spec, budget)
+    even = optimal_design.uniform_design(spec, budget)
     chosen = misses(wide.inputs, law, made.target, truths, 2)
     plain = misses(even, law, made.target, truths, 2)
     rms = [float(np.sqrt(np.mean(one**2))) for one in (chosen, plain)]

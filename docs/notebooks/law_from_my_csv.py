@@ -54,9 +54,9 @@ with table.open("w", newline="") as file:
 # `scalevit fit runs.csv --x images --y accuracy --accuracy --group model --forecast 3e10 --picture law.svg`
 
 # %%
-from scalevit.study.design.table import Column, read  # noqa: E402
+from scalevit.study.design.table import TableColumns, read_table  # noqa: E402
 
-curves = {one.name: one for one in read(table, Column("images", "accuracy", group="model", accuracy=True))}
+curves = {one.name: one for one in read_table(table, TableColumns("images", "accuracy", group="model", accuracy=True))}
 laws = {name: sv.fit(one.x, one.y, chance=1.0, bootstrap=300) for name, one in curves.items()}
 for name, law in laws.items():
     low, high = law.ranges()["b"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scalevit.study.design.table import TableGroup
     from scalevit.study.laws.fit import Fit
     from scalevit.study.laws.forecast import Forecast
-    from scalevit.study.paper.refit import Blind, Refit
+    from scalevit.study.paper.reproduction import BlindForecast, Refit
 
 SUMMARY = "Fit a scaling law to any table and forecast, with intervals from forecast errors."
 
@@ -55,12 +55,12 @@ def main(args: argparse.Namespace) -> Answer:
 
 
 def _table(args: argparse.Namespace) -> Answer:
-    from scalevit.study.design.table import Column, read
+    from scalevit.study.design.table import TableColumns, read_table
     from scalevit.study.laws.fit import check_level
 
     if not (args.x and args.y):
         raise ValueError("which columns? give --x and --y")
-    groups = read(Path(args.table), Column(args.x, args.y, args.group, args.weight, args.accuracy))
+    groups = read_table(Path(args.table), TableColumns(args.x, args.y, args.group, args.weight, args.accuracy))
     check_level(args.level)
     if args.chance is not None and not args.chance > 0:
         raise ValueError(f"--chance is the largest error possible, above 0, not {args.chance:g}")
@@ -190,14 +190,14 @@ def _text(group: TableGroup, law: Fit, ahead: Forecast | None, args: argparse.Na
 
 
 def _paper(args: argparse.Namespace) -> Answer:
-    from scalevit.study.paper.refit import BLIND, giants, refit
+    from scalevit.study.paper.reproduction import BLIND, forecast_giants, refit
     from scalevit.study.paper.tables import PRINTED, points
 
     for name in ("x", "y", "law", "group", "weight", "accuracy", "chance", "frontier", "forecast"):
         if getattr(args, name):
             raise ValueError(f"--{name} is for a table of yours; `fit paper` has its own")
     refits = [refit(task, args.level) for task in PRINTED]
-    blind = [giant for task in BLIND for giant in giants(task, args.level)]
+    blind = [giant for task in BLIND for giant in forecast_giants(task, args.level)]
     if args.picture:
         from scalevit.study.laws.law_plot import Panel, draw
 
@@ -241,7 +241,7 @@ def _refit(found: Refit, level: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _blind(one: Blind) -> dict[str, Any]:
+def _blind(one: BlindForecast) -> dict[str, Any]:
     return {
         "task": one.task, "model": one.model, "core_days": one.compute, "measured": one.truth,
         "mean": one.mean,

@@ -129,7 +129,7 @@ def _designed(args: argparse.Namespace, spec: Spec) -> tuple[Spec, str]:
         nodes = grid.expand(spec, args.out.absolute() / "runs")
         slots = args.slots or os.cpu_count() or 1
         budget = args.hours * 3600 * slots * timetable.speed_of(nodes, args.out)[0]
-    made = optimal_design.choose(spec, budget)
+    made = optimal_design.optimal_design(spec, budget)
     return replace(made.spec, note=made.reason()), made.reason()
 
 

@@ -95,12 +95,12 @@ class Design:
         )
 
 
-def choose(spec: grid.Spec, budget: float) -> Design:
+def optimal_design(spec: grid.Spec, budget: float) -> Design:
     """The study that spends at most `budget` FLOPs on runs of the spec's models and image counts, of any
     duration, and forecasts best. Raises ValueError when the budget buys too little."""
     if spec.probes or spec.finetunes:
         raise ValueError("--budget chooses runs to train: leave probes and finetunes out, and add them later")
-    wide = ladder(spec, budget)
+    wide = candidate_durations(spec, budget)
     candidates = candidates_of(wide)
     cheapest = float(np.sort(candidates.alone)[:3].sum())
     if budget < cheapest:
@@ -108,18 +108,18 @@ def choose(spec: grid.Spec, budget: float) -> Design:
             f"--budget {budget:.3g} FLOPs buys no study: the three cheapest runs cost {cheapest:.3g}; "
             "spend more, or give the study smaller models or shorter durations"
         )
-    law = prior(candidates.inputs)
-    target = target_of(candidates, law, REACH * budget)
-    chosen = exchange(candidates, law, target, budget, greedy(candidates, law, target, budget, []))
-    even = uniform(spec, budget)
+    law = law_prior(candidates.inputs)
+    target = forecast_target(candidates, law, REACH * budget)
+    chosen = exchange_runs(candidates, law, target, budget, greedy_design(candidates, law, target, budget, []))
+    even = uniform_design(spec, budget)
     names = tuple(candidates.names[index] for index in sorted(chosen))
     return Design(
-        shrink(wide, names), names, candidates.cost(chosen), target,
-        half_width(candidates.inputs[chosen], law, target), half_width(even, law, target), len(even),
+        restrict_spec(wide, names), names, candidates.cost(chosen), target,
+        interval_half_width(candidates.inputs[chosen], law, target), interval_half_width(even, law, target), len(even),
     )  # fmt: skip
 
 
-def ladder(spec: grid.Spec, budget: float) -> grid.Spec:
+def candidate_durations(spec: grid.Spec, budget: float) -> grid.Spec:
     """The study with `RUNGS` durations, evenly spaced in logs."""
     shortest = min(spec.durations)
     longest = budget / 2 / min(grid.step_flops(node.run) for node in grid.expand(spec))
@@ -128,7 +128,7 @@ def ladder(spec: grid.Spec, budget: float) -> grid.Spec:
     return replace(spec, durations=durations, longer=(), seeds=spec.seeds[:1], recipes=spec.recipes[:1])
 
 
-def shrink(spec: grid.Spec, names: Sequence[str]) -> grid.Spec:
+def restrict_spec(spec: grid.Spec, names: Sequence[str]) -> grid.Spec:
     """The study with nothing but these runs, and without axes' values that none of them has."""
     nodes = [node for node in grid.expand(spec) if node.name in names]
     kept = {node.model for node in nodes}
@@ -161,7 +161,7 @@ def candidates_of(spec: grid.Spec) -> Candidates:
 # --------------------------------------------------------------------------- what is believed beforehand
 
 
-def prior(inputs: Array, draws: int = DRAWS, seed: int = 0) -> LawPrior:
+def law_prior(inputs: Array, draws: int = DRAWS, seed: int = 0) -> LawPrior:
     """The paper's exponents at the study's own scale: in the middle of the candidates model size and images
     cost alike, and a fifth of the error is floor."""
     x0 = np.exp(np.log(inputs).mean(axis=0))
@@ -178,7 +178,7 @@ def prior(inputs: Array, draws: int = DRAWS, seed: int = 0) -> LawPrior:
     return LawPrior(np.clip(theta, low, high), x0, np.diag(SPREAD**2))
 
 
-def target_of(candidates: Candidates, law: LawPrior, compute: float) -> Array:
+def forecast_target(candidates: Candidates, law: LawPrior, compute: float) -> Array:
     """The run (3,) on new images that ends with the smallest error, by the middle of the prior, for so much
     compute, between the largest candidate and thirty times it."""
     largest = candidates.inputs[:, 0].max()
@@ -192,13 +192,13 @@ def target_of(candidates: Candidates, law: LawPrior, compute: float) -> Array:
 # --------------------------------------------------------------------------- how good a design is
 
 
-def half_width(inputs: Array, law: LawPrior, target: Array) -> float:
+def interval_half_width(inputs: Array, law: LawPrior, target: Array) -> float:
     """Half width of the 90 % interval of ln error at the target after runs at inputs (n, 3): geometric mean
     over the prior."""
-    return float(Z90 * np.exp(criterion(inputs, law, target) / 2))
+    return float(Z90 * np.exp(log_variance(inputs, law, target) / 2))
 
 
-def criterion(inputs: Array, law: LawPrior, target: Array) -> float:
+def log_variance(inputs: Array, law: LawPrior, target: Array) -> float:
     """Mean over the prior of the ln variance of the forecast."""
     inverse = _inverse(law, law.gradient(inputs))
     aim = law.gradient(target[None])[:, 0]
@@ -211,7 +211,7 @@ def _inverse(law: LawPrior, gradient: Array) -> Array:
     return np.linalg.inv(information + np.linalg.inv(law.covariance))
 
 
-def greedy(
+def greedy_design(
     candidates: Candidates, law: LawPrior, target: Array, budget: float, chosen: Sequence[int]
 ) -> list[int]:
     """Add to `chosen`, as long as something fits, the run that lowers ln variance most for its price."""
@@ -234,11 +234,11 @@ def greedy(
         chosen.append(int(np.argmax(np.where(fits, gain / np.maximum(price, budget * 1e-3), -1))))
 
 
-def exchange(
+def exchange_runs(
     candidates: Candidates, law: LawPrior, target: Array, budget: float, chosen: list[int], rounds: int = 4
 ) -> list[int]:
     """Take a run out, fill the budget again, keep what is better, until nothing is."""
-    best = criterion(candidates.inputs[chosen], law, target)
+    best = log_variance(candidates.inputs[chosen], law, target)
     for _ in range(rounds):
         before = best
         for index in [*chosen]:
@@ -246,8 +246,8 @@ def exchange(
                 continue
             rest = [one for one in chosen if one != index]
             for other in _swaps(candidates, rest, index, budget):
-                tried = greedy(candidates, law, target, budget, [*rest, other])
-                value = criterion(candidates.inputs[tried], law, target)
+                tried = greedy_design(candidates, law, target, budget, [*rest, other])
+                value = log_variance(candidates.inputs[tried], law, target)
                 if value < best - 1e-9:
                     best, chosen = value, tried
                     break
@@ -265,7 +265,7 @@ def _swaps(candidates: Candidates, rest: Sequence[int], index: int, budget: floa
     ]  # fmt: skip
 
 
-def uniform(spec: grid.Spec, budget: float) -> Array:
+def uniform_design(spec: grid.Spec, budget: float) -> Array:
     """What people do: every model on every image count for the study's own durations, all longer or shorter
     by one factor, so that the whole costs the budget. Inputs (n, 3)."""
     plain = candidates_of(replace(spec, longer=(), seeds=spec.seeds[:1], recipes=spec.recipes[:1], only=()))

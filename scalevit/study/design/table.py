@@ -12,7 +12,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumns:
     """Which columns to read; `accuracy` turns y into 1 - y."""
 
     x: str
@@ -33,7 +33,7 @@ class TableGroup:
     left_out: int
 
 
-def read(path: Path, columns: Column) -> list[TableGroup]:
+def read_table(path: Path, columns: TableColumns) -> list[TableGroup]:
     """The groups of a CSV file in the order in which they appear; one group without a column to group by.
 
     Raises ValueError for a missing column, a cell that is no number, and accuracies outside 0 to 1.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalevit.study.laws.fit import averaged
+from scalevit.study.laws.fit import average_neighbours
 from scalevit.study.laws.forms import FORMS, Array, Form
-from scalevit.study.laws.least_squares import Prior, Problem, descend
+from scalevit.study.laws.least_squares import Prior, Problem, levenberg_marquardt
 
 #: Huber's knee in log error.
 KNEE = 0.02
@@ -41,7 +41,7 @@ MOST_POINTS = 400
 
 
 @dataclass(frozen=True)
-class Curve:
+class ScaledCurve:
     """u = ln(x / last x) and v = ln(y / smallest y), by growing x; w weighs the points, 1 on average."""
 
     u: Array
@@ -51,26 +51,26 @@ class Curve:
     y0: float
 
 
-def curve(x: Array, y: Array, weights: Array | None = None) -> Curve:
+def scale_curve(x: Array, y: Array, weights: Array | None = None) -> ScaledCurve:
     """Scale points that are sorted by x."""
     x0, y0 = float(x[-1]), float(np.min(y))
     w = np.ones(len(x)) if weights is None else weights / np.mean(weights)
-    return Curve(np.log(x / x0), np.log(y / y0), w, x0, y0)
+    return ScaledCurve(np.log(x / x0), np.log(y / y0), w, x0, y0)
 
 
-def condensed(piece: Curve, most: int = MOST_POINTS) -> Curve:
+def average_points(piece: ScaledCurve, most: int = MOST_POINTS) -> ScaledCurve:
     """The same with its neighbours averaged where there are twice `most` points or more."""
-    u, v, w = averaged(piece.u, piece.v, piece.w, most)
-    return Curve(u, v, w / np.mean(w), piece.x0, piece.y0)
+    u, v, w = average_neighbours(piece.u, piece.v, piece.w, most)
+    return ScaledCurve(u, v, w / np.mean(w), piece.x0, piece.y0)
 
 
-def smoothed(piece: Curve) -> bool:
+def is_smoothed(piece: ScaledCurve) -> bool:
     """Whether the points are too many and rise too seldom to be independent measurements."""
     recent = piece.u >= -2 * RECENT - 1e-9
     return len(np.unique(piece.u[recent])) >= DENSE and bool(np.mean(np.diff(piece.v) > 0) <= SELDOM)
 
 
-def at_stage(piece: Curve, length: float, horizon: float) -> Curve:
+def truncate_to_stage(piece: ScaledCurve, length: float, horizon: float) -> ScaledCurve:
     """A much longer curve as if it had come `length` e-folds far, and the next `horizon` of them were known
     too: u and v are 0 there. A floor as a share of the last y would be too high for a shorter curve."""
     stage = piece.u[0] + length
@@ -78,7 +78,7 @@ def at_stage(piece: Curve, length: float, horizon: float) -> Curve:
         return piece
     kept = piece.u <= stage + horizon
     last, lowest = piece.u[piece.u <= stage][-1], np.min(piece.v[piece.u <= stage])
-    return Curve(
+    return ScaledCurve(
         piece.u[kept] - last, piece.v[kept] - lowest, piece.w[kept], piece.x0 * np.exp(last),
         piece.y0 * np.exp(lowest),
     )  # fmt: skip
@@ -108,29 +108,29 @@ FIRMER = 4.0
 
 
 @dataclass(frozen=True)
-class Beliefs:
+class ParameterPrior:
     """Mean (p,) and covariance (p, p) of theta for one law and recency; the amplitude is never believed."""
 
     mean: Array
     covariance: Array
 
 
-def common(form: Form, piece: Curve) -> Beliefs:
+def common_prior(form: Form, piece: ScaledCurve) -> ParameterPrior:
     """The prior without related curves."""
     mean = np.concatenate([[0.0], COMMON_MEAN, [piece.u[0] - 1]])[: len(form.bounds)]
     spread = np.concatenate([[np.inf], COMMON_SPREAD, [DELAY_SPREAD]])[: len(form.bounds)]
-    return Beliefs(mean, np.diag(spread**2))
+    return ParameterPrior(mean, np.diag(spread**2))
 
 
-def learned(theta: Array) -> Beliefs:
+def learned_prior(theta: Array) -> ParameterPrior:
     """The prior that the fits of related curves (r, p) suggest."""
     mean = np.median(theta, axis=0)
     near = np.clip(theta, mean - 2, mean + 2)
     covariance = np.cov(near.T) + RELATED_SPREAD**2 * np.eye(theta.shape[1])
-    return Beliefs(mean, covariance)
+    return ParameterPrior(mean, covariance)
 
 
-def cuts(piece: Curve, ratios: Sequence[float], horizon: float) -> list[tuple[Curve, Array, Array]]:
+def backtest_cuts(piece: ScaledCurve, ratios: Sequence[float], horizon: float) -> list[tuple[ScaledCurve, Array, Array]]:
     """(what lies before the cut, ln distance and ln y of what lies within `horizon` e-folds after it)."""
     found = []
     for ratio in ratios:
@@ -140,68 +140,68 @@ def cuts(piece: Curve, ratios: Sequence[float], horizon: float) -> list[tuple[Cu
         last = piece.u[before][-1]
         after = ~before & (piece.u <= last + horizon + 1e-9)
         if np.any(after):
-            short = curve(np.exp(piece.u[before]), np.exp(piece.v[before]), piece.w[before])
+            short = scale_curve(np.exp(piece.u[before]), np.exp(piece.v[before]), piece.w[before])
             found.append((short, piece.u[after] - last, piece.v[after] - np.log(short.y0)))
     return found
 
 
-Taught = dict[tuple[str, float], Beliefs]
+LearnedPriors = dict[tuple[str, float], ParameterPrior]
 
 
-def free(pieces: Sequence[Curve]) -> dict[tuple[str, float], Array]:
+def fit_without_prior(pieces: Sequence[ScaledCurve]) -> dict[tuple[str, float], Array]:
     """theta (curves, p) of every law and recency without prior."""
     return {
-        kind: solve(Extrapolator(*kind, 0.0), pieces, [_starts(kind[0], piece) for piece in pieces], None)
+        kind: fit_member(Extrapolator(*kind, 0.0), pieces, [_starts(kind[0], piece) for piece in pieces], None)
         for kind in KINDS
     }
 
 
-def teach(theta: dict[tuple[str, float], Array], kept: Sequence[int]) -> Taught:
+def learn_priors(theta: dict[tuple[str, float], Array], kept: Sequence[int]) -> LearnedPriors:
     """Beliefs from the free fits of some curves."""
-    return {kind: learned(found[list(kept)]) for kind, found in theta.items()}
+    return {kind: learned_prior(found[list(kept)]) for kind, found in theta.items()}
 
 
-def solve_all(
-    pieces: Sequence[Curve], taught: Sequence[Taught]
+def fit_members(
+    pieces: Sequence[ScaledCurve], taught: Sequence[LearnedPriors]
 ) -> tuple[tuple[Extrapolator, ...], list[Array]]:
     """The members and theta (curves, p) of each; `taught` holds beliefs for each curve or is empty."""
     members = TAUGHT if taught else ALONE
-    unbiased = free(pieces)
-    firm = np.array([FIRMER if taught and smoothed(piece) else 1.0 for piece in pieces])
+    unbiased = fit_without_prior(pieces)
+    firm = np.array([FIRMER if taught and is_smoothed(piece) else 1.0 for piece in pieces])
     found = []
     for member in members:
         kind = (member.law, member.recency)
         if member.strength == 0.0:
             found.append(unbiased[kind])
             continue
-        own = [t[kind] for t in taught] if taught else [common(member.form, piece) for piece in pieces]
+        own = [t[kind] for t in taught] if taught else [common_prior(member.form, piece) for piece in pieces]
         prior = _prior(own, member.strength * firm * _noise(member, pieces, unbiased[kind]))
         starts = [_warm(member.form, theta, b) for theta, b in zip(unbiased[kind], own)]
-        found.append(solve(member, pieces, starts, prior))
+        found.append(fit_member(member, pieces, starts, prior))
     return members, found
 
 
-def _starts(law: str, piece: Curve) -> Array:
+def _starts(law: str, piece: ScaledCurve) -> Array:
     """Some of the form's starts: a recent stretch of a curve has few optima."""
     starts = FORMS[law].starts(piece.u, piece.v)
     return starts[:: 5 if law == "saturating" else 2]
 
 
-def _warm(form: Form, theta: Array, belief: Beliefs) -> Array:
+def _warm(form: Form, theta: Array, belief: ParameterPrior) -> Array:
     """From the fit without prior, and from the prior's centre through the last point."""
     centre = np.concatenate([[0.0], belief.mean[1:]])
     centre[0] = np.clip(-form.value(centre[None], np.zeros((1, 1)))[0][0, 0], -3, 3)
     return np.stack([theta, centre])
 
 
-def _prior(beliefs: Sequence[Beliefs], strength: Array) -> Prior:
+def _prior(beliefs: Sequence[ParameterPrior], strength: Array) -> Prior:
     mean = np.stack([belief.mean for belief in beliefs])
     precision = np.zeros((*mean.shape, mean.shape[1]))
     precision[:, 1:, 1:] = np.linalg.inv(np.stack([belief.covariance[1:, 1:] for belief in beliefs]))
     return Prior(mean, precision * strength[:, None, None])
 
 
-def _noise(member: Extrapolator, pieces: Sequence[Curve], theta: Array) -> Array:
+def _noise(member: Extrapolator, pieces: Sequence[ScaledCurve], theta: Array) -> Array:
     """Weighted variance of log residuals; with hardly more points than parameters, about one per cent."""
     found = []
     for piece, row in zip(pieces, theta):
@@ -214,8 +214,8 @@ def _noise(member: Extrapolator, pieces: Sequence[Curve], theta: Array) -> Array
     return np.array(found)
 
 
-def solve(
-    member: Extrapolator, pieces: Sequence[Curve], starts: Sequence[Array], prior: Prior | None
+def fit_member(
+    member: Extrapolator, pieces: Sequence[ScaledCurve], starts: Sequence[Array], prior: Prior | None
 ) -> Array:
     """The best theta (curves, p) of one member, all curves and starts in one batch."""
     longest = max(len(piece.u) for piece in pieces)
@@ -228,11 +228,11 @@ def solve(
         prior = Prior(prior.mean[row], prior.precision[row])
     u, v, weights = (part[row] for part in padded)
     problem = Problem(member.form, u, v, weights, np.full(len(row), KNEE), prior)
-    theta, loss = descend(problem, np.concatenate(starts), ITERATIONS, TOLERANCE)
+    theta, loss = levenberg_marquardt(problem, np.concatenate(starts), ITERATIONS, TOLERANCE)
     return np.stack([theta[row == i][np.argmin(loss[row == i])] for i in range(len(pieces))])
 
 
-def predict(members: Sequence[Extrapolator], thetas: Sequence[Array], index: int, distance: Array) -> Array:
+def predict_members(members: Sequence[Extrapolator], thetas: Sequence[Array], index: int, distance: Array) -> Array:
     """ln(y / y0) of curve `index` at ln distances from its last x, by every member: (members, n)."""
     u = np.asarray(distance, float)[None]
     return np.stack([m.form.value(t[index][None], u)[0][0] for m, t in zip(members, thetas)])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scalevit.study.laws.fit import check_level, check_positive, optimum, resampled, scale_of
+from scalevit.study.laws.fit import check_level, check_positive, multistart, bayesian_bootstrap, robust_scale
 from scalevit.study.laws.forms import Array
 from scalevit.study.laws.joint_forms import DIMENSION
 
@@ -73,12 +73,12 @@ def fit_dimension(
     """
     u, v, x0, y0, warnings = _scaled(x, t, y)
     weights = np.ones(len(v))
-    theta, agreeing, starts, knee = optimum(DIMENSION, u[None], v[None], weights[None])
-    replicates = resampled(DIMENSION, u[None], v[None], weights, theta, knee, bootstrap, seed)
+    theta, agreeing, starts, knee = multistart(DIMENSION, u[None], v[None], weights[None])
+    replicates = bayesian_bootstrap(DIMENSION, u[None], v[None], weights, theta, knee, bootstrap, seed)
     residual = DIMENSION.value(theta[None], u[None])[0][0] - v
     natural = DIMENSION.natural(theta[None], x0, y0)[0]
     return DimensionLaw(
-        dict(zip(DIMENSION.parameters, map(float, natural))), scale_of(residual, len(theta)), starts,
+        dict(zip(DIMENSION.parameters, map(float, natural))), robust_scale(residual, len(theta)), starts,
         agreeing, np.exp(u.min(axis=0)) * x0, np.exp(u.max(axis=0)) * x0, warnings, theta, replicates, x0, y0,
     )  # fmt: skip
 

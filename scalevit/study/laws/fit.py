@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scalevit.study.laws.forms import FORMS, Array, Form
-from scalevit.study.laws.least_squares import Problem, descend
+from scalevit.study.laws.least_squares import Problem, levenberg_marquardt
 
 #: Two starts agree when their losses differ by less than this share.
 AGREE = 1e-3
@@ -91,7 +91,7 @@ class Fit:
         start[:, column] += np.ravel(np.asarray(steps, float))
         u, v = np.log(self.x / self.x0)[None], np.log(self.y / self.y0)[None]
         problem = Problem(self.form, u, v, self.weights[None], np.array([self.knee]))
-        theta, loss = descend(problem, start, held=np.arange(len(self.theta)) == column)
+        theta, loss = levenberg_marquardt(problem, start, held=np.arange(len(self.theta)) == column)
         lost = 2 * (loss - problem.loss(self.theta[None])[0]) / max(self.spread, EXACT) ** 2
         return self.form.natural(theta, self.x0, self.y0)[:, column], lost
 
@@ -137,17 +137,17 @@ def fit(
     Raises ValueError for an unknown law, for values that have no logarithm, and for fewer different x than
     the law has parameters.
     """
-    form = named(law)
-    u_x, v_y, w = points(x, y, weights)
+    form = form_named(law)
+    u_x, v_y, w = sorted_points(x, y, weights)
     warnings = _check(form, u_x, v_y, chance)
     x0, y0 = float(np.max(u_x)), float(np.min(v_y))
     u, v = np.log(u_x / x0)[None], np.log(v_y / y0)[None]
-    short_u, short_v, short_w = (part[None] for part in averaged(u[0], v[0], w, MOST_POINTS))
-    theta, agreeing, starts, knee = optimum(form, short_u, short_v, short_w)
-    replicates = resampled(form, short_u, short_v, short_w[0], theta, knee, bootstrap, seed)
+    short_u, short_v, short_w = (part[None] for part in average_neighbours(u[0], v[0], w, MOST_POINTS))
+    theta, agreeing, starts, knee = multistart(form, short_u, short_v, short_w)
+    replicates = bayesian_bootstrap(form, short_u, short_v, short_w[0], theta, knee, bootstrap, seed)
     if short_u.shape != u.shape:
-        knee = HUBER * max(scale_of(form.value(theta[None], u)[0][0] - v[0], len(theta)), EXACT)
-        theta = descend(Problem(form, u, v, w[None], np.array([knee])), theta[None])[0][0]
+        knee = HUBER * max(robust_scale(form.value(theta[None], u)[0][0] - v[0], len(theta)), EXACT)
+        theta = levenberg_marquardt(Problem(form, u, v, w[None], np.array([knee])), theta[None])[0][0]
     natural = form.natural(theta[None], x0, y0)
     if agreeing < 2:
         warnings = (*warnings, f"only {agreeing} of {starts} starts reached this optimum")
@@ -155,11 +155,11 @@ def fit(
     return Fit(
         law, dict(zip(form.parameters, map(float, natural[0]))), float(form.floor(natural)[0]), starts,
         agreeing,
-        scale_of(residual, len(theta)), u_x, v_y, w, knee, warnings, chance, x0, y0, theta, replicates,
+        robust_scale(residual, len(theta)), u_x, v_y, w, knee, warnings, chance, x0, y0, theta, replicates,
     )  # fmt: skip
 
 
-def named(law: str) -> Form:
+def form_named(law: str) -> Form:
     """The form of a name; ValueError names the nearest."""
     if law not in FORMS:
         near = difflib.get_close_matches(law, FORMS, n=2, cutoff=0.3) or list(FORMS)
@@ -167,7 +167,7 @@ def named(law: str) -> Form:
     return FORMS[law]
 
 
-def points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array]:
+def sorted_points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array]:
     """Rows sorted by (x, y), so that the order in which they come cannot matter; NaN rows are left out."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.ndim != 1 or x.shape != y.shape:
@@ -181,7 +181,7 @@ def points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array
     return x[order], y[order], w[order]
 
 
-def averaged(u: Array, v: Array, w: Array, most: int) -> tuple[Array, Array, Array]:
+def average_neighbours(u: Array, v: Array, w: Array, most: int) -> tuple[Array, Array, Array]:
     """Runs of equally many neighbours averaged where there are twice `most` points or more, with the sums
     of their weights: as much is known of the law, in less time."""
     size = len(u) // most
@@ -244,25 +244,25 @@ def _check(form: Form, x: Array, y: Array, chance: float) -> tuple[str, ...]:
     return tuple(found)
 
 
-def optimum(form: Form, u: Array, v: Array, w: Array) -> tuple[Array, int, int, float]:
+def multistart(form: Form, u: Array, v: Array, w: Array) -> tuple[Array, int, int, float]:
     """Least squares from all starts, then Huber's loss with a knee from the residuals' own scale: the best
     theta (p,), how many starts agree, how many there were, and the knee. u, v and w are a batch of one."""
     start = form.starts(u[0], v[0])
-    theta, loss = descend(Problem(form, u, v, w, np.array([np.inf])), start)
+    theta, loss = levenberg_marquardt(Problem(form, u, v, w, np.array([np.inf])), start)
     best = theta[np.argmin(loss)]
-    knee = HUBER * max(scale_of(form.value(best[None], u)[0][0] - v[0], len(best)), EXACT)
-    theta, loss = descend(Problem(form, u, v, w, np.array([knee])), np.vstack([theta, best[None]]))
+    knee = HUBER * max(robust_scale(form.value(best[None], u)[0][0] - v[0], len(best)), EXACT)
+    theta, loss = levenberg_marquardt(Problem(form, u, v, w, np.array([knee])), np.vstack([theta, best[None]]))
     agreeing = int(np.sum(loss[:-1] <= loss.min() * (1 + AGREE) + 1e-18))
     return theta[np.argmin(loss)], agreeing, len(start), knee
 
 
-def scale_of(residual: Array, parameters: int) -> float:
+def robust_scale(residual: Array, parameters: int) -> float:
     """Median absolute residual as a standard deviation, corrected for the parameters spent."""
     free = max(1, len(residual) - parameters)
     return float(np.median(np.abs(residual)) * 1.4826 * np.sqrt(len(residual) / free))
 
 
-def resampled(
+def bayesian_bootstrap(
     form: Form, u: Array, v: Array, w: Array, theta: Array, knee: float, replicates: int, seed: int
 ) -> Array:
     """theta (replicates, p) by Rubin's bootstrap: exponential weights instead of drawn points, so that no
@@ -270,7 +270,7 @@ def resampled(
     random = np.random.default_rng(seed)
     drawn = random.exponential(size=(replicates, u.shape[1])) * w
     start = np.broadcast_to(theta, (replicates, len(theta)))
-    found = descend(Problem(form, u, v, drawn, np.array([knee])), start, 25, 1e-6)[0]
+    found = levenberg_marquardt(Problem(form, u, v, drawn, np.array([knee])), start, 25, 1e-6)[0]
     lost = np.sqrt(len(w) / max(1, len(w) - len(theta)))
     return np.clip(theta + (found - theta) * lost, form.low, form.high)
 
@@ -279,3 +279,10 @@ def check_level(level: float) -> None:
     """ValueError unless 0 < level < 1."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level:g}")
+
+
+def student_quantile(degrees: float, share: float) -> float:
+    """The quantile `share` of Student's t distribution with `degrees` of freedom."""
+    from scipy.special import stdtrit  # imported when first needed: it takes a tenth of a second and more
+
+    return float(stdtrit(degrees, share))

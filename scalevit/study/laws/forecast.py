@@ -17,22 +17,21 @@ from numpy.typing import ArrayLike
 from scalevit.study.laws.backtest import (
     FEWEST_RELATED,
     RECENT,
-    Curve,
-    Taught,
-    at_stage,
-    condensed,
-    curve,
-    cuts,
-    free,
-    predict,
-    solve_all,
-    teach,
+    ScaledCurve,
+    LearnedPriors,
+    truncate_to_stage,
+    average_points,
+    scale_curve,
+    backtest_cuts,
+    fit_without_prior,
+    predict_members,
+    fit_members,
+    learn_priors,
 )
-from scalevit.study.laws.fit import check_level, check_positive, declines, points
+from scalevit.study.laws.fit import check_level, check_positive, declines, sorted_points, student_quantile
 from scalevit.study.laws.forms import FORMS, Array
-from scalevit.study.laws.interval import COMMON_WEIGHT, Miss, trend, width
-from scalevit.study.laws.least_squares import Problem, descend
-from scalevit.study.laws.quantile import student
+from scalevit.study.laws.interval import COMMON_WEIGHT, BacktestError, trend, forecast_standard_deviation
+from scalevit.study.laws.least_squares import Problem, levenberg_marquardt
 
 #: Half of the full sharpness of the weights is reached with so many back-tests.
 HALF_TRUST = 12
@@ -82,20 +81,20 @@ def forecast(
     distance = np.log(x_new) - np.log(own.x0)
     reach = 2.0 ** np.round(np.log2(np.clip(np.exp(np.max(distance, initial=0.0)), 2.0, LONGEST)))
     group = _group(tuple(_frozen(*curve_) for curve_ in related), float(reach), float(-own.u[0]))
-    taught, fitted = [group.taught] if group.taught else [], condensed(own)
-    members, theta = solve_all([fitted], taught)
+    taught, fitted = [group.taught] if group.taught else [], average_points(own)
+    members, theta = fit_members([fitted], taught)
     misses = _misses([fitted], taught, float(reach))
     others = group.taught_misses if group.taught else group.misses
     weights = _weights(len(members), misses, others)
-    values = predict(members, theta, 0, distance)
-    mean, local = weights @ values, weights @ predict(members, theta, 0, own.u)
-    spread = width(own, local, weights, values, [*misses, *others], distance)
+    values = predict_members(members, theta, 0, distance)
+    mean, local = weights @ values, weights @ predict_members(members, theta, 0, own.u)
+    spread = forecast_standard_deviation(own, local, weights, values, [*misses, *others], distance)
     inside = distance <= 0
     if np.any(inside):
         mean[inside], loose = _within(own, distance[inside])
         spread[inside] = np.hypot(spread[inside], loose)
     degrees = COMMON_WEIGHT + len(misses) + len(others)
-    half = student(degrees, (1 + level) / 2) * spread
+    half = student_quantile(degrees, (1 + level) / 2) * spread
     ends = (own.y0 * np.exp(np.clip(mean + sign * half, -FARTHEST, FARTHEST)) for sign in (-1, 0, 1))
     low, middle, high = (np.minimum(end, chance) for end in ends)
     shares = {f"{m.law} {m.recency:g} {m.strength:g}": float(w) for m, w in zip(members, weights)}
@@ -104,15 +103,15 @@ def forecast(
     )
 
 
-def _curve(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None, chance: float = np.inf) -> Curve:
-    x, y, w = points(x, y, weights)
+def _curve(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None, chance: float = np.inf) -> ScaledCurve:
+    x, y, w = sorted_points(x, y, weights)
     x, y, w = x[w > 0], y[w > 0], w[w > 0]
     check_positive(x, y, chance)
     if len(np.unique(x)) < 2:
         raise ValueError(
             f"{len(np.unique(x))} different x: nothing can be forecast from one size; measure more"
         )
-    return curve(x, y, w)
+    return scale_curve(x, y, w)
 
 
 def _frozen(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -123,9 +122,9 @@ def _frozen(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, ...], tuple[float,
 class RelatedCurves:
     """What related curves teach: beliefs (none when they are too few) and their own back-tests."""
 
-    taught: Taught
-    misses: list[Miss]
-    taught_misses: list[Miss]
+    taught: LearnedPriors
+    misses: list[BacktestError]
+    taught_misses: list[BacktestError]
 
 
 @lru_cache(maxsize=16)
@@ -134,37 +133,37 @@ def _group(
 ) -> RelatedCurves:
     """Remembered, since the same related curves serve many forecasts. No curve teaches its own back-test."""
     horizon = HORIZON * np.log(reach)
-    curves = (condensed(_curve(np.array(x), np.array(y)), MOST_RELATED) for x, y in related)
-    pieces = [at_stage(piece, length, horizon) for piece in curves]
+    curves = (average_points(_curve(np.array(x), np.array(y)), MOST_RELATED) for x, y in related)
+    pieces = [truncate_to_stage(piece, length, horizon) for piece in curves]
     if len(pieces) < FEWEST_RELATED + 1:
         return RelatedCurves({}, _misses(pieces, [], reach) if pieces else [], [])
-    theta = free(pieces)
+    theta = fit_without_prior(pieces)
     everyone = range(len(pieces))
-    others = [teach(theta, [j for j in everyone if j != i]) for i in everyone]
-    return RelatedCurves(teach(theta, everyone), [], _misses(pieces, others, reach))
+    others = [learn_priors(theta, [j for j in everyone if j != i]) for i in everyone]
+    return RelatedCurves(learn_priors(theta, everyone), [], _misses(pieces, others, reach))
 
 
-def _misses(pieces: Sequence[Curve], taught: Sequence[Taught], reach: float) -> list[Miss]:
+def _misses(pieces: Sequence[ScaledCurve], taught: Sequence[LearnedPriors], reach: float) -> list[BacktestError]:
     """Every back-test of these curves."""
     ratios = [reach**depth for depth in DEPTHS]
     tests = [
-        (i, *cut) for i, piece in enumerate(pieces) for cut in cuts(piece, ratios, HORIZON * np.log(reach))
+        (i, *cut) for i, piece in enumerate(pieces) for cut in backtest_cuts(piece, ratios, HORIZON * np.log(reach))
     ]
     if not tests:
         return []
-    members, theta = solve_all(
+    members, theta = fit_members(
         [test[1] for test in tests], [taught[test[0]] for test in tests] if taught else []
     )
     return [
-        Miss(
-            predict(members, theta, row, distance) - truth, distance, before,
-            predict(members, theta, row, before.u),
+        BacktestError(
+            predict_members(members, theta, row, distance) - truth, distance, before,
+            predict_members(members, theta, row, before.u),
         )
         for row, (_, before, distance, truth) in enumerate(tests)
     ]  # fmt: skip
 
 
-def _weights(count: int, own: Sequence[Miss], others: Sequence[Miss]) -> Array:
+def _weights(count: int, own: Sequence[BacktestError], others: Sequence[BacktestError]) -> Array:
     """A power of the mean squared error, each back-test scaled by its median over members."""
     total, tests = np.zeros(count), len(own) + len(others)
     for share, misses in ((OWN, own), (1, others)):
@@ -177,17 +176,17 @@ def _weights(count: int, own: Sequence[Miss], others: Sequence[Miss]) -> Array:
     return weights / np.sum(weights)
 
 
-def _within(own: Curve, distance: Array) -> tuple[Array, float]:
+def _within(own: ScaledCurve, distance: Array) -> tuple[Array, float]:
     """Inside the data nothing is extrapolated: the plain law through all points, and its residuals' scale."""
     form = FORMS["saturating" if len(np.unique(own.u)) > 4 else "M1"]
     problem = Problem(form, own.u[None], own.v[None], own.w[None], np.array([np.inf]))
-    theta, loss = descend(problem, form.starts(own.u, own.v))
+    theta, loss = levenberg_marquardt(problem, form.starts(own.u, own.v))
     best = theta[np.argmin(loss)][None]
     spread = np.sqrt(2 * np.min(loss) / max(1, len(own.u) - theta.shape[1]))
     return form.value(best, distance[None])[0][0], float(spread)
 
 
-def _warnings(own: Curve, distance: Array) -> tuple[str, ...]:
+def _warnings(own: ScaledCurve, distance: Array) -> tuple[str, ...]:
     found = []
     different = len(np.unique(own.u))
     if different < 5:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalevit.study.laws.backtest import RECENT, Curve, smoothed
+from scalevit.study.laws.backtest import RECENT, ScaledCurve, is_smoothed
 from scalevit.study.laws.fit import declines
 from scalevit.study.laws.forms import Array
 
@@ -30,32 +30,32 @@ FLAT = 0.05
 
 
 @dataclass(frozen=True)
-class Miss:
+class BacktestError:
     """One back-test: errors in ln y by member (m, n) at ln distances (n,), the curve before the cut, and the
     members' values of its points (m, k)."""
 
     error: Array
     distance: Array
-    before: Curve
+    before: ScaledCurve
     local: Array
 
     def ratio(self, weights: Array) -> float:
         """Squared error of the weighted mean, less scatter, in units of `doubt`."""
         mean = weights @ self.error
         local = weights @ self.local
-        expected = np.mean(doubt(self.before, weights, self.error, self.distance))
+        expected = np.mean(disagreement_variance(self.before, weights, self.error, self.distance))
         found = np.mean(mean**2) - scatter(self.before, local) ** 2
         return float(np.clip(found / (expected + 1e-16), 0.0, LARGEST))
 
 
-def doubt(own: Curve, weights: Array, values: Array, distance: Array) -> Array:
+def disagreement_variance(own: ScaledCurve, weights: Array, values: Array, distance: Array) -> Array:
     """Variance of the members' `values` (m, n) of ln y, and a share of the change, at ln distances (n,)."""
     spread = weights @ (values - weights @ values) ** 2
     return spread + (SHARED * min(0.0, trend(own)) * distance) ** 2
 
 
-def width(
-    own: Curve, local: Array, weights: Array, values: Array, misses: Sequence[Miss], distance: Array
+def forecast_standard_deviation(
+    own: ScaledCurve, local: Array, weights: Array, values: Array, misses: Sequence[BacktestError], distance: Array
 ) -> Array:
     """Standard deviation of ln y of a new measurement, each ln distance from the last x. `values` (m, n) are
     the members' forecasts there, `local` their mean at the points."""
@@ -63,18 +63,18 @@ def width(
     ratio = COMMON_WEIGHT * common + sum(miss.ratio(weights) for miss in misses)
     ratio /= COMMON_WEIGHT + len(misses)
     outside = np.maximum(np.maximum(distance, own.u[0] - distance), 0.0)
-    squared = ratio * doubt(own, weights, values, outside) * (outside > 0)
+    squared = ratio * disagreement_variance(own, weights, values, outside) * (outside > 0)
     slope = trend(own)
     squared += (2 * max(0.0, slope) * outside) ** 2
     if not declines(own.u, own.v):
         squared += (FLAT * outside) ** 2
     before = np.maximum(own.u[0] - distance, 0.0)
     squared += (UNTESTED * max(abs(slope), _steepest(own)) * before) ** 2
-    hidden = HIDDEN if smoothed(own) else 1.0
+    hidden = HIDDEN if is_smoothed(own) else 1.0
     return np.sqrt((hidden * scatter(own, local)) ** 2 + squared)
 
 
-def scatter(own: Curve, local: Array) -> float:
+def scatter(own: ScaledCurve, local: Array) -> float:
     """Of single measurements about a smooth curve, near the end. Neighbours that stray together say that the
     points were smoothed and that their visible scatter understates: the classical (1 + r) / (1 - r)."""
     recent = own.u >= min(-2 * RECENT, own.u[-min(8, len(own.u))])
@@ -87,7 +87,7 @@ def scatter(own: Curve, local: Array) -> float:
     return float(np.sqrt(variance * (1 + alike) / (1 - alike)) + 1e-6)
 
 
-def trend(own: Curve) -> float:
+def trend(own: ScaledCurve) -> float:
     """Slope of ln y against ln x over the recent half of the points."""
     recent = own.u >= np.median(own.u)
     if len(np.unique(own.u[recent])) < 2:
@@ -95,7 +95,7 @@ def trend(own: Curve) -> float:
     return float(np.polyfit(own.u[recent], own.v[recent], 1)[0])
 
 
-def _steepest(own: Curve) -> float:
+def _steepest(own: ScaledCurve) -> float:
     """Steepness of ln y over the first half of the points."""
     first = own.u <= np.median(own.u)
     if len(np.unique(own.u[first])) < 2:

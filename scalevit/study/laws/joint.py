@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scalevit.study.laws.fit import check_level, check_positive, optimum, scale_of
+from scalevit.study.laws.fit import check_level, check_positive, multistart, robust_scale, student_quantile
 from scalevit.study.laws.forecast import FARTHEST, Forecast
 from scalevit.study.laws.forms import Array, Form
 from scalevit.study.laws.joint_forms import REPEATING, crossed, products, sums
-from scalevit.study.laws.least_squares import Problem, descend
-from scalevit.study.laws.quantile import student
+from scalevit.study.laws.least_squares import Problem, levenberg_marquardt
 
 NAMES = ("model size", "images seen", "unique images")
 #: Before any group lay outside the others: an e-fold beyond the data adds half of what a left-out group
@@ -32,7 +31,7 @@ MOST_GROUPS = 8
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedError:
     """Error as a fraction with its interval for a new run; `beyond` names what lies outside the data."""
 
     error: float
@@ -42,7 +41,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Reach:
+class JointUncertainty:
     """How far predictions miss, as standard deviations of ln y: `near` inside the data, and `slope` more for
     each e-fold outside (the inputs' e-folds added up). `groups` were left out to find it."""
 
@@ -59,7 +58,7 @@ class Reach:
     def half(self, x: Array, level: float) -> Array:
         """Half width of the interval in ln y: x (n, k) -> (n,)."""
         far = self.outside(x).sum(axis=1)
-        return student(self.groups, (1 + level) / 2) * np.hypot(self.near, self.slope * far)
+        return student_quantile(self.groups, (1 + level) / 2) * np.hypot(self.near, self.slope * far)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class JointLaw:
     left_out: float
     starts: int
     agreeing: int
-    reach: Reach
+    reach: JointUncertainty
     form: Form = field(repr=False)
     theta: Array = field(repr=False)
     x0: Array = field(repr=False)
@@ -92,14 +91,14 @@ class JointLaw:
         """Error of one run as a fraction."""
         return float(self.predict(flops, seen, unique))
 
-    def expect(self, flops: float, seen: float, unique: float | None = None, level: float = 0.9) -> Expected:
+    def expect(self, flops: float, seen: float, unique: float | None = None, level: float = 0.9) -> ExpectedError:
         """Error with the interval for a new run, which widens with the distance from the data."""
         check_level(level)
         x = np.array([self._inputs(flops, seen, unique)], float)
         error, half = self.error(flops, seen, unique), min(FARTHEST, float(self.reach.half(x, level)[0]))
         outside = self.reach.outside(x)[0] > 1e-9
         beyond = tuple(name for name, far in zip(NAMES, outside) if far)
-        return Expected(error, error * math.exp(-half), min(1.0, error * math.exp(half)), beyond)
+        return ExpectedError(error, error * math.exp(-half), min(1.0, error * math.exp(half)), beyond)
 
     def _inputs(self, *given: ArrayLike | None) -> list[ArrayLike]:
         known = [one for one in given if one is not None]
@@ -142,7 +141,7 @@ def fit_joint(
     natural = best.form.natural(best.theta[None], best.x0, best.y0)
     return JointLaw(
         best.form.name, dict(zip(best.form.parameters, map(float, natural[0]))),
-        float(best.form.floor(natural)[0]), scale_of(best.residual, len(best.theta)), best.left_out,
+        float(best.form.floor(natural)[0]), robust_scale(best.residual, len(best.theta)), best.left_out,
         best.starts, best.agreeing, _reach(x, best.residual, best.misses, np.ones(1)),
         best.form, best.theta, best.x0, best.y0,
     )  # fmt: skip
@@ -173,7 +172,7 @@ def forecast_joint(
         raise ValueError(f"{len(y)} points are too few for a law of {len(names)} inputs; measure more")
     members = [_member(form, x, y, masks) for form in forms]
     misses = [
-        LeftOut(np.stack([one.error[0] for one in same]), same[0].distance)
+        LeftOutGroup(np.stack([one.error[0] for one in same]), same[0].distance)
         for same in zip(*(member.misses for member in members))
     ]
     weights = _weights(members, len(masks))
@@ -188,7 +187,7 @@ def forecast_joint(
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutGroup:
     """A group predicted from the rest: errors in ln y by member (m, n), e-folds outside the rest (n,)."""
 
     error: Array
@@ -204,7 +203,7 @@ class _Member:
     starts: int
     agreeing: int
     residual: Array
-    misses: list[LeftOut]
+    misses: list[LeftOutGroup]
     x0: Array
     y0: float
 
@@ -216,9 +215,9 @@ class _Member:
 def _member(form: Form, x: Array, y: Array, masks: Sequence[Array]) -> _Member:
     x0, y0 = np.exp(np.log(x).mean(axis=0)), float(np.min(y))
     u, v = np.log(x / x0), np.log(y / y0)
-    theta, agreeing, starts, knee = optimum(form, u[None], v[None], np.ones((1, len(v))))
+    theta, agreeing, starts, knee = multistart(form, u[None], v[None], np.ones((1, len(v))))
     kept = 1.0 - np.stack(masks)
-    again, _ = descend(
+    again, _ = levenberg_marquardt(
         Problem(form, u[None], v[None], kept, np.full(len(masks), knee)),
         np.repeat(theta[None], len(masks), axis=0), 40, 1e-6,
     )  # fmt: skip
@@ -227,7 +226,7 @@ def _member(form: Form, x: Array, y: Array, masks: Sequence[Array]) -> _Member:
         rest = u[~mask]
         outside = np.maximum(0, np.maximum(rest.min(axis=0) - u[mask], u[mask] - rest.max(axis=0)))
         error = form.value(row[None], u[None, mask])[0] - v[mask]
-        misses.append(LeftOut(error, outside.sum(axis=1)))
+        misses.append(LeftOutGroup(error, outside.sum(axis=1)))
     residual = form.value(theta[None], u[None])[0][0] - v
     return _Member(form, theta, starts, agreeing, residual, misses, x0, y0)
 
@@ -243,7 +242,7 @@ def _values(form: Form, theta: Array, scaled: Array) -> Array:
     return form.value(theta[None], np.log(scaled)[None])[0][0]
 
 
-def _reach(x: Array, residual: Array, misses: Sequence[LeftOut], weights: Array) -> Reach:
+def _reach(x: Array, residual: Array, misses: Sequence[LeftOutGroup], weights: Array) -> JointUncertainty:
     """What groups inside the others' range miss by; what those outside miss by beyond it, a group each. By
     luck some miss by less: they count as well, else luck the other way would be taken for distance."""
     errors = [(weights @ miss.error, miss.distance) for miss in misses]
@@ -254,7 +253,7 @@ def _reach(x: Array, residual: Array, misses: Sequence[LeftOut], weights: Array)
         for error, distance in errors if distance.max() > 1e-9
     ]  # fmt: skip
     slope = max(0.0, COMMON_SHARE * COMMON_WEIGHT * near + sum(far)) / (COMMON_WEIGHT + len(far))
-    return Reach(float(np.sqrt(near)), float(np.sqrt(slope)), len(misses), x.min(axis=0), x.max(axis=0))
+    return JointUncertainty(float(np.sqrt(near)), float(np.sqrt(slope)), len(misses), x.min(axis=0), x.max(axis=0))
 
 
 def _rows(
@@ -292,7 +291,7 @@ def _stretches(column: Array) -> Array:
     return np.searchsorted(np.quantile(column, np.linspace(0, 1, MOST_GROUPS + 1)[1:-1]), column)
 
 
-def _warnings(names: tuple[str, ...], reach: Reach, new: Array) -> tuple[str, ...]:
+def _warnings(names: tuple[str, ...], reach: JointUncertainty, new: Array) -> tuple[str, ...]:
     far = reach.outside(new).max(axis=0, initial=0.0)
     length = np.log(reach.highest / reach.lowest)
     found = [

@@ -62,7 +62,7 @@ class Problem:
         assert self.prior is not None
         return np.broadcast_to(self.prior.precision, (len(theta), *self.prior.precision.shape[1:]))
 
-    def normal(self, theta: Array) -> tuple[Array, Array, Array]:
+    def normal_equations(self, theta: Array) -> tuple[Array, Array, Array]:
         """Loss (b,), gradient (b, p) and Gauss-Newton matrix (b, p, p)."""
         value, jacobian = self.form.value(theta, self.u)
         residual = value - self.v
@@ -77,7 +77,7 @@ class Problem:
         return self._loss(theta, residual), gradient, matrix
 
 
-def descend(
+def levenberg_marquardt(
     problem: Problem, start: Array, iterations: int = 80, tolerance: float = TOLERANCE,
     held: Array | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
@@ -91,7 +91,7 @@ def descend(
     busy = np.arange(len(theta))
     for _ in range(iterations):
         part = problem.rows(busy)
-        _, gradient, matrix = part.normal(theta[busy])
+        _, gradient, matrix = part.normal_equations(theta[busy])
         step = _step(theta[busy], gradient, matrix, damping[busy], low, high, held)
         tried = np.clip(theta[busy] + step, low, high)
         now = part.loss(tried)

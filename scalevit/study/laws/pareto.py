@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scalevit.study.laws.fit import check_level, fit
-from scalevit.study.laws.quantile import student
+from scalevit.study.laws.fit import check_level, fit, student_quantile
 
 #: Fewest different computes of a size that can be smoothed.
 SMOOTHED = 4
@@ -85,5 +84,5 @@ def size_exponent(best: Frontier, level: float = 0.9) -> tuple[float, float, flo
     slope, offset = np.polyfit(x, y, 1)
     degrees = len(x) - 2
     error = np.sqrt(np.sum((y - offset - slope * x) ** 2) / degrees / np.sum((x - x.mean()) ** 2))
-    half = student(degrees, (1 + level) / 2) * error
+    half = student_quantile(degrees, (1 + level) / 2) * error
     return float(slope), float(slope - half), float(slope + half)

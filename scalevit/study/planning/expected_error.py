@@ -14,7 +14,7 @@ import numpy as np
 
 from scalevit.config.model_sizes import Shape, shape
 from scalevit.config.run import Model
-from scalevit.study.laws.joint import Expected, JointLaw, fit_joint
+from scalevit.study.laws.joint import ExpectedError, JointLaw, fit_joint
 from scalevit.study.paper.tables import BATCH, FEWSHOT, FEWSHOT_COLUMNS, FINETUNE, IMAGES, table
 
 #: File of tables 4-13 or 14-22, column of the accuracy, column of the steps.
@@ -68,7 +68,7 @@ class Laws:
             return resolved.flops(model.image, model.pool, model.classes)
         return resolved.flops(model.image)
 
-    def expect(self, task: str, resolved: Shape, model: Model, seen: float, unique: float) -> Expected:
+    def expect(self, task: str, resolved: Shape, model: Model, seen: float, unique: float) -> ExpectedError:
         """The error of a run that sees `seen` images, `unique` of them different."""
         law = self.tasks[task]
         given = (self.flops(resolved, model), seen, min(unique, seen))

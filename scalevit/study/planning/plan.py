@@ -16,7 +16,7 @@ from scalevit.config.memory import Memory, count_parameters, memory_of
 from scalevit.config.model_sizes import LETTERS, Shape, shape
 from scalevit.config.run import Run
 from scalevit.config.validate import sharing_mistakes
-from scalevit.study.laws.joint import Expected
+from scalevit.study.laws.joint import ExpectedError
 from scalevit.study.planning.expected_error import Laws, paper
 from scalevit.study.planning.measured_speeds import MeasuredSpeeds
 
@@ -56,7 +56,7 @@ class Plan:
     hours: float
     kilowatt_hours: float
     cost: float | None
-    expected: dict[str, Expected]
+    expected: dict[str, ExpectedError]
     expected_from: str
     warnings: tuple[str, ...]
 
@@ -209,7 +209,7 @@ def speed_of(
 # --------------------------------------------------------------------------- result
 
 
-def expect(run: Run, resolved: Shape, images: float, laws: Laws) -> dict[str, Expected]:
+def expect(run: Run, resolved: Shape, images: float, laws: Laws) -> dict[str, ExpectedError]:
     """Errors at the end of the run, by task."""
     unique = run.data.images or (images if run.data.source else JFT_IMAGES)
     return {task: laws.expect(task, resolved, run.model, images, float(unique)) for task in laws.tasks}
@@ -221,7 +221,7 @@ def _warnings(
     devices: int,
     memory: Memory,
     fits: bool,
-    expected: dict[str, Expected],
+    expected: dict[str, ExpectedError],
     laws: Laws,
 ) -> list[str]:
     found = []

@@ -21,7 +21,7 @@ def found():
 
 @pytest.mark.parametrize("budget", [2e12, 5e13])
 def test_the_chosen_grid_keeps_to_its_budget_and_is_a_study(budget):
-    made = optimal_design.choose(SPEC, budget)
+    made = optimal_design.optimal_design(SPEC, budget)
     nodes = grid.expand(made.spec)
     assert {node.name for node in nodes} == {*made.names}
     assert grid.bill(nodes).shared == pytest.approx(made.cost, rel=0.02)
@@ -40,7 +40,7 @@ def test_the_promised_interval_is_what_forecasts_from_the_chosen_grid_really_mis
 
 
 def test_more_budget_forecasts_better_and_the_cost_of_a_selection_is_the_grids_own():
-    small, large = (optimal_design.choose(SPEC, budget) for budget in (2e12, 2e13))
+    small, large = (optimal_design.optimal_design(SPEC, budget) for budget in (2e12, 2e13))
     assert large.half < small.half
     candidates = optimal_design.candidates_of(SPEC)
     bill = grid.bill(grid.expand(SPEC))
@@ -48,12 +48,12 @@ def test_more_budget_forecasts_better_and_the_cost_of_a_selection_is_the_grids_o
 
 
 def test_a_run_that_is_known_already_tells_less_than_a_new_kind():
-    law = optimal_design.prior(optimal_design.candidates_of(SPEC).inputs)
+    law = optimal_design.law_prior(optimal_design.candidates_of(SPEC).inputs)
     inputs = optimal_design.candidates_of(SPEC).inputs
     target = inputs[-1] * 3
-    once = optimal_design.criterion(inputs[:4], law, target)
-    twice = optimal_design.criterion(np.concatenate([inputs[:4], inputs[:4]]), law, target)
-    wide = optimal_design.criterion(inputs[[0, 1, 2, 3, 8, 11, 14, 17]], law, target)
+    once = optimal_design.log_variance(inputs[:4], law, target)
+    twice = optimal_design.log_variance(np.concatenate([inputs[:4], inputs[:4]]), law, target)
+    wide = optimal_design.log_variance(inputs[[0, 1, 2, 3, 8, 11, 14, 17]], law, target)
     assert wide < twice < once
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scalevit.cli.main import main
 from scalevit.config.result import DONE
-from scalevit.study.laws.backtest import curve, cuts, smoothed
+from scalevit.study.laws.backtest import scale_curve, backtest_cuts, is_smoothed
 from scalevit.study.laws.forecast import forecast
 
 X = np.geomspace(1, 300, 20)
@@ -48,8 +48,8 @@ def test_the_best_so_far_hides_its_noise():
     random, x = np.random.default_rng(0), np.geomspace(1, 100, 60 * 20)
     raw = law(x) * np.exp(0.03 * random.normal(size=len(x)))
     best = np.minimum.accumulate(raw)[::20]
-    assert smoothed(curve(x[::20], best)) and not smoothed(curve(x[::20], raw[::20]))
-    assert not smoothed(curve(X, law(X)))
+    assert is_smoothed(scale_curve(x[::20], best)) and not is_smoothed(scale_curve(x[::20], raw[::20]))
+    assert not is_smoothed(scale_curve(X, law(X)))
     found = forecast(x[::20], best, [110.0])
     honest = 2 * 1.645 * 0.03
     assert honest < np.log(found.high[0] / found.low[0]) < 2.5 * honest
@@ -125,8 +125,8 @@ def test_a_forecast_absurdly_far_stays_finite():
 
 
 def test_cuts_predict_only_what_lies_behind_them():
-    piece = curve(X, law(X))
-    for short, distance, truth in cuts(piece, (2.0, 4.0), np.log(2.2)):
+    piece = scale_curve(X, law(X))
+    for short, distance, truth in backtest_cuts(piece, (2.0, 4.0), np.log(2.2)):
         last = short.x0 * piece.x0
         assert np.all(distance > 0) and np.all(distance <= np.log(2.2) + 1e-6)
         np.testing.assert_allclose(

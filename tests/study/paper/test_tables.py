@@ -8,7 +8,7 @@ import pytest
 from scalevit.cli.main import main
 from scalevit.config.result import DONE
 from scalevit.study.laws.pareto import frontier
-from scalevit.study.paper.refit import giants, refit
+from scalevit.study.paper.reproduction import forecast_giants, refit
 from scalevit.study.paper.tables import PRINTED, core_days, points
 
 
@@ -65,7 +65,7 @@ def test_printed_laws_describe_their_frontiers():
 
 @pytest.mark.slow
 def test_giants_are_forecast_from_small_models():
-    for one in giants("imagenet_10shot"):
+    for one in forecast_giants("imagenet_10shot"):
         assert one.low <= one.truth <= one.high
         assert abs(one.off) <= 0.08
 

@@ -35,7 +35,7 @@ class Refit:
 
 
 @dataclass(frozen=True)
-class Blind:
+class BlindForecast:
     """A giant forecast from smaller models: error as a fraction, with its interval."""
 
     task: str
@@ -75,7 +75,7 @@ def _rounded(printed: Printed, compute: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.min(ends, axis=0), np.max(ends, axis=0)
 
 
-def giants(task: str, level: float = 0.9) -> list[Blind]:
+def forecast_giants(task: str, level: float = 0.9) -> list[BlindForecast]:
     """g/14 at its longest and G/14 where it was measured, forecast from everything up to L/16."""
     runs = points(task)
     known = _known(task)
@@ -91,7 +91,7 @@ def giants(task: str, level: float = 0.9) -> list[Blind]:
             [(other.compute, other.error) for other in related], chance=1.0,
         )  # fmt: skip
         ends = (float(seen.mean[0]), float(seen.low[0]), float(seen.high[0]))
-        found.append(Blind(task, model, float(own.compute[last]), float(own.error[last]), *ends))
+        found.append(BlindForecast(task, model, float(own.compute[last]), float(own.error[last]), *ends))
     return found
 
 
