@@ -32,7 +32,9 @@ def misses(
     precision = np.linalg.inv(law.covariance) * optimal_design.NOISE**2
     prior = Prior(mean, np.broadcast_to(precision, (len(truths), *precision.shape)))
     knee = np.full(len(truths), 1e3)
-    theta, _ = levenberg_marquardt(Problem(REPEATING, u, v, np.ones_like(v), knee, prior), mean, iterations=200)
+    theta, _ = levenberg_marquardt(
+        Problem(REPEATING, u, v, np.ones_like(v), knee, prior), mean, iterations=200
+    )
     return (REPEATING.value(theta, aim)[0] - REPEATING.value(truths, aim)[0])[:, 0]
 
 
@@ -41,7 +43,9 @@ def compare(budget: float, laws: int = 200) -> dict[str, float]:
     spec = grid.PRESETS["demo"]
     made = optimal_design.optimal_design(spec, budget)
     wide = optimal_design.candidates_of(made.spec)
-    law = optimal_design.law_prior(optimal_design.candidates_of(optimal_design.candidate_durations(spec, budget)).inputs)
+    law = optimal_design.law_prior(
+        optimal_design.candidates_of(optimal_design.candidate_durations(spec, budget)).inputs
+    )
     truths = optimal_design.law_prior(
         optimal_design.candidates_of(optimal_design.candidate_durations(spec, budget)).inputs, laws, seed=1
     ).theta

@@ -56,7 +56,10 @@ with table.open("w", newline="") as file:
 # %%
 from scalevit.study.design.table import TableColumns, read_table  # noqa: E402
 
-curves = {one.name: one for one in read_table(table, TableColumns("images", "accuracy", group="model", accuracy=True))}
+curves = {
+    one.name: one
+    for one in read_table(table, TableColumns("images", "accuracy", group="model", accuracy=True))
+}
 laws = {name: sv.fit(one.x, one.y, chance=1.0, bootstrap=300) for name, one in curves.items()}
 for name, law in laws.items():
     low, high = law.ranges()["b"]

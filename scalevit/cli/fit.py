@@ -60,7 +60,9 @@ def _table(args: argparse.Namespace) -> Answer:
 
     if not (args.x and args.y):
         raise ValueError("which columns? give --x and --y")
-    groups = read_table(Path(args.table), TableColumns(args.x, args.y, args.group, args.weight, args.accuracy))
+    groups = read_table(
+        Path(args.table), TableColumns(args.x, args.y, args.group, args.weight, args.accuracy)
+    )
     check_level(args.level)
     if args.chance is not None and not args.chance > 0:
         raise ValueError(f"--chance is the largest error possible, above 0, not {args.chance:g}")

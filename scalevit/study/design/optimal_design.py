@@ -110,7 +110,9 @@ def optimal_design(spec: grid.Spec, budget: float) -> Design:
         )
     law = law_prior(candidates.inputs)
     target = forecast_target(candidates, law, REACH * budget)
-    chosen = exchange_runs(candidates, law, target, budget, greedy_design(candidates, law, target, budget, []))
+    chosen = exchange_runs(
+        candidates, law, target, budget, greedy_design(candidates, law, target, budget, [])
+    )
     even = uniform_design(spec, budget)
     names = tuple(candidates.names[index] for index in sorted(chosen))
     return Design(

@@ -130,7 +130,9 @@ def learned_prior(theta: Array) -> ParameterPrior:
     return ParameterPrior(mean, covariance)
 
 
-def backtest_cuts(piece: ScaledCurve, ratios: Sequence[float], horizon: float) -> list[tuple[ScaledCurve, Array, Array]]:
+def backtest_cuts(
+    piece: ScaledCurve, ratios: Sequence[float], horizon: float
+) -> list[tuple[ScaledCurve, Array, Array]]:
     """(what lies before the cut, ln distance and ln y of what lies within `horizon` e-folds after it)."""
     found = []
     for ratio in ratios:
@@ -151,7 +153,9 @@ LearnedPriors = dict[tuple[str, float], ParameterPrior]
 def fit_without_prior(pieces: Sequence[ScaledCurve]) -> dict[tuple[str, float], Array]:
     """theta (curves, p) of every law and recency without prior."""
     return {
-        kind: fit_member(Extrapolator(*kind, 0.0), pieces, [_starts(kind[0], piece) for piece in pieces], None)
+        kind: fit_member(
+            Extrapolator(*kind, 0.0), pieces, [_starts(kind[0], piece) for piece in pieces], None
+        )
         for kind in KINDS
     }
 
@@ -232,7 +236,9 @@ def fit_member(
     return np.stack([theta[row == i][np.argmin(loss[row == i])] for i in range(len(pieces))])
 
 
-def predict_members(members: Sequence[Extrapolator], thetas: Sequence[Array], index: int, distance: Array) -> Array:
+def predict_members(
+    members: Sequence[Extrapolator], thetas: Sequence[Array], index: int, distance: Array
+) -> Array:
     """ln(y / y0) of curve `index` at ln distances from its last x, by every member: (members, n)."""
     u = np.asarray(distance, float)[None]
     return np.stack([m.form.value(t[index][None], u)[0][0] for m, t in zip(members, thetas)])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scalevit.study.laws.fit import check_level, check_positive, multistart, bayesian_bootstrap, robust_scale
+from scalevit.study.laws.fit import bayesian_bootstrap, check_level, check_positive, multistart, robust_scale
 from scalevit.study.laws.forms import Array
 from scalevit.study.laws.joint_forms import DIMENSION
 

@@ -251,7 +251,9 @@ def multistart(form: Form, u: Array, v: Array, w: Array) -> tuple[Array, int, in
     theta, loss = levenberg_marquardt(Problem(form, u, v, w, np.array([np.inf])), start)
     best = theta[np.argmin(loss)]
     knee = HUBER * max(robust_scale(form.value(best[None], u)[0][0] - v[0], len(best)), EXACT)
-    theta, loss = levenberg_marquardt(Problem(form, u, v, w, np.array([knee])), np.vstack([theta, best[None]]))
+    theta, loss = levenberg_marquardt(
+        Problem(form, u, v, w, np.array([knee])), np.vstack([theta, best[None]])
+    )
     agreeing = int(np.sum(loss[:-1] <= loss.min() * (1 + AGREE) + 1e-18))
     return theta[np.argmin(loss)], agreeing, len(start), knee
 

@@ -17,20 +17,20 @@ from numpy.typing import ArrayLike
 from scalevit.study.laws.backtest import (
     FEWEST_RELATED,
     RECENT,
-    ScaledCurve,
     LearnedPriors,
-    truncate_to_stage,
+    ScaledCurve,
     average_points,
-    scale_curve,
     backtest_cuts,
-    fit_without_prior,
-    predict_members,
     fit_members,
+    fit_without_prior,
     learn_priors,
+    predict_members,
+    scale_curve,
+    truncate_to_stage,
 )
 from scalevit.study.laws.fit import check_level, check_positive, declines, sorted_points, student_quantile
 from scalevit.study.laws.forms import FORMS, Array
-from scalevit.study.laws.interval import COMMON_WEIGHT, BacktestError, trend, forecast_standard_deviation
+from scalevit.study.laws.interval import COMMON_WEIGHT, BacktestError, forecast_standard_deviation, trend
 from scalevit.study.laws.least_squares import Problem, levenberg_marquardt
 
 #: Half of the full sharpness of the weights is reached with so many back-tests.
@@ -103,7 +103,9 @@ def forecast(
     )
 
 
-def _curve(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None, chance: float = np.inf) -> ScaledCurve:
+def _curve(
+    x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None, chance: float = np.inf
+) -> ScaledCurve:
     x, y, w = sorted_points(x, y, weights)
     x, y, w = x[w > 0], y[w > 0], w[w > 0]
     check_positive(x, y, chance)
@@ -143,11 +145,15 @@ def _group(
     return RelatedCurves(learn_priors(theta, everyone), [], _misses(pieces, others, reach))
 
 
-def _misses(pieces: Sequence[ScaledCurve], taught: Sequence[LearnedPriors], reach: float) -> list[BacktestError]:
+def _misses(
+    pieces: Sequence[ScaledCurve], taught: Sequence[LearnedPriors], reach: float
+) -> list[BacktestError]:
     """Every back-test of these curves."""
     ratios = [reach**depth for depth in DEPTHS]
     tests = [
-        (i, *cut) for i, piece in enumerate(pieces) for cut in backtest_cuts(piece, ratios, HORIZON * np.log(reach))
+        (i, *cut)
+        for i, piece in enumerate(pieces)
+        for cut in backtest_cuts(piece, ratios, HORIZON * np.log(reach))
     ]
     if not tests:
         return []

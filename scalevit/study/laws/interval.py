@@ -55,7 +55,12 @@ def disagreement_variance(own: ScaledCurve, weights: Array, values: Array, dista
 
 
 def forecast_standard_deviation(
-    own: ScaledCurve, local: Array, weights: Array, values: Array, misses: Sequence[BacktestError], distance: Array
+    own: ScaledCurve,
+    local: Array,
+    weights: Array,
+    values: Array,
+    misses: Sequence[BacktestError],
+    distance: Array,
 ) -> Array:
     """Standard deviation of ln y of a new measurement, each ln distance from the last x. `values` (m, n) are
     the members' forecasts there, `local` their mean at the points."""

@@ -91,7 +91,9 @@ class JointLaw:
         """Error of one run as a fraction."""
         return float(self.predict(flops, seen, unique))
 
-    def expect(self, flops: float, seen: float, unique: float | None = None, level: float = 0.9) -> ExpectedError:
+    def expect(
+        self, flops: float, seen: float, unique: float | None = None, level: float = 0.9
+    ) -> ExpectedError:
         """Error with the interval for a new run, which widens with the distance from the data."""
         check_level(level)
         x = np.array([self._inputs(flops, seen, unique)], float)
@@ -253,7 +255,9 @@ def _reach(x: Array, residual: Array, misses: Sequence[LeftOutGroup], weights: A
         for error, distance in errors if distance.max() > 1e-9
     ]  # fmt: skip
     slope = max(0.0, COMMON_SHARE * COMMON_WEIGHT * near + sum(far)) / (COMMON_WEIGHT + len(far))
-    return JointUncertainty(float(np.sqrt(near)), float(np.sqrt(slope)), len(misses), x.min(axis=0), x.max(axis=0))
+    return JointUncertainty(
+        float(np.sqrt(near)), float(np.sqrt(slope)), len(misses), x.min(axis=0), x.max(axis=0)
+    )
 
 
 def _rows(

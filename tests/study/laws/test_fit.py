@@ -156,14 +156,18 @@ def test_weights_are_repetitions():
     several = Problem(once.form, u[:, repeated], v[:, repeated], np.ones((1, len(repeated))), knee)
     weighted = Problem(once.form, u, v, weights[None].astype(float), knee)
     start = once.form.starts(u[0], v[0])
-    assert levenberg_marquardt(weighted, start)[1].min() == pytest.approx(levenberg_marquardt(several, start)[1].min(), rel=1e-8)
+    assert levenberg_marquardt(weighted, start)[1].min() == pytest.approx(
+        levenberg_marquardt(several, start)[1].min(), rel=1e-8
+    )
 
 
 def test_an_infinitely_strong_prior_is_obeyed():
     form = FORMS["M1"]
     prior = Prior(np.array([[0.0, np.log(0.9)]]), np.diag([0.0, 1e9])[None])
     u, v = np.log(X / X[-1])[None], -0.3 * np.log(X / X[-1])[None]
-    theta, _ = levenberg_marquardt(Problem(form, u, v, np.ones_like(u), np.array([np.inf]), prior), np.zeros((1, 2)))
+    theta, _ = levenberg_marquardt(
+        Problem(form, u, v, np.ones_like(u), np.array([np.inf]), prior), np.zeros((1, 2))
+    )
     assert np.exp(theta[0, 1]) == pytest.approx(0.9, rel=1e-4)
 
 

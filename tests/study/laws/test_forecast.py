@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scalevit.cli.main import main
 from scalevit.config.result import DONE
-from scalevit.study.laws.backtest import scale_curve, backtest_cuts, is_smoothed
+from scalevit.study.laws.backtest import backtest_cuts, is_smoothed, scale_curve
 from scalevit.study.laws.forecast import forecast
 
 X = np.geomspace(1, 300, 20)
