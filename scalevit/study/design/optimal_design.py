@@ -117,7 +117,8 @@ def optimal_design(spec: grid.Spec, budget: float) -> Design:
     names = tuple(candidates.names[index] for index in sorted(chosen))
     return Design(
         restrict_spec(wide, names), names, candidates.cost(chosen), target,
-        interval_half_width(candidates.inputs[chosen], law, target), interval_half_width(even, law, target), len(even),
+        interval_half_width(candidates.inputs[chosen], law, target),
+        interval_half_width(even, law, target), len(even),
     )  # fmt: skip
 
 
