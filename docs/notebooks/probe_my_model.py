@@ -78,12 +78,11 @@ from scalevit.evals.datasets.open import open_set  # noqa: E402
 ask = ProbeProtocol(shots=(1, 5, 10, 25), draws=10, l2=(1.0, 8.0, 64.0), methods=("ridge", "knn"))
 lines = list(compare([open_model("my_model:edges", image=32)], [open_set(str(folder / "mine.npz"))], ask))
 for line in lines:
-    if line.found.shots == 10:
-        strength = f"λ {line.found.l2:g}" if line.found.l2 is not None else ""
-        interval = f"[{line.found.low:.1%}, {line.found.high:.1%}]"
-        print(
-            f"{line.floor or line.model:<16} {line.method:<6} {strength:<6} {line.found.mean:.1%} {interval}"
-        )
+    if line.accuracy.shots == 10:
+        strength = f"λ {line.accuracy.l2:g}" if line.accuracy.l2 is not None else ""
+        interval = f"[{line.accuracy.low:.1%}, {line.accuracy.high:.1%}]"
+        name, mean = line.baseline or line.model, line.accuracy.mean
+        print(f"{name:<16} {line.method:<6} {strength:<6} {mean:.1%} {interval}")
 
 # %% [markdown]
 # λ matters as much as many a model: compare models at each one's best λ, and say which it was. The paper's
@@ -110,5 +109,5 @@ print("all support images, raw pixels:", [f"{accuracy:.1%}" for accuracy in accu
 from scalevit.evals.figures import draw_accuracies  # noqa: E402
 
 picture = folder / "shots.png"
-draw_accuracies([line for line in lines if line.method == "ridge" and line.found.l2 == 8], picture)
+draw_accuracies([line for line in lines if line.method == "ridge" and line.accuracy.l2 == 8], picture)
 print(picture.name)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from scalevit.artifacts import checkpoint, dcp
 from scalevit.artifacts.remote import Folder
 
 
+@runtime_checkable
 class Processes(Protocol):
     """What saving needs of the processes of a run, as `distributed.world.World` gives it."""
 

@@ -1,4 +1,4 @@
-"""scalevit probe: what the frozen features of any models are worth on any labelled images."""
+"""scalevit probe: few-shot, kNN and linear probes of the frozen features of models on labelled images."""
 
 from __future__ import annotations
 
@@ -71,29 +71,29 @@ def main(args: argparse.Namespace) -> Answer:
     from scalevit.distributed import world as mesh
 
     with mesh.join(config.Parallel()) as world:
-        answer = _answer(args, protocol, world)
+        answer = _probe(args, protocol, world)
     mesh.leave(answer.code)
     return answer
 
 
-def _answer(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> Answer:
-    """The same on every process; they share the images."""
+def _probe(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> Answer:
+    """Probe results as the command's answer; every process computes the same, and they share the images."""
     from scalevit.evals.backbones import open_model
     from scalevit.evals.compare import compare
     from scalevit.evals.datasets.open import open_set
-    from scalevit.evals.datasets.suites import SUITES, means, open_suite
+    from scalevit.evals.datasets.suites import SUITES, open_suite, suite_means
     from scalevit.evals.features import WorkShare, default_cache
 
-    _require_places(args)
+    _require_writable(args)
     began = time.monotonic()
-    models, names = _sorted(args.what, args.suite)
+    models, names = _models_and_sets(args.what, args.suite)
     if args.records:
         _require_recordable(models, protocol)
     sets = [open_set(name) for name in names]
-    sets += open_suite(args.suite, args.root, _note if world.first else _silent) if args.suite else []
+    sets += open_suite(args.suite, args.root, _print_note if world.first else _silent) if args.suite else []
     opened = [open_model(name, image=args.image, scale=args.scale, device=world.device) for name in models]
     cache = None if args.no_cache else args.cache or default_cache()
-    share, tell = WorkShare.of(world), _tell if world.first else _silent
+    share, tell = WorkShare.of(world), _print_progress if world.first else _silent
     lines = list(compare(opened, sets, protocol, cache=cache, share=share, tell=tell))
     if args.figure and world.first:
         from scalevit.evals.figures import draw_accuracies
@@ -103,14 +103,14 @@ def _answer(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> 
     if args.records and world.first:
         _record(Path(models[0]), lines, time.monotonic() - began, args.records)
     if args.suite:
-        answer = _with_means(answer, means(lines, SUITES[args.suite]), args.suite)
+        answer = _with_means(answer, suite_means(lines, SUITES[args.suite]), args.suite)
     if args.pictures and world.first:
         answer = _with_pictures(answer, opened, sets, lines, args.pictures)
     return answer
 
 
-def _require_places(args: argparse.Namespace) -> None:
-    """Before anything is computed: whether what is to be drawn has a place."""
+def _require_writable(args: argparse.Namespace) -> None:
+    """Check the output paths of figures before anything is computed."""
     if args.figure:
         from scalevit.evals.figures import require_format
 
@@ -119,16 +119,16 @@ def _require_places(args: argparse.Namespace) -> None:
         raise ValueError(f"--pictures {args.pictures}: there is a file of that name, not a folder")
 
 
-def _note(text: str) -> None:
+def _print_note(text: str) -> None:
     print(f"scalevit: {text}", file=sys.stderr)
 
 
-def _tell(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(f"scalevit: probing {text}", file=sys.stderr, flush=True)
 
 
 def _silent(text: str) -> None:
-    """Of several processes one speaks."""
+    """No output: of several processes only the first prints."""
 
 
 def _protocol(args: argparse.Namespace) -> ProbeProtocol:
@@ -137,13 +137,13 @@ def _protocol(args: argparse.Namespace) -> ProbeProtocol:
     from scalevit.evals.fewshot_sampling import ALL_SHOTS
     from scalevit.evals.probes import L2_GRID
 
-    asked = args.shots or [str(n) if n else "all" for n in SUITES[args.suite or "small"].shots]
-    shots = tuple(ALL_SHOTS if word == "all" else _number(int, word, "--shots", 1) for word in asked)
+    shots_given = args.shots or [str(n) if n else "all" for n in SUITES[args.suite or "small"].shots]
+    shots = tuple(ALL_SHOTS if word == "all" else _number(int, word, "--shots", 1) for word in shots_given)
     l2 = L2_GRID if args.l2 == ["grid"] else tuple(_number(float, w, "--l2", 0) for w in args.l2)
     if args.draws < 1:
         raise ValueError(f"--draws must be at least 1, found {args.draws}")
-    wanted = {"ridge": True, "knn": args.knn, "nearest-mean": args.nearest_mean, "linear": args.linear}
-    methods = tuple(name for name, yes in wanted.items() if yes)
+    chosen = {"ridge": True, "knn": args.knn, "nearest-mean": args.nearest_mean, "linear": args.linear}
+    methods = tuple(name for name, yes in chosen.items() if yes)
     return ProbeProtocol(shots, args.draws, l2, methods, tuple(args.layer))
 
 
@@ -155,7 +155,7 @@ def _require_recordable(models: Sequence[str], protocol: ProbeProtocol) -> None:
 
 
 def _record(run: Path, lines: Sequence[ProbeResult], seconds: float, folder: Path) -> None:
-    """The run's rows, as if it had been probed at its end, and one that says that all are there."""
+    """Write records as of an evaluation at the run's end, closed by a row of kind "run"."""
     from scalevit.evals.compare import RAW_PIXELS, UNTRAINED
     from scalevit.train.reporter import RowFields
 
@@ -163,10 +163,10 @@ def _record(run: Path, lines: Sequence[ProbeResult], seconds: float, folder: Pat
     trained = config.load(str(run / run_folder.CONFIG))
     facts, step = RowFields.of(trained), trained.schedule.steps
     rows = [
-        facts.row("floor" if line.floor else "probe", step, metrics.get(line.floor, "accuracy"), value)
-        | {"dataset": line.data, "shots": line.found.shots, "seed": draw}
+        facts.row("floor" if line.baseline else "probe", step, metrics.get(line.baseline, "accuracy"), value)
+        | {"dataset": line.data, "shots": line.accuracy.shots, "seed": draw}
         for line in lines
-        for draw, value in enumerate(line.found.accuracies)
+        for draw, value in enumerate(line.accuracy.accuracies)
     ]
     folder.mkdir(parents=True, exist_ok=True)
     records.append(folder, [*rows, facts.row("run", step, "seconds", seconds) | records.provenance()])
@@ -182,16 +182,18 @@ def _number(kind: type, word: str, flag: str, least: float) -> Any:
     return value
 
 
-def _sorted(words: Sequence[str], suite: str | None) -> tuple[list[str], list[str]]:
-    """Models and data sets, told apart by what they are."""
+def _models_and_sets(words: Sequence[str], suite: str | None) -> tuple[list[str], list[str]]:
+    """The command's words as models and data sets."""
     from scalevit.evals.datasets.builtin import NAMES
     from scalevit.evals.datasets.open import is_set
 
     sets = [word for word in words if is_set(word)]
     models = [word for word in words if word not in sets]
-    odd = [word for word in models if ":" not in word and not Path(word).exists()]
-    if odd:
-        raise ValueError(f"{odd[0]!r} is neither a file or folder nor a data set; known: {', '.join(NAMES)}")
+    unknown = [word for word in models if ":" not in word and not Path(word).exists()]
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]!r} is neither a file or folder nor a data set; known: {', '.join(NAMES)}"
+        )
     if not models:
         raise ValueError(f"no model among {', '.join(words)}")
     if not sets and suite is None:
@@ -225,7 +227,7 @@ def _data(
         "results": [
             {
                 "model": line.model, "data": line.data, "method": line.method, "layer": line.layer,
-                "floor": line.floor, **asdict(line.found),
+                "floor": line.baseline, **asdict(line.accuracy),
             }
             for line in lines
         ],
@@ -238,13 +240,14 @@ def _text(
     protocol: ProbeProtocol,
     lines: Sequence[ProbeResult],
 ) -> str:
-    """One table a data set: a row for each model or floor, method, layer and λ; a column for each shots."""
+    """One table a data set: a row for each model or baseline, method, layer and λ; a column for each number
+    of shots."""
     blocks = []
     for data in sets:
         sizes = f"{len(data.support)} support and {len(data.query)} query images"
         rows: dict[tuple[str, ...], list[str]] = {}
         for line in (line for line in lines if line.data == data.name):
-            rows.setdefault(_label(line, protocol), []).append(_cell(line.found))
+            rows.setdefault(_row_label(line, protocol), []).append(_cell(line.accuracy))
         title = ["", *(f"{s}-shot" if s else "all shots" for s in protocol.shots)]
         blocks.append(
             "\n".join(
@@ -259,21 +262,29 @@ def _text(
     return "\n\n".join([*blocks, "\n".join([how, *notes])])
 
 
-def _with_means(answer: Answer, found: Sequence[Mean], suite: str) -> Answer:
-    """The answer, and the suite's means behind it."""
-    width = max(len(_asked(mean)) for mean in found)
+def _with_means(answer: Answer, means: Sequence[Mean], suite: str) -> Answer:
+    """The answer with the suite's means."""
+    width = max(len(_probe_label(mean)) for mean in means)
     rows = [
-        f"{_asked(mean):{width}}  {mean.group:11}  {mean.tasks:2} tasks  "
+        f"{_probe_label(mean):{width}}  {mean.group:11}  {mean.tasks:2} tasks  "
         f"{f'{mean.shots}-shot' if mean.shots else 'all shots':>9}  {100 * mean.mean:5.1f}"
-        for mean in found
+        for mean in means
     ]
     text = "\n".join([answer.text, "", f"{suite}: mean accuracy in % over data sets", *rows])
-    return Answer(text, answer.data | {"suite": {"name": suite, "means": [asdict(mean) for mean in found]}})
+    return Answer(
+        text, answer.data | {"suite": {"name": suite, "means": [_mean_json(mean) for mean in means]}}
+    )
 
 
-def _asked(mean: Mean) -> str:
+def _mean_json(mean: Mean) -> dict[str, Any]:
+    """In JSON a baseline is called a floor, as in records."""
+    fields = asdict(mean)
+    return fields | {"floor": fields.pop("baseline")}
+
+
+def _probe_label(mean: Mean) -> str:
     strength = "" if mean.l2 is None else f"λ={mean.l2:g}"
-    return " ".join(filter(None, (mean.model, mean.floor, mean.method, mean.layer, strength)))
+    return " ".join(filter(None, (mean.model, mean.baseline, mean.method, mean.layer, strength)))
 
 
 def _with_pictures(
@@ -283,8 +294,8 @@ def _with_pictures(
     lines: Sequence[ProbeResult],
     folder: Path,
 ) -> Answer:
-    """The answer, and the names of the pictures drawn: all models' accuracies of each data set, and what each
-    model sees, below a folder for each of several."""
+    """The answer with the names of the figures: accuracies of each data set, and attention maps and nearest
+    neighbours of each model, in a folder per model where there are several."""
     from scalevit.evals import figures
     from scalevit.evals.nearest_pictures import draw
 
@@ -301,15 +312,15 @@ def _with_pictures(
     return Answer("\n".join([answer.text, "", *drawn]), answer.data | {"pictures": drawn})
 
 
-def _cell(found: FewShot) -> str:
-    mean, sd, low, high = (100 * value for value in (found.mean, found.sd, found.low, found.high))
+def _cell(accuracy: FewShot) -> str:
+    mean, sd, low, high = (100 * value for value in (accuracy.mean, accuracy.sd, accuracy.low, accuracy.high))
     return f"{mean:5.1f} ± {sd:4.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _label(line: ProbeResult, protocol: ProbeProtocol) -> tuple[str, ...]:
-    parts = [line.floor if not line.model else f"{line.model} {line.floor}".rstrip(), line.method]
+def _row_label(line: ProbeResult, protocol: ProbeProtocol) -> tuple[str, ...]:
+    parts = [line.baseline if not line.model else f"{line.model} {line.baseline}".rstrip(), line.method]
     parts += [line.layer] if protocol.layers and line.layer else []
-    parts += [f"λ={line.found.l2:g}"] if line.found.l2 is not None and len(protocol.l2) > 1 else []
+    parts += [f"λ={line.accuracy.l2:g}"] if line.accuracy.l2 is not None and len(protocol.l2) > 1 else []
     return tuple(parts)
 
 

@@ -1,4 +1,4 @@
-"""Where a ViT looks: how much the pooled representation takes from each patch."""
+"""Attention maps of a ViT: the weight that its pooling gives to each patch."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from scalevit.model.vit import ViT
 
 
 def attention_maps(model: ViT, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b h g g"]:
-    """The attention of each head to each patch of the g × g grid: of the pooling's query (MAP, paper §3.2),
-    or of the class token in the last block, whose attention to itself and to registers is left out.
+    """Attention of each head to each patch of the g × g grid: of the pooling's query (MAP, paper §3.2) or of
+    the class token in the last block, without its attention to itself and to registers.
 
     Raises ValueError for a model that takes the mean of all patches."""
-    taps: dict[str, Tensor] = {}
-    model.features(images.to(next(model.parameters()).device), taps)
+    stages: dict[str, Tensor] = {}
+    model.features(images.to(next(model.parameters()).device), stages)
     if isinstance(model.attn_pool, AttentionPool):
-        tokens = model.norm(taps["encoded"])[:, model.prefix :]
+        tokens = model.norm(stages["encoded"])[:, model.prefix :]
         scores = _query_scores(model.attn_pool, tokens)
     elif model.config.pool == "token":
         before = f"blocks.{len(model.blocks) - 2}" if len(model.blocks) > 1 else "embedded"
         last = model.blocks[-1]
         assert isinstance(last, Block)
-        scores = _class_scores(last, taps[before])
+        scores = _class_scores(last, stages[before])
     else:
         raise ValueError("this model's pooling is the mean of all patches: every patch weighs the same")
     side = model.config.image // model.config.resolve().patch

@@ -1,7 +1,7 @@
-"""Models as probes see them: images in, the features of named layers out, and a fingerprint of the weights.
+"""Backbones: models for probes and evaluation, with features of named layers and a hash of their weights.
 
-A word names a run's or a model's folder, "timm:NAME", "timm-local:DIR", a big_vision npz, or
-"module:callable", any function of images (b, 3, side, side) in [-1, 1] that gives features (b, d).
+A backbone is named by a run's or a model's folder, "timm:NAME", "timm-local:DIR", a big_vision npz, or
+"module:callable": any function of images (b, 3, side, side) in [-1, 1] that returns features (b, d).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from scalevit.model import weights
 from scalevit.model.formats.timm import import_timm
 from scalevit.model.vit import ViT
 
-#: The representation that the head reads; what the paper probes.
+#: The representation before the head, which the paper probes.
 LAST_LAYER = "pre_logits"
-#: What the head says; not listed among the layers.
+#: The head's output; not listed among the layers.
 LOGITS = "logits"
 CPU = torch.device("cpu")
 
@@ -39,12 +39,14 @@ LayerFunction = Callable[[Tensor, tuple[str, ...]], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Backbone:
-    """run(images, layers) gives features (b, d) of each layer for images (b, 3, image, image) that went
-    through `preprocessing`. layers: every name it knows, from the input to the output. fingerprint tells
-    everything that decides the features; None when that cannot be told. untrained: the same network with
-    fresh weights; None when that cannot be had, or when this one is untrained itself. note: what a reader of
-    its numbers must know. outputs: classes of the head, which `LOGITS` asks; 0 for none. looks: where the
-    pooling looks in images (maps.py); None where it does not choose. device: where it computes."""
+    """A model as a function of images.
+
+    run(images, layers): features (b, d) of each layer, for images (b, 3, image, image) after `preprocessing`.
+    layers: all layer names, from input to output. fingerprint: a hash of everything that decides the
+    features; None when there is none. untrained: the same network with fresh weights; None where that is not
+    available or this one is untrained itself. note: a remark printed with its numbers. outputs: classes of
+    the head, the width of `LOGITS`; 0 for none. attention_maps: None where the pooling has no attention.
+    device: where it computes."""
 
     name: str
     run: LayerFunction
@@ -60,24 +62,21 @@ class Backbone:
 
 
 def open_model(target: str, *, image: int = 0, scale: str = "", device: torch.device = CPU) -> Backbone:
-    """The model that a word names. image: side in pixels to resample a ViT's positions to, or the side of
-    the images that a function takes (224 unless given). scale: one of `SCALES` instead of what came with the
-    weights, which stderr is told where it differs. device: where networks compute; functions stay where they
-    are. Raises ValueError when there is no such model."""
+    """The backbone of this name. image: side in pixels to which a ViT's positions are resampled, or the side
+    of the images that a function takes (224 unless given). scale: one of `PRESETS` instead of the weights'
+    own normalisation, with a warning on stderr where they differ. device: where networks compute; functions
+    stay where they are. Raises ValueError when there is no such model."""
     if image < 0:
         raise ValueError(f"--image: must be at least 1, found {image}")
-    found = _open(target, image, device)
+    backbone = _open(target, image, device)
     if not scale:
-        return found
-    preprocessing = with_preset(found.preprocessing, scale)
-    if preprocessing != found.preprocessing and not _is_function(target):
-        print(
-            f"scalevit: {found.name}: warning: {mismatch_warning(found.preprocessing, scale)}",
-            file=sys.stderr,
-        )
-    fresh = found.untrained
+        return backbone
+    stored, preprocessing = backbone.preprocessing, with_preset(backbone.preprocessing, scale)
+    if preprocessing != stored and not _is_function(target):
+        print(f"scalevit: {backbone.name}: warning: {mismatch_warning(stored, scale)}", file=sys.stderr)
+    fresh = backbone.untrained
     untrained = fresh and (lambda: replace(fresh(), preprocessing=preprocessing))
-    return replace(found, preprocessing=preprocessing, untrained=untrained)
+    return replace(backbone, preprocessing=preprocessing, untrained=untrained)
 
 
 def _is_function(target: str) -> bool:
@@ -96,17 +95,17 @@ def _open(target: str, image: int, device: torch.device) -> Backbone:
 
 
 def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
-    """A ViT of ours. Layers of tokens are averaged over the patches."""
+    """Backbone of a ViT. Layers of tokens are averaged over the patches."""
     device = next(model.parameters()).device
     layers = ("embedded", *(f"blocks.{i}" for i in range(len(model.blocks))), "pooled", LAST_LAYER)
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
-        # what is kept cannot be written over: without a reason, every layer's memory would be new to the CPU
-        taps: dict[str, Tensor] = {}
+        # keeping every layer's output costs fresh memory for each: only where one is asked for
+        stages: dict[str, Tensor] = {}
         inner = not set(wanted) <= {LAST_LAYER, LOGITS}
-        last = model.features(images.to(device), taps if inner else None)
-        taps |= {LAST_LAYER: last, LOGITS: model.head(last)} if LOGITS in wanted else {LAST_LAYER: last}
-        return {layer: _flat(taps[layer], model.prefix) for layer in wanted}
+        last = model.features(images.to(device), stages if inner else None)
+        stages |= {LAST_LAYER: last, LOGITS: model.head(last)} if LOGITS in wanted else {LAST_LAYER: last}
+        return {layer: _flat(stages[layer], model.prefix) for layer in wanted}
 
     def untrained() -> Backbone:
         fresh = ViT(model.config, device=device, seed=0)
@@ -114,11 +113,11 @@ def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
         return of_vit(fresh, f"{name} untrained")
 
     about = repr(replace(model.config, classes=0))
-    told = partial(fingerprint, model.state_dict(), about)
+    weights_hash = partial(fingerprint, model.state_dict(), about)
     side, outputs = model.config.image, model.config.classes
-    looks = None if model.config.pool == "gap" else partial(attention_maps, model)
+    maps = None if model.config.pool == "gap" else partial(attention_maps, model)
     return Backbone(
-        name, run, layers, side, model.preprocessing, told, untrained, note, outputs, looks, device
+        name, run, layers, side, model.preprocessing, weights_hash, untrained, note, outputs, maps, device
     )
 
 
@@ -165,7 +164,8 @@ def _timm_local(folder: str, image: int, device: torch.device) -> Backbone:
 
 
 def _of_timm(module: nn.Module, name: str, image: int, note: str) -> Backbone:
-    """Through our own ViT where it computes the same, so that `scalevit convert` changes no number."""
+    """Backbone through our own ViT where that computes the same, so that `scalevit convert` changes no
+    number."""
     from scalevit.model.formats import timm as reader
 
     try:
@@ -180,7 +180,7 @@ def _of_timm(module: nn.Module, name: str, image: int, note: str) -> Backbone:
 
 
 def _raw_timm(module: Any, name: str, image: int, note: str) -> Backbone:
-    """Any other network of timm: its features behind pooling, before its classifier."""
+    """Backbone of any other timm network: its features after pooling, before the classifier."""
     given = import_timm().data.resolve_model_data_config(module)
     found = Preprocessing(
         tuple(given["mean"]), tuple(given["std"]), str(given["interpolation"]), float(given["crop_pct"])
@@ -200,7 +200,7 @@ def _raw_timm(module: Any, name: str, image: int, note: str) -> Backbone:
 
 
 def _with_weights(timm: Any, name: str) -> tuple[nn.Module, str]:
-    """The pretrained network; where its weights cannot be had, the network with random weights, loudly."""
+    """The pretrained network; where its weights cannot be downloaded, random weights with a warning."""
     try:
         with _offline_when_unreachable():
             return timm.create_model(name, pretrained=True), ""
@@ -213,7 +213,7 @@ def _with_weights(timm: Any, name: str) -> tuple[nn.Module, str]:
 
 
 class _offline_when_unreachable:
-    """Without a network the hub's client retries for a minute; then only its local cache is asked."""
+    """Use the hub's local cache alone when the hub cannot be reached: its client would retry for a minute."""
 
     def __enter__(self) -> None:
         from huggingface_hub import constants
@@ -236,7 +236,7 @@ class _offline_when_unreachable:
 
 
 def _callable(module: str, attribute: str, image: int, device: torch.device) -> Backbone:
-    """A function, or a torch module, that somebody else wrote. A function gets its images on the CPU."""
+    """Backbone of a foreign function or torch module. A function gets its images on the CPU."""
     try:
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
         found = importlib.import_module(module)
@@ -266,8 +266,8 @@ def _callable(module: str, attribute: str, image: int, device: torch.device) -> 
 
 
 def _call_foreign(name: str, function: Callable[[Tensor], Any], images: Tensor) -> Any:
-    """What somebody else's network says of images; ValueError in one line for whatever it raises, so that
-    every process hears of it."""
+    """Call a foreign network; whatever it raises becomes a ValueError of one line, which every process can
+    re-raise."""
     try:
         return function(images)
     except Exception as error:
@@ -275,8 +275,8 @@ def _call_foreign(name: str, function: Callable[[Tensor], Any], images: Tensor) 
 
 
 def _first_line(error: Exception) -> str:
-    said = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {said:.200}"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first:.200}"
 
 
 OPENERS: dict[str, Callable[[str, int, torch.device], Backbone]] = {"timm": _timm, "timm-local": _timm_local}

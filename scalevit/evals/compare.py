@@ -1,4 +1,7 @@
-"""Several models on several probe sets, by several probes, beside floors: what `scalevit probe` prints."""
+"""Comparison of models by probes: several models, data sets and probes, with baselines, for `scalevit probe`.
+
+`probe_dataset` is the one few-shot driver: a run's own evaluation (in_training.py) uses it too.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from scalevit.evals.probes import FewShot, Probe, few_shot
 
 RAW_PIXELS, UNTRAINED = "raw pixels", "untrained"
 
-#: Every way to ask; None is the ridge probe, whose λ the protocol says.
+#: Probes by name; None is the ridge probe, whose λ the protocol gives.
 METHODS: dict[str, Probe | None] = {
     "ridge": None,
     "knn": probes.knn_probe,
@@ -28,7 +31,7 @@ METHODS: dict[str, Probe | None] = {
 
 @dataclass(frozen=True)
 class ProbeProtocol:
-    """How to ask. layers: empty for the one that the paper probes, ("all",) for every one of each model."""
+    """Protocol of a probe. layers: empty for the layer that the paper probes, ("all",) for all layers."""
 
     shots: tuple[int, ...] = (1, 5, 10, 25)
     draws: int = 5
@@ -39,23 +42,23 @@ class ProbeProtocol:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One number with its spread. floor: what it is a floor of, "" for a model's own accuracy."""
+    """Accuracy of one probe on one data set. baseline: `RAW_PIXELS`, `UNTRAINED`, or "" for the model."""
 
     model: str
     data: str
     method: str
     layer: str
-    floor: str
-    found: FewShot
+    baseline: str
+    accuracy: FewShot
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Something whose features are asked: a model, or a floor of one. features: by layer, of the support
-    images of some numbers and of all query images."""
+    """A model or a baseline. features: from a data set and the numbers (n,) of its needed support images, the
+    features of those (n, d) and of all query images (m, d), by layer."""
 
     name: str
-    floor: str
+    baseline: str
     layers: tuple[str, ...]
     features: Callable[[ProbeSet, np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]] = field(repr=False)
 
@@ -69,59 +72,79 @@ def compare(
     share: WorkShare = SINGLE_PROCESS,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[ProbeResult]:
-    """Every line of the table, set by set: the models, then the untrained networks, then raw pixels.
+    """Results data set by data set: the models, then the untrained networks, then raw pixels.
 
-    Raises ValueError naming the data set for whatever cannot be probed."""
-    subjects = list(_feature_sources(models, protocol, FeatureCache(cache, share)))
+    Raises ValueError, naming the data set, for data that cannot be probed."""
+    sources = list(_feature_sources(models, protocol, FeatureCache(cache, share)))
     for data in sets:
-        for subject in subjects:
-            tell(f"{data.name}: {' '.join(filter(None, (subject.name, subject.floor)))}")
+        for source in sources:
+            tell(f"{data.name}: {' '.join(filter(None, (source.name, source.baseline)))}")
             try:
-                yield from _lines(subject, data, protocol)
+                yield from probe_dataset(source, data, protocol)
             except ValueError as error:
                 raise ValueError(f"{data.name}: {error}") from None
+
+
+def probe_dataset(source: FeatureSource, data: ProbeSet, protocol: ProbeProtocol) -> Iterator[ProbeResult]:
+    """Few-shot results of one source on one data set: every method, layer, number of shots and λ.
+
+    Only the features of support images that some draw takes are computed. Raises ValueError for a class with
+    fewer support images than shots."""
+    drawn = all_draws(data.support_labels, protocol.shots, protocol.draws)
+    features, labels = source.features(data, drawn.needed), data.support_labels[drawn.needed]
+    for method in protocol.methods:
+        for layer in source.layers:
+            x, z = features[layer]
+            for accuracy in few_shot(
+                x, labels, z, data.query_labels, shots=protocol.shots, draws=protocol.draws,
+                l2=protocol.l2, probe=METHODS[method], rows=drawn.rows,
+            ):  # fmt: skip
+                yield ProbeResult(source.name, data.name, method, layer, source.baseline, accuracy)
+
+
+def pixel_source() -> FeatureSource:
+    """The baseline of raw pixels."""
+
+    def features(data: ProbeSet, needed: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {"": (raw_pixels(some(data.support, needed)), raw_pixels(data.query))}
+
+    return FeatureSource("", RAW_PIXELS, ("",), features)
+
+
+def network_source(
+    model: Backbone,
+    cache: FeatureCache,
+    *,
+    name: str = "",
+    baseline: str = "",
+    layers: tuple[str, ...] = (LAST_LAYER,),
+) -> FeatureSource:
+    """Features of a network's layers, read from the cache where they are there."""
+
+    def features(data: ProbeSet, needed: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        halves = (
+            (f"support {digest([needed.tobytes()])}", some(data.support, needed)),
+            ("query", data.query),
+        )
+        support, query = (
+            cache.extract(model, images, f"{data.fingerprint} {half}", whole=data.whole, layers=layers)
+            for half, images in halves
+        )
+        return {layer: (support[layer], query[layer]) for layer in layers}
+
+    return FeatureSource(name or model.name, baseline, layers, features)
 
 
 def _feature_sources(
     models: Sequence[Backbone], protocol: ProbeProtocol, cache: FeatureCache
 ) -> Iterator[FeatureSource]:
     for model in models:
-        yield _network(model, model.name, "", _layers(model, protocol), cache)
+        yield network_source(model, cache, layers=_layers(model, protocol))
     for model in models:
         if model.untrained is not None:
-            yield _network(model.untrained(), model.name, UNTRAINED, (LAST_LAYER,), cache)
-    yield FeatureSource(
-        "", RAW_PIXELS, ("",),
-        lambda data, needed: {"": (raw_pixels(some(data.support, needed)), raw_pixels(data.query))},
-    )  # fmt: skip
+            yield network_source(model.untrained(), cache, name=model.name, baseline=UNTRAINED)
+    yield pixel_source()
 
 
 def _layers(model: Backbone, protocol: ProbeProtocol) -> tuple[str, ...]:
     return model.layers if protocol.layers == ("all",) else protocol.layers or (LAST_LAYER,)
-
-
-def _network(
-    model: Backbone, name: str, floor: str, layers: tuple[str, ...], cache: FeatureCache
-) -> FeatureSource:
-    def features(data: ProbeSet, needed: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        taken = digest([needed.tobytes()])
-        support, query = (
-            cache.extract(model, images, f"{data.fingerprint} {half}", whole=data.whole, layers=layers)
-            for half, images in ((f"support {taken}", some(data.support, needed)), ("query", data.query))
-        )
-        return {layer: (support[layer], query[layer]) for layer in layers}
-
-    return FeatureSource(name, floor, layers, features)
-
-
-def _lines(subject: FeatureSource, data: ProbeSet, protocol: ProbeProtocol) -> Iterator[ProbeResult]:
-    drawn = all_draws(data.support_labels, protocol.shots, protocol.draws)
-    features, labels = subject.features(data, drawn.needed), data.support_labels[drawn.needed]
-    for method in protocol.methods:
-        for layer in subject.layers:
-            x, z = features[layer]
-            for found in few_shot(
-                x, labels, z, data.query_labels, shots=protocol.shots, draws=protocol.draws,
-                l2=protocol.l2, probe=METHODS[method], rows=drawn.rows,
-            ):  # fmt: skip
-                yield ProbeResult(subject.name, data.name, method, layer, subject.floor, found)

@@ -1,4 +1,4 @@
-"""Features of frozen models: images fitted to the model, batches over ranks, results kept by content.
+"""Feature extraction from frozen models: preprocessing, batches over ranks, a cache keyed by content.
 
 A batch is always the same images, however many processes share the work, and the same images give the same
 bits: accuracies do not depend on the number of processes.
@@ -29,13 +29,13 @@ from scalevit.evals.backbones import LOGITS, Backbone
 from scalevit.evals.datasets.probe_set import Images
 
 BATCH = 64
-#: Batches after which features leave the device: each time it has to wait for what it was given.
+#: Batches after which features are copied to the host; each copy waits for the device.
 BATCHES_ON_DEVICE = 8
 
 
 @dataclass(frozen=True)
 class WorkShare:
-    """This process's part of the work. gather: gives a Python object of every rank, in order, to each."""
+    """Share of the work of one process. gather: all-gather of a Python object, in the order of ranks."""
 
     rank: int = 0
     world: int = 1
@@ -87,10 +87,10 @@ def _features_of_rank(
     layers: tuple[str, ...],
     share: WorkShare,
 ) -> dict[str, list[np.ndarray]] | ValueError:
-    """Features of this rank's blocks. A mistake is given back, for every rank to raise.
+    """Features of this rank's blocks. A ValueError is returned, for every rank to raise.
 
-    Ranks that each hold a part of the weights run the network together: so all run it equally often, one that
-    has no block left on the last block again, one that met a broken image on nothing."""
+    Ranks that each hold a part of the weights run the network together, so all run it equally often: a rank
+    without a block left repeats the last block, one that met a broken image runs on zeros."""
     own: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     mine, wrong = blocks[share.rank :: share.world], None
     idle = [*blocks[-1:]] * (-(-len(blocks) // share.world) - len(mine))
@@ -117,16 +117,15 @@ def _features_of_rank(
 
 
 def _interleaved(shares: list[list[np.ndarray]], blocks: int) -> np.ndarray:
-    """Block i was the work of rank i modulo the number of ranks."""
+    """Concatenate the blocks in order: block i was computed by rank i modulo the number of ranks."""
     return np.concatenate([shares[i % len(shares)][i // len(shares)] for i in range(blocks)])
 
 
 def _prepared(
     backbone: Backbone, images: Images, blocks: Sequence[range], whole: bool
 ) -> Iterator[Tensor | ValueError]:
-    """Batches as the model takes them, or why there is none; others are made ready in threads while it
-    computes. An accelerator scales images of one size itself: it gets them as they are, (b, h, w[, 3]) uint8,
-    which are a quarter of the bytes."""
+    """Prefetch of preprocessed batches in threads; a broken image gives its ValueError instead. Images of one
+    size go to an accelerator as uint8 (b, h, w[, 3]), a quarter of the bytes, and are scaled there."""
     device = backbone.device
 
     def prepare(block: range) -> Tensor | ValueError:
@@ -150,7 +149,7 @@ def _prepared(
 
 
 def _sent(images: Tensor, device: torch.device) -> Tensor:
-    """The images on the device; they are copied there while it computes on others."""
+    """Asynchronous copy of images to the device."""
     if device.type != "cuda":
         return images
     stream = torch.cuda.Stream(device)
@@ -167,7 +166,7 @@ def _sent(images: Tensor, device: torch.device) -> Tensor:
 def preprocess(
     images: Sequence[np.ndarray], side: int, preprocessing: Preprocessing, whole: bool
 ) -> Float[Tensor, "b 3 y x"]:
-    """uint8 images of any size, grey or colour, as one batch of `side` × `side` pixels.
+    """Preprocessing of uint8 images of any size, grey or colour, to one batch (b, 3, side, side).
 
     whole: each image is resized to the square. Otherwise its short side is resized to side / crop and the
     central square cut out. Values are shifted by the mean and divided by the standard deviation."""
@@ -180,7 +179,7 @@ def preprocess(
 def preprocess_same_size(
     images: UInt8[Tensor, "b h w *c"], side: int, preprocessing: Preprocessing, whole: bool
 ) -> Float[Tensor, "b 3 y x"]:
-    """The same for images of one size, where they are."""
+    """Preprocessing of a batch of images of one size, on their device."""
     square = _square(images, side, preprocessing, whole)
     mean, std = (
         torch.tensor(v, device=square.device).view(1, 3, 1, 1)
@@ -190,7 +189,7 @@ def preprocess_same_size(
 
 
 def _square(x: Tensor, side: int, preprocessing: Preprocessing, whole: bool) -> Tensor:
-    """(b, h, w[, 3]) as (b, 3, side, side) in [0, 255]."""
+    """Resize and crop (b, h, w[, 3]) to (b, 3, side, side) in [0, 255]."""
     x = (x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()).float()
     height, width = x.shape[-2:]
     if whole:
@@ -206,8 +205,8 @@ def _square(x: Tensor, side: int, preprocessing: Preprocessing, whole: bool) -> 
 
 
 def raw_pixels(images: Images, largest: int = 32) -> np.ndarray:
-    """The floor under every network: pixels (n, d) in [0, 1], of arrays at their own size up to
-    `largest` a side, of files as squares."""
+    """Raw pixels (n, d) in [0, 1], the baseline of every network: of arrays at their own size up to `largest`
+    a side, of files as squares."""
     height, width = images.shape[1:3] if isinstance(images, np.ndarray) else (largest, largest)
     size = (min(height, largest), min(width, largest))
     return np.stack([_small(images[i], size) for i in range(len(images))])
@@ -225,15 +224,15 @@ def _small(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def default_cache() -> Path:
-    """Where features are kept unless the user names another folder."""
+    """Default folder of the feature cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "scalevit" / "features"
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features by what decided them: weights, images, preprocessing, layer. folder None keeps nothing. Ranks
-    compute together what any of them lacks, and the first one keeps it."""
+    """Feature cache keyed by the hash of weights, images, preprocessing and layer. folder None: no cache.
+    Ranks compute together whatever any of them lacks, and the first rank stores it."""
 
     folder: Path | None = None
     share: WorkShare = SINGLE_PROCESS
@@ -241,7 +240,7 @@ class FeatureCache:
     def extract(
         self, backbone: Backbone, images: Images, fingerprint: str, *, whole: bool, layers: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """As `extract`, for images with this fingerprint; only layers that are not here yet are computed."""
+        """`extract` for images with this fingerprint; only layers that are not cached are computed."""
         places = {layer: self._place(backbone, fingerprint, whole, layer) for layer in layers}
         found = {layer: _read(place) for layer, place in places.items()}
         lacking = {layer for layer, values in found.items() if values is None or len(values) != len(images)}
@@ -268,7 +267,7 @@ class FeatureCache:
 
 
 def _read(place: Path | None) -> np.ndarray | None:
-    """A kept array; None when there is none, or a file that a full disk cut short."""
+    """A cached array; None when there is none or the file is cut short."""
     try:
         return None if place is None else np.load(place, allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -1,4 +1,4 @@
-"""Which support images a few-shot draw takes: the same number of every class, decided by the seed alone.
+"""Few-shot sampling: balanced draws of support images, the same number of every class, decided by a seed.
 
 As in the authors' protocol (paper App. D) one random generator a seed permutes the images of one class after
 the other; a draw of s shots takes the first s of each. So more shots contain the fewer ones.
@@ -11,18 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Instead of a number of shots: all support images, however many each class has.
+#: As a number of shots: all support images, however many each class has.
 ALL_SHOTS = 0
 
 
 def class_permutations(labels: np.ndarray, seed: int) -> list[np.ndarray]:
-    """For each class, ascending, the positions of its images in the seed's order."""
+    """Permutations by class: for each class, ascending, the positions of its images in the seed's order."""
     rng = np.random.default_rng(seed)
     return [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
 
 
 def balanced_sample(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Positions of `shots` images of every class, class after class; `ALL` gives every position.
+    """Balanced sample: positions of `shots` images of every class, class after class; `ALL` gives every
+    position.
 
     Raises ValueError naming the first class that has fewer images."""
     if shots == ALL_SHOTS:
@@ -39,8 +40,8 @@ def balanced_sample(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FewShotDraws:
-    """Every draw of a protocol. needed (n,): the positions of all images that any of them takes, ascending;
-    rows: for each number of shots its draws, each as places in `needed`."""
+    """All draws of a protocol. needed (n,): positions of all images that some draw takes, ascending; rows:
+    for each number of shots its draws, each as indices into `needed`."""
 
     needed: np.ndarray
     rows: Mapping[int, tuple[np.ndarray, ...]]
@@ -49,7 +50,7 @@ class FewShotDraws:
 def all_draws(labels: np.ndarray, shots: Sequence[int], draws: int) -> FewShotDraws:
     """Balanced draws of seeds 0, 1, … for each number of shots; `ALL` shots are one draw.
 
-    Only the features of `needed` must be computed: of ImageNet's training images one in a hundred."""
+    Features are needed of `needed` alone: of ImageNet's training images one in a hundred."""
     if draws < 1 or not shots or min(shots) < 0:
         raise ValueError(f"shots and draws must be at least 1, found shots {list(shots)}, draws {draws}")
     taken = {
@@ -57,5 +58,6 @@ def all_draws(labels: np.ndarray, shots: Sequence[int], draws: int) -> FewShotDr
     }
     needed = np.unique(np.concatenate([draw for of_shots in taken.values() for draw in of_shots]))
     return FewShotDraws(
-        needed, {s: tuple(np.searchsorted(needed, draw) for draw in found) for s, found in taken.items()}
+        needed,
+        {s: tuple(np.searchsorted(needed, draw) for draw in of_shots) for s, of_shots in taken.items()},
     )

@@ -1,4 +1,4 @@
-"""Fine-tuning's share of a run: which images it trains on, the weights it begins with, and its accuracy.
+"""Fine-tuning: train and test split of a labelled set, start weights, and accuracy of a run.
 
 A run whose `data.part` is not "all" trains on the train half of a labelled set as `scalevit probe` reads it
 and is measured on the other half; or, to choose a learning rate, on 2 % of the train half that it left out.
@@ -6,16 +6,14 @@ and is measured on the other half; or, to choose a learning rate, on 2 % of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from scalevit.artifacts.records import Row
-from scalevit.config.run import Data, Preprocessing, Start
-from scalevit.data.loader import as_floats
+from scalevit.config.run import Data, Start
 from scalevit.data.procedural.hashing import key
 from scalevit.evals.backbones import LOGITS, fingerprint, of_vit
 from scalevit.evals.datasets.probe_set import Images, ProbeSet
@@ -33,7 +31,7 @@ _HELD_OUT_STREAM = 9
 
 @dataclass(frozen=True)
 class FinetunePart:
-    """Some images of a labelled set by their numbers there, each with a class from 0 on."""
+    """Part of a labelled set: images by their numbers there, each with a class from 0 on."""
 
     images: Images
     numbers: np.ndarray
@@ -47,8 +45,9 @@ class FinetunePart:
 
 
 def finetune_split(data: ProbeSet, part: str) -> tuple[FinetunePart, FinetunePart]:
-    """What "train" or "most" trains on, and what it is measured on. Classes are numbered in the order of
-    their names. Raises ValueError when too few images would be held out."""
+    """Split of a labelled set: the images that "train" or "most" trains on, and those it is measured on.
+    Classes are numbered in the order of their names. Raises ValueError when too few images would be held
+    out."""
     names = np.unique(data.support_labels)
     labels = np.searchsorted(names, data.support_labels)
     everything = np.arange(len(labels))
@@ -68,28 +67,16 @@ def finetune_split(data: ProbeSet, part: str) -> tuple[FinetunePart, FinetunePar
     return FinetunePart(data.support, left, labels[left]), FinetunePart(data.support, out, labels[out])
 
 
-def scaled(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
-    """Pixels (b, h, w, 3), 0 to 255, to what a model of this preprocessing takes."""
-    if preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5):
-        return as_floats
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-
-    def prepare(images: Tensor) -> Tensor:
-        return ((as_floats(images) + 1) / 2 - mean.to(images.device)) / std.to(images.device)
-
-    return prepare
-
-
-# --------------------------------------------------------------------------- weights to begin with
+# --------------------------------------------------------------------------- start weights
 
 
 def weights_hash(model: ViT) -> str:
-    """SHA-256 of all weights but the head's, before any resampling."""
+    """Weights hash: SHA-256 of all weights but the head's, before any resampling of positions."""
     return fingerprint(model.state_dict(), "")
 
 
 def start_values(start: Start, image: int) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a run begins with, but the head's, for images of `image` pixels.
+    """Start weights of a run without the head's, for images of `image` pixels.
 
     Raises ValueError when other weights are there now than those the run was planned with."""
     model = weights.load(start.weights)
@@ -100,7 +87,7 @@ def start_values(start: Start, image: int) -> Iterator[tuple[str, Tensor]]:
     return ((name, value) for name, value in model.state_dict().items() if not name.startswith("head."))
 
 
-# --------------------------------------------------------------------------- what came of it
+# --------------------------------------------------------------------------- accuracy
 
 
 def accuracy_rows(model: ViT, data: Data, share: WorkShare = SINGLE_PROCESS) -> list[Row]:

@@ -1,4 +1,5 @@
-"""Numbers of a classifier from its logits: top-1 and top-5, likelihood, calibration, classes and confusions.
+"""Classification metrics from logits: top-1, top-5, mean per-class accuracy, likelihood, calibration,
+confusions.
 
 Arrays in, numbers out; no torch. Truth is a set of right classes for each image, so that a single label,
 ReaL's several labels (Beyer et al. 2020, arXiv 2006.07159) and classes that a map joins are one case.
@@ -21,7 +22,7 @@ Truth = Sequence[tuple[int, ...]]
 
 @dataclass(frozen=True)
 class PerClass:
-    """One class: images whose only label it is, the share that is right, and the class most often named
+    """Accuracy of one class over the images whose only label it is, and the class most often predicted
     instead (-1: none)."""
 
     label: int
@@ -50,8 +51,8 @@ class Metrics:
 
 
 def classification_metrics(logits: np.ndarray, truth: Truth, *, restrict: bool = False) -> Metrics:
-    """Metrics of logits (n, c). restrict: choose only among classes that occur in `truth`, as ImageNet-A and
-    -R are defined (200 of 1000 classes).
+    """Metrics of logits (n, c) against the right classes of each image. restrict: choose only among classes
+    that occur in `truth`, as ImageNet-A and -R are defined (200 of 1000 classes).
 
     Raises ValueError for logits that are not finite, sizes that disagree, labels that the head has not."""
     labels = np.array(sorted({label for right in truth for label in right}), np.int64)
@@ -76,7 +77,8 @@ def classification_metrics(logits: np.ndarray, truth: Truth, *, restrict: bool =
 
 
 def calibration_error(confidence: np.ndarray, hit: np.ndarray) -> float:
-    """Σ over equal bins of confidence: share of images × |accuracy − mean confidence|."""
+    """Expected calibration error (Guo et al. 2017): Σ over equal bins of confidence: share of images ×
+    |accuracy − mean confidence|."""
     which = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [abs((hit[which == b] - confidence[which == b]).sum()) for b in range(BINS)]
     return float(sum(gaps) / len(hit))
@@ -97,7 +99,7 @@ def _check(logits: np.ndarray, truth: Truth, labels: np.ndarray) -> None:
 
 
 def _membership(truth: Truth, classes: np.ndarray) -> np.ndarray:
-    """(n, c) bool: which classes are right."""
+    """Membership (n, c) bool: which classes are right."""
     right = np.zeros((len(truth), len(classes)), bool)
     rows = np.repeat(np.arange(len(truth)), [len(r) for r in truth])
     right[rows, np.searchsorted(classes, [label for r in truth for label in r])] = True

@@ -1,4 +1,4 @@
-"""What a model sees in the user's own images: where its pooling looks, and which images it finds alike."""
+"""Pictures of attention maps and of nearest neighbours in feature space, for the user's own images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from scalevit.evals.features import extract, preprocess
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Query images that are shown; heads and neighbours of each; support images among which those are sought.
+#: Query images shown; heads and neighbours shown for each; support images searched.
 SHOWN, HEADS, NEIGHBOURS, SOUGHT = 6, 4, 6, 2000
 
-#: Side of one picture in inches; dots an inch.
+#: Side of one picture in inches, and its dots per inch.
 INCHES, DPI = 1.1, 110
 
 
@@ -50,8 +50,8 @@ def spread_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def nearest_neighbours(query: np.ndarray, support: np.ndarray, count: int) -> np.ndarray:
-    """(q, count): the support images most alike, most alike first, by the cosine of centred features
-    query (q, d), support (s, d)."""
+    """Nearest neighbours (q, count) among the support images, nearest first, by cosine similarity of centred
+    features query (q, d) and support (s, d)."""
     centre = support.mean(axis=0)
     q, s = (F.normalize(torch.from_numpy(x - centre), dim=1) for x in (query, support))
     return (q @ s.T).argsort(dim=1, descending=True, stable=True)[:, :count].numpy()
@@ -64,9 +64,9 @@ def _neighbours(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figur
         extract(backbone, x, whole=data.whole, layers=(LAST_LAYER,))[LAST_LAYER]
         for x in (some(data.query, chosen), images)
     )
-    found = nearest_neighbours(query, support, min(NEIGHBOURS, len(among)))
-    figure, axes = _grid(len(chosen), 1 + found.shape[1], f"{data.name}: most alike for {backbone.name}")
-    for row, number, alike in zip(axes, chosen, found):
+    neighbours = nearest_neighbours(query, support, min(NEIGHBOURS, len(among)))
+    figure, axes = _grid(len(chosen), 1 + neighbours.shape[1], f"{data.name}: most alike for {backbone.name}")
+    for row, number, alike in zip(axes, chosen, neighbours):
         own = data.query_labels[number]
         _show(row[0], data.query[int(number)], f"{own}")
         for cell, other in zip(row[1:], alike):
@@ -87,14 +87,14 @@ def _attention(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figure
     for row, number, image, maps in zip(axes, chosen, _pixels(prepared, backbone), weights):
         _show(row[0], image, f"{data.query_labels[number]}")
         named = [("all heads", maps.mean(axis=0)), *((f"head {h}", maps[h]) for h in range(heads))]
-        for cell, (name, one) in zip(row[1:], named):
+        for cell, (name, attention) in zip(row[1:], named):
             _show(cell, image, name)
-            cell.imshow(one, extent=(0, image.shape[1], image.shape[0], 0), cmap="inferno", alpha=0.65)
+            cell.imshow(attention, extent=(0, image.shape[1], image.shape[0], 0), cmap="inferno", alpha=0.65)
     return figure
 
 
 def _pixels(prepared: Tensor, backbone: Backbone) -> np.ndarray:
-    """What the model saw, as pictures: (b, 3, y, x) back to (b, y, x, 3) in [0, 1]."""
+    """Undo the normalisation: model input (b, 3, y, x) to pixels (b, y, x, 3) in [0, 1]."""
     about = backbone.preprocessing
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (about.mean, about.std))
     return (prepared * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()

@@ -1,4 +1,4 @@
-"""How pixels are scaled: three habits of vision models, and a word when a call contradicts the weights."""
+"""Normalisation presets: means and standard deviations in common use, and a warning for a wrong one."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ TRAINED_WITH = {
 
 
 def with_preset(preprocessing: Preprocessing, scale: str) -> Preprocessing:
-    """The same, with the mean and the standard deviation of that name."""
+    """This preprocessing with the mean and standard deviation of a preset."""
     return replace(preprocessing, mean=PRESETS[scale].mean, std=PRESETS[scale].std)
 
 
-def mismatch_warning(kept: Preprocessing, scale: str) -> str:
-    """What to tell somebody whose call scales pixels otherwise than the weights say: both, and the likely
-    cause."""
-    own = [f", as {TRAINED_WITH[name]}" for name in PRESETS if with_preset(kept, name) == kept]
+def mismatch_warning(stored: Preprocessing, scale: str) -> str:
+    """Warning for a preset that differs from the weights' own normalisation, with the likely cause."""
+    own = [f", as {TRAINED_WITH[name]}" for name in PRESETS if with_preset(stored, name) == stored]
     return (
-        f"these weights came with mean {_three(kept.mean)} and std {_three(kept.std)}{''.join(own)}; "
+        f"these weights came with mean {_three(stored.mean)} and std {_three(stored.std)}{''.join(own)}; "
         f"--scale {scale} is how {TRAINED_WITH[scale]} trained; leave it out unless what came with the "
         "weights is known to be wrong"
     )

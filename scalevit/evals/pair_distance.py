@@ -1,4 +1,4 @@
-"""How far apart a model finds the two images of each of many pairs: a second opinion on near-duplicates."""
+"""Pair distance: cosine distance between a model's features of two images, to verify near-duplicates."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from scalevit.evals.backbones import LAST_LAYER, Backbone
 from scalevit.evals.datasets.probe_set import Images
 from scalevit.evals.features import extract
 
-#: Images of a pair whose features are further apart than this are two images (1 - cosine).
+#: Largest cosine distance (1 - cosine) at which two images count as duplicates.
 MAX_DISTANCE = 0.1
 
 
 def pair_distances(backbone: Backbone, first: Images, second: Images) -> Float[np.ndarray, " n"]:
-    """1 - cosine of the features of first[i] and second[i], 0 to 2. Images are resized whole."""
+    """Cosine distances (n,), 0 to 2, between the features of first[i] and second[i]. Images are resized
+    whole."""
     if not len(first):
         return np.zeros(0, np.float32)
     a, b = (

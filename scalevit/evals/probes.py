@@ -1,4 +1,4 @@
-"""What frozen features are worth: closed-form ridge few-shot, kNN, nearest class mean, logistic regression.
+"""Probes of frozen features: closed-form ridge few-shot, kNN, nearest class mean, logistic regression.
 
 Arrays in, numbers out; no torch. The ridge probe is that of the paper (App. D and the authors' code):
 features standardised with the support set's mean and standard deviation (+ 1e-5), a constant feature of 100,
@@ -69,19 +69,19 @@ class Ridge:
             yield np.matmul(right, (z @ columns).reshape(len(z), *size)) + bias
 
     def _bias(self, l2: np.ndarray) -> np.ndarray:
-        """The constant feature's share of the scores (λ, c): 100² Σ Y / (100² n + λ)."""
+        """Scores of the constant feature (λ, c): 100² Σ Y / (100² n + λ)."""
         n = self.counts.sum()
         share = CONSTANT**2 * (2 * self.counts - n) / (CONSTANT**2 * n + l2[:, None])
         return share * _unit(self.spectrum, l2)[:, None]
 
 
 def _unit(spectrum: np.ndarray, l2: np.ndarray) -> np.ndarray:
-    """What scores of each λ are multiplied with: without it a large λ's scores would drown in rounding."""
+    """Unit of each λ's scores: without it the scores of a large λ would be lost to rounding."""
     return 1 + l2 / (spectrum.max() if len(spectrum) else np.inf)
 
 
 def _factors(spectrum: np.ndarray, l2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """left (k, r), right (λ, r): left @ right.T is the shrinkage e / (e + λ) of each direction, in units."""
+    """Low-rank factors left (k, r), right (λ, r) of the shrinkage e / (e + λ) of each direction, in units."""
     shrinkage = spectrum[:, None] / (spectrum[:, None] + l2) * _unit(spectrum, l2)
     u, s, v = np.linalg.svd(shrinkage, full_matrices=False)
     rank = int((s > _RANK_TOLERANCE * s[:1]).sum())
@@ -145,7 +145,7 @@ def ridge_probe(
 def check_features(
     x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The four arrays, or a ValueError that names what is wrong with which of them."""
+    """Validated features and labels. Raises ValueError that names the array and its fault."""
     x_train, y_train = _features(x_train, y_train, "training")
     x_test, y_test = _features(x_test, y_test, "test")
     if x_train.shape[1] != x_test.shape[1]:
@@ -173,7 +173,7 @@ def _features(x: np.ndarray, y: np.ndarray, name: str) -> tuple[np.ndarray, np.n
     return x, y
 
 
-# --------------------------------------------------------------------------- other ways to ask
+# --------------------------------------------------------------------------- other probes
 
 
 def nearest_mean_probe(

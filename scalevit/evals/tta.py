@@ -1,4 +1,4 @@
-"""Several views of each image, whose predictions are averaged: the centre, four corners, and all mirrored."""
+"""Test-time augmentation: predictions averaged over crops (centre, four corners) and mirrored crops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from scalevit.evals.datasets.probe_set import Images
 
-#: How many views there can be: the centre alone, with the corners, each mirrored too.
+#: Numbers of views: the centre; with the four corners; with all five mirrored.
 VIEW_COUNTS = (1, 5, 10)
 
 #: (down, right): the side of the image at which a corner's square lies.
@@ -17,7 +17,7 @@ CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 class Corner:
-    """The square at a corner of each image whose side is `crop` × the image's short side."""
+    """Corner crops: the square at one corner of each image, with sides of `crop` × the image's short side."""
 
     def __init__(self, images: Images, crop: float, corner: tuple[int, int]) -> None:
         self.images, self.crop, self.corner = images, crop, corner
@@ -33,7 +33,7 @@ class Corner:
 
 
 class Mirrored:
-    """Left and right exchanged."""
+    """Horizontally mirrored images."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -46,18 +46,19 @@ class Mirrored:
 
 
 def views(images: Images, *, whole: bool, crop: float, count: int) -> list[tuple[Images, bool]]:
-    """`count` of `COUNTS` views, each with whether it is resized whole to the model's square. crop: the share
-    of the short side that the model's own central crop keeps."""
-    found: list[tuple[Images, bool]] = [(images, whole)]
+    """`count` views of each image (one of `VIEW_COUNTS`), each with a flag: whether it is resized whole to
+    the model's square. crop: the share of the short side that the model's own central crop keeps."""
+    crops: list[tuple[Images, bool]] = [(images, whole)]
     if count > 1:
-        found += [(Corner(images, crop, corner), True) for corner in CORNERS]
-    if count > len(found):
-        found += [(Mirrored(view), resized) for view, resized in found]
-    return found
+        crops += [(Corner(images, crop, corner), True) for corner in CORNERS]
+    if count > len(crops):
+        crops += [(Mirrored(view), resized) for view, resized in crops]
+    return crops
 
 
 def average_predictions(logits: Sequence[Float[np.ndarray, "n c"]]) -> Float[np.ndarray, "n c"]:
-    """Logarithms of the mean over views of the softmax probabilities; of one view, its logits as they are."""
+    """Average of predictions: the logarithm of the mean softmax probability over views; of one view, its
+    logits unchanged."""
     if len(logits) == 1:
         return logits[0]
     stacked = np.stack(logits).astype(np.float64)

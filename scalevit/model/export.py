@@ -1,4 +1,4 @@
-"""What a run leaves for others: the weights of a checkpoint, whole, written tensor by tensor."""
+"""Export of a run's weights: a checkpoint as one model folder, written tensor by tensor."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scalevit.model.vit import ViT
 
 
 def export_checkpoint(entry: checkpoint.Saved, home: Path, target: Path) -> None:
-    """The model of one checkpoint of the run in `home`, in the folder `target`: the running average where one
-    is kept. Of what any number of processes wrote, one tensor at a time is in memory."""
+    """Write the model of one checkpoint of the run in `home` to the folder `target`: the weight average where
+    one is kept. One tensor at a time is in memory, however many processes wrote the checkpoint."""
     run, reader = config.load(str(home / run_folder.CONFIG)), dcp.Reader(entry.folder)
     model = ViT(run.model, device="meta")
     model.preprocessing = run.start.preprocessing
@@ -25,6 +25,6 @@ def export_checkpoint(entry: checkpoint.Saved, home: Path, target: Path) -> None
 
 
 def export_run(run: config.Run, out: Path, step: int) -> None:
-    """model/ in the run's folder: the weights of the checkpoint of `step`."""
+    """Write model/ in the run's folder from the checkpoint of `step`."""
     last = checkpoint.Saved(step, checkpoint.place(run_folder.checkpoints(run, out), step))
     export_checkpoint(last, out, out / run_folder.MODEL)

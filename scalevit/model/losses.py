@@ -1,4 +1,4 @@
-"""The two losses of the paper's family: a sum over classes, then a mean over the batch, in fp32.
+"""Losses: sigmoid and softmax cross-entropy, summed over classes, averaged over the batch, in fp32.
 
 Labels are either single, as integers (b,), or multi-hot, as floats (b, c), which may be soft; the sigmoid
 loss takes several as integers, too, filled up with -1 (b, k).
@@ -20,13 +20,14 @@ Labels = Int[Tensor, " b"] | Float[Tensor, "b c"]
 def sigmoid_xent_each(
     logits: Float[Tensor, "b c"], labels: Labels | Int[Tensor, "b k"]
 ) -> Float[Tensor, " b"]:
-    """Per image, the sum over classes of -y log σ(x) - (1 - y) log σ(-x) (paper App. C)."""
+    """Sigmoid cross-entropy per image: the sum over classes of -y log σ(x) - (1 - y) log σ(-x) (paper App.
+    C)."""
     return xent.sigmoid_xent(logits, labels)
 
 
 def softmax_xent_each(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, " b"]:
-    """Per image, -Σ y log softmax(x), y shared equally among several right classes: what a softmax can
-    reach is a distribution. Without a right class the loss is 0."""
+    """Softmax cross-entropy per image: -Σ y log softmax(x), with y divided equally among several right
+    classes. Without a right class the loss is 0."""
     logits = logits.float()
     if labels.is_floating_point():
         target = labels / labels.sum(dim=-1, keepdim=True).clamp_min(1.0)
@@ -35,12 +36,12 @@ def softmax_xent_each(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Ten
 
 
 def sigmoid_xent(logits: Float[Tensor, "b c"], labels: Labels | Int[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """Mean over the batch of `sigmoid_xent_each`."""
+    """Sigmoid cross-entropy: the mean over the batch of `sigmoid_xent_each`."""
     return sigmoid_xent_each(logits, labels).mean()
 
 
 def softmax_xent(logits: Float[Tensor, "b c"], labels: Labels) -> Float[Tensor, ""]:
-    """Mean over the batch of `softmax_xent_each`."""
+    """Softmax cross-entropy: the mean over the batch of `softmax_xent_each`."""
     return softmax_xent_each(logits, labels).mean()
 
 

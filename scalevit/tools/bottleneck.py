@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from scalevit.config.run import Guard, Run
+from scalevit.data.normalise import normaliser
 from scalevit.data.registry import batches_of
 from scalevit.distributed import world
-from scalevit.evals.finetune import scaled
 from scalevit.kernels import fp8_linear
 from scalevit.kernels.fp8_autotune import LayerTiming, choose
 from scalevit.model import losses
@@ -141,7 +141,7 @@ class _Bench:
     def passes(self, precision: str) -> float:
         """Seconds of one micro-batch, forward and backward."""
         run = self.run
-        loss, prepare = losses.LOSSES[run.train.loss], scaled(run.start.preprocessing)
+        loss, prepare = losses.LOSSES[run.train.loss], normaliser(run.start.preprocessing)
         words = replace(run.train, precision=precision)
         recipe = Recipe(run.schedule, words, run.optimizer.clip, Guard(on=False), loss, prepare)
 

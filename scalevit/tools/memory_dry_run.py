@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from scalevit import optim
 from scalevit.config.run import Run
+from scalevit.data.normalise import normaliser
 from scalevit.distributed import parallelize
 from scalevit.distributed import world as mesh
 from scalevit.distributed.shards import is_sharded, local
-from scalevit.evals.finetune import scaled
 from scalevit.kernels import fake_device
 from scalevit.model import losses
 from scalevit.model.vit import ViT
@@ -151,7 +151,7 @@ def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
         run.optimizer.clip,
         run.guard,
         losses.LOSSES[run.train.loss],
-        scaled(run.start.preprocessing),
+        normaliser(run.start.preprocessing),
     )
     accumulate(state, batch, recipe)
     clip([local(p.grad) for p in state.model.parameters() if p.grad is not None], recipe.clip, state.world)

@@ -16,7 +16,7 @@ from scalevit.artifacts import run_folder
 from scalevit.data.loader import Batches
 from scalevit.data.registry import batches_of
 from scalevit.distributed import world as mesh
-from scalevit.evals.in_training import validation_errors as probe_mistakes
+from scalevit.evals.in_training import validation_errors as probe_errors
 from scalevit.train import cooldown_branch, precision, trackers
 from scalevit.train.precision import reproducible
 from scalevit.train.session import Session
@@ -40,7 +40,7 @@ class Outcome:
 def mistakes(run: config.Run, out: Path | None) -> list[str]:
     """Everything that keeps this run from being trained, into `out` if that is said, its images apart, one
     line each; creates nothing."""
-    found = [*config.validate(run), *probe_mistakes(run.probe), *trackers.mistakes(run)]
+    found = [*config.validate(run), *probe_errors(run.probe), *trackers.mistakes(run)]
     found += run_folder.mistakes(run, out) if out is not None else []
     found += mesh.mistakes(run.parallel, run.train.batch)
     found += precision.mistakes(run.train.precision)

@@ -16,10 +16,11 @@ from scalevit.artifacts import checkpoint, dcp, records, run_folder
 from scalevit.artifacts.async_checkpoint import NotSaved, Saver
 from scalevit.artifacts.storage import Away
 from scalevit.data.loader import Batches
+from scalevit.data.normalise import normaliser
 from scalevit.distributed import world as mesh
 from scalevit.distributed.watchdog import FINISHING
 from scalevit.evals.features import WorkShare
-from scalevit.evals.finetune import accuracy_rows, scaled
+from scalevit.evals.finetune import accuracy_rows
 from scalevit.evals.in_training import baseline_rows, probe_rows
 from scalevit.kernels import fp8_autotune, fp8_linear
 from scalevit.model import export, losses
@@ -49,7 +50,7 @@ class Session:
     def begin(cls, run: config.Run, out: Path, batches: Batches, world: mesh.World) -> Session:
         """Build everything and go back to the newest whole checkpoint, or to the trunk's."""
         loss = losses.LOSSES[run.train.loss]
-        prepare = scaled(run.start.preprocessing)
+        prepare = normaliser(run.start.preprocessing)
         recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
         keep = checkpoint.Keep(run.train.keep_last, run.train.keep_every, run.train.keep_at)
         saver = Saver(run_folder.checkpoints(run, out), world, keep)

@@ -28,9 +28,9 @@ def test_probing_any_function(monkeypatch):
     ran = run("probe_my_model.py")
     best = {}
     for line in ran["lines"]:
-        if line.found.shots == 10:
-            name = line.floor or line.model
-            best[name] = max(best.get(name, 0), line.found.mean)
+        if line.accuracy.shots == 10:
+            name = line.baseline or line.model
+            best[name] = max(best.get(name, 0), line.accuracy.mean)
     assert best["my_model:edges"] > best["raw pixels"] + 0.02
     assert len(ran["accuracies"]) == 3 and min(ran["accuracies"]) > 0.9
     assert ran["picture"].stat().st_size > 5000

@@ -17,10 +17,11 @@ from pictures import make_folder, make_shards, picture
 from scalevit import config
 from scalevit.artifacts import records
 from scalevit.cli.main import main
+from scalevit.data.normalise import normaliser
 from scalevit.evals.datasets.finetune_split import Labelled
 from scalevit.evals.datasets.probe_set import from_arrays
 from scalevit.evals.features import preprocess
-from scalevit.evals.finetune import finetune_split, scaled, weights_hash
+from scalevit.evals.finetune import finetune_split, weights_hash
 from scalevit.model import weights as store
 from scalevit.model.vit import ViT
 from scalevit.train.finetune import finetune, plan
@@ -137,7 +138,7 @@ def test_preprocessing_comes_with_the_weights_and_goes_with_them(tmp_path):
     finetune(planned, tmp_path / "run")
     assert store.load(tmp_path / "run").preprocessing == net.preprocessing
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    seen = scaled(planned.last.start.preprocessing)(torch.from_numpy(pixels))
+    seen = normaliser(planned.last.start.preprocessing)(torch.from_numpy(pixels))
     torch.testing.assert_close(seen, preprocess([*pixels], 16, net.preprocessing, True), rtol=1e-5, atol=1e-5)
 
 

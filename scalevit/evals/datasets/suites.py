@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scalevit.evals.compare import ProbeResult
 from scalevit.evals.datasets.builtin import NAMES
@@ -81,12 +80,12 @@ def open_suite(name: str, root: Path | None, tell: Callable[[str], None]) -> lis
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean accuracy, 0 to 1, over the `tasks` of a group, of one model or floor asked in one way."""
+    """Mean accuracy, 0 to 1, over the `tasks` of a group, of one model or baseline by one probe."""
 
     group: str
     tasks: int
     model: str
-    floor: str
+    baseline: str
     method: str
     layer: str
     l2: float | None
@@ -94,22 +93,17 @@ class Mean:
     mean: float
 
 
-def means(lines: Sequence[ProbeResult], suite: Suite) -> list[Mean]:
-    """For every group, and for all together where there are several: means of what was asked of each task."""
+def suite_means(results: Sequence[ProbeResult], suite: Suite) -> list[Mean]:
+    """Mean accuracies of every group of a suite, and of all tasks where there are several groups."""
     groups = dict(suite.groups) | ({"all": tuple(suite.names)} if len(suite.groups) > 1 else {})
-    return [mean for group, names in groups.items() for mean in _means(group, names, lines)]
+    return [mean for group, names in groups.items() for mean in _means(group, names, results)]
 
 
-def _means(group: str, names: Iterable[str], lines: Sequence[ProbeResult]) -> list[Mean]:
-    asked: dict[Any, list[ProbeResult]] = {}
-    for line in lines:
-        if line.data in names:
-            key = (line.model, line.floor, line.method, line.layer, line.found.l2, line.found.shots)
-            asked.setdefault(key, []).append(line)
-    return [_mean(group, alike) for alike in asked.values()]
-
-
-def _mean(group: str, alike: Sequence[ProbeResult]) -> Mean:
-    one, mean = alike[0], sum(line.found.mean for line in alike) / len(alike)
-    found = one.found
-    return Mean(group, len(alike), one.model, one.floor, one.method, one.layer, found.l2, found.shots, mean)
+def _means(group: str, names: Iterable[str], results: Sequence[ProbeResult]) -> list[Mean]:
+    by_probe: dict[tuple[str, str, str, str, float | None, int], list[float]] = {}
+    for result in results:
+        if result.data in names:
+            l2, shots = result.accuracy.l2, result.accuracy.shots
+            key = (result.model, result.baseline, result.method, result.layer, l2, shots)
+            by_probe.setdefault(key, []).append(result.accuracy.mean)
+    return [Mean(group, len(values), *key, sum(values) / len(values)) for key, values in by_probe.items()]

@@ -18,8 +18,8 @@ from scalevit.artifacts.async_checkpoint import Saver
 from scalevit.artifacts.checkpoint import Keep
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.run import Guard, Model, Run, Train
+from scalevit.data.normalise import normaliser
 from scalevit.distributed import world
-from scalevit.evals.finetune import scaled
 from scalevit.model import losses
 from scalevit.train.loop import Micro, Recipe, State, facts, pieces, take_step
 from scalevit.train.state import build
@@ -52,7 +52,7 @@ def _run(model: Model, batch: int) -> Run:
 def _started(run: Run) -> tuple[State, list[Micro], Recipe]:
     """A state after its first step, which builds the optimizer's."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loss, prepare = losses.LOSSES[run.train.loss], scaled(run.start.preprocessing)
+    loss, prepare = losses.LOSSES[run.train.loss], normaliser(run.start.preprocessing)
     recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
     side, count = run.model.image, run.train.batch
     images = torch.zeros(count, side, side, 3, dtype=torch.uint8, device=device)

@@ -16,8 +16,8 @@ import torch
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.memory import GIB, memory_of
 from scalevit.config.run import Guard, Model, Optimizer, Parallel, Run, Train
+from scalevit.data.normalise import normaliser
 from scalevit.distributed import world
-from scalevit.evals.finetune import scaled
 from scalevit.kernels import fake_device
 from scalevit.model import losses
 from scalevit.tools.memory_tracker import Footprint
@@ -112,7 +112,7 @@ def _counted(state: State, run: Run) -> int:
 
 
 def _recipe(run: Run) -> Recipe:
-    loss, prepare = losses.LOSSES[run.train.loss], scaled(run.start.preprocessing)
+    loss, prepare = losses.LOSSES[run.train.loss], normaliser(run.start.preprocessing)
     return Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
 
 

@@ -10,7 +10,7 @@ from scalevit.cli import main
 from scalevit.config.run import Model
 from scalevit.evals.datasets import open, suites
 from scalevit.evals.datasets.builtin import NAMES
-from scalevit.evals.datasets.suites import SUITES, Suite, means, open_suite
+from scalevit.evals.datasets.suites import SUITES, Suite, open_suite, suite_means
 from scalevit.model import weights
 from scalevit.model.vit import ViT
 
@@ -130,5 +130,5 @@ def test_a_damaged_set_is_an_error_not_a_gap(tmp_path):
         open_suite("paper", tmp_path, lambda text: None)
 
 
-def test_no_lines_no_means():
-    assert means([], SUITES["vtab"]) == []
+def test_no_lines_no_suite_means():
+    assert suite_means([], SUITES["vtab"]) == []
