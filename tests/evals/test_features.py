@@ -303,7 +303,7 @@ def toy_set(name="toy"):
 
 
 def test_rows_of_model_and_floors(monkeypatch):
-    monkeypatch.setattr(in_training, "known_set", toy_set)
+    monkeypatch.setattr(in_training, "open_set_cached", toy_set)
     model, probe = small(), Probe(datasets=("toy",), shots=(1, 5), draws=3, l2=4.0)
     rows, floors = in_training.probe_rows(model, probe), in_training.baseline_rows(model, probe)
     assert [(r["dataset"], r["shots"], r["seed"]) for r in rows] == [
@@ -324,7 +324,7 @@ def test_rows_of_model_and_floors(monkeypatch):
 
 
 def test_rows_are_equal_on_every_rank(monkeypatch):
-    monkeypatch.setattr(in_training, "known_set", toy_set)
+    monkeypatch.setattr(in_training, "open_set_cached", toy_set)
     monkeypatch.setattr(features, "BATCH", 7)
     model, probe = small(), Probe(datasets=("toy",), shots=(2,), draws=2)
     alone = in_training.probe_rows(model, probe)
