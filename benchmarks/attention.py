@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalevit.kernels.attention import products
-from scalevit.kernels.cpu import build
+from scalevit.kernels.attention import matmul_attention
+from scalevit.kernels.cpu import dispatch
 from scalevit.kernels.cpu.attention import self_attention
 
 #: batch, tokens, heads, head dimension: the demo's model, Ti/16 at 128 px, S/16 and B/16 at 224 px
@@ -56,12 +56,15 @@ def train_step(attention: Callable[[Tensor], Tensor], qkv: Tensor) -> None:
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ways = {"fused": partial(split, F.scaled_dot_product_attention), "products": partial(split, products)}
+    ways = {
+        "fused": partial(split, F.scaled_dot_product_attention),
+        "products": partial(split, matmul_attention),
+    }
     for b, n, h, e in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
             qkv = torch.randn(b, n, 3, h, e, device=device, dtype=dtype, requires_grad=True)
             row = {"batch": b, "tokens": n, "heads": h, "head_dim": e, "dtype": str(dtype), "device": device}
-            native_one = {"ours": ours} if build.multiplies(qkv, dtype, n, e) else {}
+            native_one = {"ours": ours} if dispatch.use_native_matmul(qkv, dtype, n, e) else {}
             for name, attention in {**ways, **native_one}.items():
                 train_step(attention, qkv)
                 row[f"{name}_ms"] = milliseconds(partial(train_step, attention, qkv), device)

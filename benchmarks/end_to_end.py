@@ -24,8 +24,8 @@ from scalevit.data.loader import as_floats
 from scalevit.data.registry import batches_of
 from scalevit.model.vit import ViT
 from scalevit.tools.bench.data import photographs
+from scalevit.tools.bench.interleaved import bench_device, device_name, time_interleaved
 from scalevit.tools.bench.models import CASES, CLASSES, BenchJob, our_step
-from scalevit.tools.bench.turns import device_name, here, take_turns
 
 FOLDERS = 4
 
@@ -45,7 +45,7 @@ def packed(folder: Path, count: int) -> Path:
 def measure(name: str, precision: str, rounds: int, workers: int, threads: int) -> dict[str, object]:
     """Images a second from memory and from tars, and their ratio."""
     torch.set_num_threads(threads)
-    case, device = CASES[name], here()
+    case, device = CASES[name], bench_device()
     job = BenchJob(name, precision, "train", case.batch, device)
     with tempfile.TemporaryDirectory() as folder:
         data = config.Data(source=str(packed(Path(folder), 256)), workers=workers)
@@ -60,7 +60,7 @@ def measure(name: str, precision: str, rounds: int, workers: int, threads: int) 
         for way, inputs in (("memory", lambda: kept), ("tars", read)):
             words = config.Model(shape=case.shape, image=case.image, pool="gap", classes=CLASSES)
             ways[way] = our_step(ViT(words, device=device), job, inputs)
-        spent = take_turns(ways, rounds, threads, device)
+        spent = time_interleaved(ways, rounds, threads, device)
         ahead.close()
     speeds = {way: case.batch / statistics.median(times) for way, times in spent.items()}
     about = {

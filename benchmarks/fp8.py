@@ -27,12 +27,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scalevit import config, kernels, optim
+from scalevit import config, optim
 from scalevit.config.lr_schedule import Schedule
 from scalevit.data.loader import as_floats
 from scalevit.data.registry import batches_of
 from scalevit.kernels import fp8_autotune, fp8_linear
-from scalevit.kernels.cuda_graph import WARM, Replay
+from scalevit.kernels.cuda_graph import WARMUP_STEPS, CudaGraphRunner
+from scalevit.kernels.triton import launch
 from scalevit.model.attention import Block
 from scalevit.model.losses import LOSSES
 from scalevit.model.vit import ViT
@@ -74,15 +75,15 @@ def stepper(
     """A training step as `scalevit pretrain` does it, without the guard's look at the loss."""
     state = State(model, optim.build(config.Optimizer(name=optimizer), model), None)
     state.world, state.meters = replace(state.world, device=DEVICE), state.meters.to(DEVICE)
-    state.replay = Replay(model) if GPU else None
+    state.replay = CudaGraphRunner(model) if GPU else None
     settings = config.Train(batch=batch, precision="fp8", loss=loss)  # pyright: ignore
     schedule = Schedule("constant", lr=rate, steps=1 << 40, warmup=20, cooldown=0)
     return state, Recipe(schedule, settings, 1.0, config.Guard(on=False), LOSSES[loss])
 
 
-def timed(model: ViT, ways: dict[str, fp8_linear.Way], batch: int) -> dict[str, float]:
+def timed(model: ViT, ways: dict[str, fp8_linear.Granularity], batch: int) -> dict[str, float]:
     """Milliseconds a step and the most memory, with the layers computing in these ways."""
-    fp8_linear.follow(model.blocks, ways)
+    fp8_linear.set_granularities(model.blocks, ways)
     state, recipe = stepper(model, batch, "adafactor")
     side = model.config.image
     images = torch.rand(batch, 3, side, side, device=DEVICE) * 2 - 1
@@ -90,7 +91,7 @@ def timed(model: ViT, ways: dict[str, fp8_linear.Way], batch: int) -> dict[str, 
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    for _ in range(WARM + 1):
+    for _ in range(WARMUP_STEPS + 1):
         take_step(state, [(images, labels)], recipe)
     first = time.perf_counter() - began
     spent = in_a_row(lambda: take_step(state, [(images, labels)], recipe), 6)
@@ -134,11 +135,11 @@ def steps(out: Path) -> None:
     lines = []
     for name, times in (("G/14", (1, 2)), ("L/16", (1,))):
         batch = batch_of(name)
-        choices = fp8_autotune.choose(run_of(name, batch), 1, DEVICE)
+        choices = fp8_autotune.autotune(run_of(name, batch), 1, DEVICE)
         chosen = {choice.layer: choice.way for choice in choices}
         say(name, "chosen:", *choices)
         model = ViT(words(name), device=DEVICE)
-        fp8_linear.convert(model.blocks)
+        fp8_linear.convert_blocks(model.blocks)
         for block in model.blocks if GPU else ():
             block.compile(dynamic=False)
         for ways, images in cases(chosen, batch, times, all_alike=name == "G/14"):
@@ -158,15 +159,25 @@ def steps(out: Path) -> None:
         del model
         if GPU:
             torch.cuda.empty_cache()
-    head = ["model", f"layers ({', '.join(fp8_linear.LAYERS)})", "ms a step", "images/s", "TFLOP/s", "GiB"]
+    head = [
+        "model",
+        f"layers ({', '.join(fp8_linear.FP8_LAYERS)})",
+        "ms a step",
+        "images/s",
+        "TFLOP/s",
+        "GiB",
+    ]
     print(markdown(head, lines), flush=True)
 
 
 def cases(
-    chosen: dict[str, fp8_linear.Way], batch: int, times: tuple[int, ...], all_alike: bool
-) -> Iterator[tuple[dict[str, fp8_linear.Way], int]]:
+    chosen: dict[str, fp8_linear.Granularity], batch: int, times: tuple[int, ...], all_alike: bool
+) -> Iterator[tuple[dict[str, fp8_linear.Granularity], int]]:
     """Ways and images at once: all layers alike, then as chosen, which is left out where it is the same."""
-    alike = [dict.fromkeys(fp8_linear.LAYERS, way) for way in (fp8_linear.WAYS if all_alike else ("bf16",))]
+    alike = [
+        dict.fromkeys(fp8_linear.FP8_LAYERS, way)
+        for way in (fp8_linear.GRANULARITIES if all_alike else ("bf16",))
+    ]
     yield from ((ways, batch) for ways in alike)
     yield from ((chosen, batch * more) for more in times if more > 1 or chosen not in alike)
 
@@ -178,12 +189,14 @@ def layers(out: Path) -> None:
     """Forward pass and both gradients of each layer, not compiled: what a run chooses from."""
     lines = []
     for name in ("S/16", "B/16", "L/16", "g/14", "G/14"):
-        for one in fp8_autotune.choose(run_of(name, batch_of(name)), 1, DEVICE):
-            times = [f"{one.milliseconds.get(way, 0):.3f}" for way in fp8_linear.WAYS]
+        for one in fp8_autotune.autotune(run_of(name, batch_of(name)), 1, DEVICE):
+            times = [f"{one.milliseconds.get(way, 0):.3f}" for way in fp8_linear.GRANULARITIES]
             shape = f"{one.tokens} × {one.inputs} → {one.outputs}"
             lines.append([f"{name} {one.layer}", shape, *times, one.way, f"{one.gain:.2f}"])
     print(
-        markdown(["layer", "shape", *(f"{way}, ms" for way in fp8_linear.WAYS), "chosen", "gain"], lines),
+        markdown(
+            ["layer", "shape", *(f"{way}, ms" for way in fp8_linear.GRANULARITIES), "chosen", "gain"], lines
+        ),
         flush=True,
     )
 
@@ -198,7 +211,7 @@ def losses(out: Path, count: int = 180, batch: int = 256) -> None:
     model = config.Model(**facts, pool="gap", classes=128, head_bias=0.0)  # pyright: ignore
     source = batches_of(config.Data(source="strokes"), image=model.image, classes=128, batch=batch)
     kept = [(b.images.to(DEVICE), b.labels.to(DEVICE)) for b in (source[i] for i in range(min(64, count)))]
-    curves = {way: curve(model, way, kept, count, batch) for way in fp8_linear.WAYS}
+    curves = {way: curve(model, way, kept, count, batch) for way in fp8_linear.GRANULARITIES}
     with (out / "fp8_losses.csv").open("w", newline="") as file:
         sheet = csv.writer(file)
         sheet.writerow(["step", *curves])
@@ -216,11 +229,15 @@ def losses(out: Path, count: int = 180, batch: int = 256) -> None:
 
 
 def curve(
-    words: config.Model, way: fp8_linear.Way, kept: list[tuple[Tensor, Tensor]], count: int, batch: int
+    words: config.Model,
+    way: fp8_linear.Granularity,
+    kept: list[tuple[Tensor, Tensor]],
+    count: int,
+    batch: int,
 ) -> list[float]:
     model = ViT(words, device=DEVICE)
-    fp8_linear.convert(model.blocks)
-    fp8_linear.follow(model.blocks, dict.fromkeys(fp8_linear.LAYERS, way))
+    fp8_linear.convert_blocks(model.blocks)
+    fp8_linear.set_granularities(model.blocks, dict.fromkeys(fp8_linear.FP8_LAYERS, way))
     state, recipe = stepper(model, batch, "adam", rate=3e-4)
     found, before = [], torch.zeros(3, device=DEVICE)
     for step in range(count):
@@ -275,25 +292,26 @@ def run(out: Path) -> None:
 
 def tiles(out: Path) -> None:
     """GB/s of making eight bits, of bytes read and written, by the tile of a program; and beside the twin."""
-    if not kernels.usable(torch.empty(0, device=DEVICE)):
+    if not launch.use_triton(torch.empty(0, device=DEVICE)):
         say("needs a GPU, or TRITON_INTERPRET=1")
         return
-    from scalevit.kernels.triton.quantise import quantise
+    from scalevit.kernels.triton.quantise import quantise_kernel
 
     lines = []
     for rows, columns in ((16384, 1664), (16384, 8192), (8192, 1664)) if GPU else ((48, 160),):
         x = torch.randn(rows, columns, device=DEVICE, dtype=torch.bfloat16)
-        unit = x.abs().max().float() / fp8_linear.LARGEST[fp8_linear.E4M3]
+        unit = x.abs().max().float() / fp8_linear.FORMAT_MAX[fp8_linear.E4M3]
         by_row, by_column = (x.abs().amax(d, keepdim=True).reshape(-1, 1).float() / 448 for d in (1, 0))
         for tile in ((64, 64), (128, 64), (64, 128), (128, 128)):
             for warps in (4, 8):
-                work = partial(quantise, x, unit, unit, fp8_linear.E4M3, tile=tile, warps=warps)
+                work = partial(quantise_kernel, x, unit, unit, fp8_linear.E4M3, tile=tile, warps=warps)
                 speed = 4 * x.numel() / fp8_autotune.milliseconds(work, DEVICE, 20) / 1e6
                 lines.append([f"{rows} × {columns}", f"{tile[0]} × {tile[1]}", str(warps), f"{speed:.0f}"])
         for one, other in ((unit, unit), (by_row, by_column)):
-            for dtype in fp8_linear.LARGEST:
+            for dtype in fp8_linear.FORMAT_MAX:
                 pairs = zip(
-                    quantise(x, one, other, dtype), fp8_linear.quantise._init_fn(x, one, other, dtype)
+                    quantise_kernel(x, one, other, dtype),
+                    fp8_linear.cast_scaled._init_fn(x, one, other, dtype),
                 )
                 apart = [(a.view(torch.uint8) != b.view(torch.uint8)).float().mean().item() for a, b in pairs]
                 say(
@@ -316,7 +334,7 @@ def twin(out: Path) -> None:
     plain = nn.Linear(512, 384)
     x, gradient = torch.randn(256, 512), torch.randn(256, 384) * torch.logspace(-3, 0, 384)
     lines = []
-    for way in fp8_linear.WAYS[1:]:
+    for way in fp8_linear.GRANULARITIES[1:]:
         reference = passes(plain, way, x, gradient, torch.device("cpu"))
         for compiled in (False, True) if GPU else (False,):
             found = passes(plain, way, x, gradient, DEVICE, compiled)
@@ -327,7 +345,7 @@ def twin(out: Path) -> None:
 
 def passes(
     plain: nn.Linear,
-    way: fp8_linear.Way,
+    way: fp8_linear.Granularity,
     x: Tensor,
     gradient: Tensor,
     device: torch.device,
@@ -357,7 +375,9 @@ def torchao(out: Path) -> None:
     plain = Block(model).to(DEVICE)
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    made: dict[str, Callable[[], Block]] = {way: lambda way=way: ours(plain, way) for way in fp8_linear.WAYS}
+    made: dict[str, Callable[[], Block]] = {
+        way: lambda way=way: ours(plain, way) for way in fp8_linear.GRANULARITIES
+    }
     for recipe in ("tensorwise", "rowwise"):
         settings = Float8LinearConfig.from_recipe_name(recipe)
         if not GPU:
@@ -386,10 +406,10 @@ def both_passes(block: Block, x: Tensor) -> None:
     x.grad = None
 
 
-def ours(plain: Block, way: fp8_linear.Way) -> Block:
+def ours(plain: Block, way: fp8_linear.Granularity) -> Block:
     block = copy.deepcopy(plain)
-    fp8_linear.convert([block])
-    fp8_linear.follow([block], dict.fromkeys(fp8_linear.LAYERS, way))
+    fp8_linear.convert_blocks([block])
+    fp8_linear.set_granularities([block], dict.fromkeys(fp8_linear.FP8_LAYERS, way))
     return block
 
 

@@ -19,14 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalevit import config, kernels, optim
+from scalevit import config, optim
 from scalevit.kernels import gelu, norm, xent
+from scalevit.kernels.triton import launch
 from scalevit.model.vit import ViT
 from scalevit.tools.bench import models
+from scalevit.tools.bench.interleaved import bench_device, device_name
 from scalevit.tools.bench.markdown import markdown
-from scalevit.tools.bench.turns import device_name, here
 
-DEVICE = here()
+DEVICE = bench_device()
 BEGAN = time.perf_counter()
 #: Tokens, width and width of the MLP of a training step; images and classes of a loss.
 SIZES = {
@@ -84,18 +85,20 @@ def cases() -> Iterator[Case]:
     for name, (tokens, d, m) in SIZES.items():
         often = "S/16" not in name
         inputs = (draw(tokens, m, dtype=bf16), draw(m))
-        yield Case(f"bias_gelu, {name}", gelu.bias_gelu, gelu.twin, inputs, tokens * m, (4, 6), often)
+        yield Case(
+            f"bias_gelu, {name}", gelu.bias_gelu, gelu.bias_gelu_reference, inputs, tokens * m, (4, 6), often
+        )
         x, branch, weight, bias = draw(tokens, d), draw(tokens, d, dtype=bf16), draw(d), draw(d)
         yield Case(
             f"norm, {name}",
             lambda x, w, b: norm.norm(x, Layer(w, b)),  # pyright: ignore
-            lambda x, w, b: narrow(*norm.norm_twin(x, Layer(w, b))),  # pyright: ignore
+            lambda x, w, b: narrow(*norm.norm_reference(x, Layer(w, b))),  # pyright: ignore
             (x, weight, bias), tokens * d, (6, 14), often,
         )  # fmt: skip
         yield Case(
             f"add_norm, {name}",
             lambda x, y, w, b: norm.add_norm(x, y, Layer(w, b)),  # pyright: ignore
-            lambda x, y, w, b: narrow(*norm.add_norm_twin(x, y, Layer(w, b))),  # pyright: ignore
+            lambda x, y, w, b: narrow(*norm.add_norm_reference(x, y, Layer(w, b))),  # pyright: ignore
             (x, branch, weight, bias), tokens * d, (12, 16), often,
         )  # fmt: skip
     for name, (b, c) in CLASSES.items():
@@ -106,7 +109,7 @@ def cases() -> Iterator[Case]:
             yield Case(
                 f"sigmoid_xent {kind}, {name}",
                 lambda logits, labels=labels: xent.sigmoid_xent(logits, labels),
-                lambda logits, labels=labels: xent.twin(logits, labels),
+                lambda logits, labels=labels: xent.sigmoid_xent_reference(logits, labels),
                 (logits,), b * c, passes, kind == "single",
             )  # fmt: skip
 
@@ -224,11 +227,11 @@ def steps(name: str, batch: int, optimizer: str) -> list[str]:
         if time.perf_counter() - BEGAN > LIMIT:
             found += ["no time", ""]
             continue
-        kernels.INSTALLED = installed
+        launch.TRITON_AVAILABLE = installed
         try:
             spent = step(name, batch, optimizer)
         finally:
-            kernels.INSTALLED = True
+            launch.TRITON_AVAILABLE = True
         found += [f"{spent:.1f}", f"{1e3 * batch / spent:.0f}"]
     return found
 
@@ -242,7 +245,7 @@ def attempt(rows: list[list[str]], name: str, make: Callable[[], list[str]]) -> 
 
 
 def main() -> None:
-    if not kernels.usable(torch.empty(0, device=DEVICE)):
+    if not launch.use_triton(torch.empty(0, device=DEVICE)):
         raise SystemExit("no GPU with Triton: TRITON_INTERPRET=1 compares numbers, at toy sizes")
     ceiling = copy_speed() if DEVICE.type == "cuda" else 0.0
     print(f"{device_name(DEVICE)}, torch {torch.__version__}, copy {ceiling:.0f} GB/s\n", flush=True)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from scalevit import config
-from scalevit.kernels.attention import attend
-from scalevit.kernels.cpu import build
+from scalevit.kernels.attention import dot_product_attention
+from scalevit.kernels.cpu import dispatch
 from scalevit.kernels.cpu.attention import self_attention
 from scalevit.kernels.linear import linear
 from scalevit.model.vit import ViT
@@ -67,11 +67,11 @@ def once(x: Tensor, w: Tensor) -> Tensor:
 def attention(qkv: Tensor, heads: int) -> None:
     """Forward and backward."""
     b, n, d = qkv.shape
-    if build.multiplies(qkv, qkv.dtype, n, d // (3 * heads)):
+    if dispatch.use_native_matmul(qkv, qkv.dtype, n, d // (3 * heads)):
         y = self_attention(qkv, heads)
     else:
         q, k, v = qkv.view(b, n, 3, heads, d // (3 * heads)).permute(2, 0, 3, 1, 4)
-        y = attend(q, k, v)
+        y = dot_product_attention(q, k, v)
     y.backward(y.detach())
 
 

@@ -27,14 +27,14 @@ def main(args: argparse.Namespace) -> Answer:
         found = [*missing(run), *mistakes(run.train.precision)]
         if found:
             raise Mistakes(found)
-    facts = doctor.examine()
+    facts = doctor.examine_machine()
     facts["advice"] = doctor.advice(facts)
     lines = _lines(facts)
     if run is not None:
         facts["run"] = bottleneck.examine_run(run)
         facts["verdict"] = bottleneck.verdict(run, facts["run"])
         lines.append(facts["verdict"])
-        layers = bottleneck.layers(run)
+        layers = bottleneck.fp8_layers(run)
         facts["fp8"] = {choice.layer: {"way": choice.way} | choice.milliseconds for choice in layers}
         lines += [f"fp8: {choice}" for choice in layers]
     return Answer("\n".join(lines), facts)

@@ -98,10 +98,10 @@ def _rehearsed(made) -> Answer:
 
     from scalevit.config.memory import memory_of
     from scalevit.study.planning.plan import RESERVED
-    from scalevit.tools.memory_dry_run import largest
+    from scalevit.tools.memory_dry_run import largest_micro_batch
 
     room = made.device.memory * (1 - RESERVED)
-    lived, above = largest(made.run, made.devices, room, made.memory.micro_batch)
+    lived, above = largest_micro_batch(made.run, made.devices, room, made.memory.micro_batch)
     planned = memory_of(made.run, made.shape, lived.micro_batch, made.devices).total
     facts = {
         **asdict(lived), "planned": planned, "difference": planned / lived.peak - 1, "room": room,

@@ -20,7 +20,7 @@ from scalevit.config.run import Run
 GIB = 2**30
 FP32 = 4
 #: Elements whose updates an accelerator works out at once, where an optimizer treats parameters alike.
-AT_ONCE = 1 << 26
+CHUNK_SIZE = 1 << 26
 KINDS = (
     "weights", "gradients", "optimizer", "averages", "copies", "gathered", "inputs", "activations", "loss",
     "workspace",
@@ -129,7 +129,7 @@ class _Counted:
             one_block = replace(self.shape, depth=1)
             return max(math.prod(shape) for _, shape in one_block.tensors(*self.size)) / self.shards
         head = self.shape.width * self.run.model.classes
-        return min(AT_ONCE, max(head, self.numbers - head) / self.shards)
+        return min(CHUNK_SIZE, max(head, self.numbers - head) / self.shards)
 
     # ------------------------------------------------------------------ bytes
 

@@ -12,22 +12,22 @@ from torch import Tensor
 from scalevit.kernels.fake_device import is_cpu
 
 
-def attend(
+def dot_product_attention(
     q: Float[Tensor, "b h m e"], k: Float[Tensor, "b h n e"], v: Float[Tensor, "b h n e"]
 ) -> Float[Tensor, "b h m e"]:
     """Every query's average of the values, weighted by the softmax of its scaled products with the keys."""
-    if prefers_products(q.device, v.dtype):
-        return products(q, k, v)
+    if prefers_matmul(q.device, v.dtype):
+        return matmul_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def prefers_products(device: torch.device, dtype: torch.dtype) -> bool:
+def prefers_matmul(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether two batched matrix products beat the fused kernel: measured on a CPU, they are several times
     faster in bf16 and a little slower in fp32 (benchmarks/attention.py). Accelerators: the fused kernel."""
     return is_cpu(device) and dtype == torch.bfloat16
 
 
-def products(
+def matmul_attention(
     q: Float[Tensor, "b h m e"], k: Float[Tensor, "b h n e"], v: Float[Tensor, "b h n e"]
 ) -> Float[Tensor, "b h m e"]:
     """Attention as two batched matrix products. The scale goes into the queries: m × e numbers, not m × n."""

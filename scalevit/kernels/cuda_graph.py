@@ -15,15 +15,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 #: Loss of inputs and labels, weighted by their share of the batch; leaves its gradients in the parameters.
-Pass = Callable[[Tensor, Tensor, float], Float[Tensor, ""]]
+ForwardBackward = Callable[[Tensor, Tensor, float], Float[Tensor, ""]]
 #: Steps before one is recorded: compilers and libraries choose first.
-WARM = 3
+WARMUP_STEPS = 3
 
 
-class Record:
+class CapturedPass:
     """One recorded pass."""
 
-    def __init__(self, compute: Pass, inputs: Tensor, labels: Tensor, share: float) -> None:
+    def __init__(self, compute: ForwardBackward, inputs: Tensor, labels: Tensor, share: float) -> None:
         self.inputs, self.labels = inputs.clone(), labels.clone()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
@@ -41,12 +41,12 @@ class Record:
 class FirstPass:
     """The recorded first pass of a batch, where it leaves its gradients, and passes that add to these."""
 
-    record: Record
+    record: CapturedPass
     gradients: list[Tensor | None]
-    others: dict[object, Record] = field(default_factory=dict)
+    others: dict[object, CapturedPass] = field(default_factory=dict)
 
 
-class Replay:
+class CudaGraphRunner:
     """Runs passes for a model, by their records as soon as there are any; each size of inputs has its own."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,7 +56,7 @@ class Replay:
         self.current: FirstPass | None = None
 
     def __call__(
-        self, compute: Pass, inputs: Tensor, labels: Tensor, share: float, first: bool
+        self, compute: ForwardBackward, inputs: Tensor, labels: Tensor, share: float, first: bool
     ) -> Float[Tensor, ""]:
         """The loss of a micro-batch, whose gradients are added to those there are, unless it is the first."""
         key = (inputs.shape, inputs.dtype, labels.shape, labels.dtype, share)
@@ -69,16 +69,16 @@ class Replay:
             self._leave(self.current.gradients)
             return loss
         if key not in self.current.others:
-            self.current.others[key] = Record(compute, inputs, labels, share)
+            self.current.others[key] = CapturedPass(compute, inputs, labels, share)
         return self.current.others[key].run(inputs, labels)
 
     def _start(
-        self, key: object, compute: Pass, inputs: Tensor, labels: Tensor, share: float
+        self, key: object, compute: ForwardBackward, inputs: Tensor, labels: Tensor, share: float
     ) -> FirstPass | None:
         self.warm[key] = self.warm.get(key, 0) + 1
-        if self.warm[key] > WARM and key not in self.starts:
+        if self.warm[key] > WARMUP_STEPS and key not in self.starts:
             self._leave([None] * len(self.parameters))  # a backward pass begins gradients of its own
-            record = Record(compute, inputs, labels, share)
+            record = CapturedPass(compute, inputs, labels, share)
             self.starts[key] = FirstPass(record, [parameter.grad for parameter in self.parameters])
         return self.starts.get(key)
 

@@ -12,7 +12,7 @@ _PRETENDING = ContextVar("pretending", default=False)
 
 
 @contextlib.contextmanager
-def accelerator() -> Iterator[None]:
+def fake_accelerator() -> Iterator[None]:
     """While this holds, `is_cpu` is false."""
     token = _PRETENDING.set(True)
     try:

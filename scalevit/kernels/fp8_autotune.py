@@ -20,7 +20,7 @@ from scalevit.config.run import Run
 from scalevit.kernels import fp8_linear
 
 #: How much faster than in bf16 a layer must be: eight bits have their price.
-LEAST = 1.05
+MIN_SPEEDUP = 1.05
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class LayerTiming:
     tokens: int
     inputs: int
     outputs: int
-    milliseconds: dict[fp8_linear.Way, float]
+    milliseconds: dict[fp8_linear.Granularity, float]
 
     @property
-    def way(self) -> fp8_linear.Way:
+    def way(self) -> fp8_linear.Granularity:
         """The fastest, where it is faster enough."""
         best = min(self.milliseconds, key=self.milliseconds.__getitem__)
-        return best if self.milliseconds["bf16"] >= LEAST * self.milliseconds[best] else "bf16"
+        return best if self.milliseconds["bf16"] >= MIN_SPEEDUP * self.milliseconds[best] else "bf16"
 
     @property
     def gain(self) -> float:
@@ -47,20 +47,20 @@ class LayerTiming:
     def __str__(self) -> str:
         shape = f"{self.layer} ({self.tokens} tokens, {self.inputs} → {self.outputs})"
         if len(self.milliseconds) == 1:
-            return f"{shape}: bf16, since fp8 needs multiples of {fp8_linear.MULTIPLE}"
+            return f"{shape}: bf16, since fp8 needs multiples of {fp8_linear.ALIGNMENT}"
         times = " · ".join(f"{way} {ms:.3f} ms" for way, ms in self.milliseconds.items())
         return f"{shape}: {self.way}, {self.gain:.2f} × bf16 ({times})"
 
 
-def choose(run: Run, processes: int, device: torch.device) -> list[LayerTiming]:
+def autotune(run: Run, processes: int, device: torch.device) -> list[LayerTiming]:
     """What is fastest for each layer, `processes` sharing a batch; takes a second on a large model."""
     return [
-        LayerTiming(layer, tokens, inputs, outputs, timed(tokens, inputs, outputs, device))
-        for layer, tokens, inputs, outputs in shapes(run, processes)
+        LayerTiming(layer, tokens, inputs, outputs, time_layer(tokens, inputs, outputs, device))
+        for layer, tokens, inputs, outputs in linear_shapes(run, processes)
     ]
 
 
-def shapes(run: Run, processes: int) -> Iterator[tuple[str, int, int, int]]:
+def linear_shapes(run: Run, processes: int) -> Iterator[tuple[str, int, int, int]]:
     """Layer, tokens of one micro-batch, inputs, outputs."""
     s, model = run.model.resolve(), run.model
     images = run.train.micro_batch or max(1, run.train.batch // processes)
@@ -71,7 +71,9 @@ def shapes(run: Run, processes: int) -> Iterator[tuple[str, int, int, int]]:
     yield "fc2", tokens, s.mlp, s.width
 
 
-def timed(tokens: int, inputs: int, outputs: int, device: torch.device) -> dict[fp8_linear.Way, float]:
+def time_layer(
+    tokens: int, inputs: int, outputs: int, device: torch.device
+) -> dict[fp8_linear.Granularity, float]:
     """Median milliseconds of forward pass and both gradients in each way that this shape allows."""
     layer = fp8_linear.Fp8Linear(inputs, outputs, device=device)
     x = torch.randn(tokens, inputs, device=device, dtype=torch.bfloat16, requires_grad=True)
@@ -83,9 +85,9 @@ def timed(tokens: int, inputs: int, outputs: int, device: torch.device) -> dict[
             y = layer(x)
         y.backward(gradient)
 
-    fits = not any(size % fp8_linear.MULTIPLE for size in (tokens, inputs, outputs))
-    found: dict[fp8_linear.Way, float] = {}
-    for way in fp8_linear.WAYS if fits else fp8_linear.WAYS[:1]:
+    fits = not any(size % fp8_linear.ALIGNMENT for size in (tokens, inputs, outputs))
+    found: dict[fp8_linear.Granularity, float] = {}
+    for way in fp8_linear.GRANULARITIES if fits else fp8_linear.GRANULARITIES[:1]:
         layer.way = way
         found[way] = milliseconds(step, device)
     return found

@@ -25,19 +25,19 @@ from scalevit.kernels import linear
 
 #: How a layer computes: plainly, in fp8 with one unit for a tensor, or with one for each row (and, for the
 #: gradient of the weights, each column).
-Way = Literal["bf16", "tensor", "row"]
-WAYS: tuple[Way, ...] = ("bf16", "tensor", "row")
+Granularity = Literal["bf16", "tensor", "row"]
+GRANULARITIES: tuple[Granularity, ...] = ("bf16", "tensor", "row")
 
 #: The layers of a block that can: by far the most of a model's work.
-LAYERS = {"qkv": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}
+FP8_LAYERS = {"qkv": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}
 
 #: Every dimension of a product must be a multiple of this.
-MULTIPLE = 16
+ALIGNMENT = 16
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
-LARGEST = {E4M3: 448.0, E5M2: 57344.0}
+FORMAT_MAX = {E4M3: 448.0, E5M2: 57344.0}
 #: Numbers all smaller than this are as good as zero; their unit must not become zero.
-TINY = 1e-30
+MIN_AMAX = 1e-30
 
 
 @torch.library.custom_op(
@@ -45,43 +45,45 @@ TINY = 1e-30
     mutates_args=(),
     schema="(Tensor x, Tensor row_units, Tensor column_units, ScalarType dtype) -> (Tensor, Tensor)",
 )
-def quantise(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def cast_scaled(
+    x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """x / unit in `dtype`: by rows as it lies, and by columns transposed; both contiguous."""
     wide = x.float()
     across = wide.t() * column_units.reciprocal()
     return (wide * row_units.reciprocal()).to(dtype), across.to(dtype).contiguous()
 
 
-@quantise.register_fake
+@cast_scaled.register_fake
 def _(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=dtype), x.new_empty((x.shape[1], x.shape[0]), dtype=dtype)
 
 
-@quantise.register_kernel("cuda")
+@cast_scaled.register_kernel("cuda")
 def _(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    from scalevit.kernels.triton.quantise import quantise as kernel
+    from scalevit.kernels.triton.quantise import quantise_kernel as kernel
 
     return kernel(x, row_units, column_units, dtype)
 
 
-def narrow(x: Tensor, dtype: torch.dtype, way: Way) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def quantise(x: Tensor, dtype: torch.dtype, way: Granularity) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A matrix (r, c) in eight bits as it lies (r, c) and transposed (c, r), and the units of both: scalars,
     or (r, 1) and (c, 1)."""
     # by rows first, where the compiler can do it in the kernel that makes x
     largest = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True)
     if way == "tensor":
-        rows = columns = _unit(largest.amax(), dtype)
+        rows = columns = _scale(largest.amax(), dtype)
     else:
-        rows = _unit(largest, dtype)
-        columns = _unit(torch.linalg.vector_norm(x, float("inf"), dim=0).reshape(-1, 1), dtype)
-    return *quantise(x, rows, columns, dtype), rows, columns
+        rows = _scale(largest, dtype)
+        columns = _scale(torch.linalg.vector_norm(x, float("inf"), dim=0).reshape(-1, 1), dtype)
+    return *cast_scaled(x, rows, columns, dtype), rows, columns
 
 
-def _unit(largest: Tensor, dtype: torch.dtype) -> Tensor:
-    return largest.float().clamp(min=TINY) / LARGEST[dtype]
+def _scale(largest: Tensor, dtype: torch.dtype) -> Tensor:
+    return largest.float().clamp(min=MIN_AMAX) / FORMAT_MAX[dtype]
 
 
-def product(
+def scaled_matmul(
     left: Tensor, right: Tensor, left_units: Tensor, right_units: Tensor, bias: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16, fast: bool = True,
 ) -> Tensor:  # fmt: skip
@@ -101,23 +103,23 @@ class _Linear(torch.autograd.Function):
     """x weightᵀ + bias and its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
-        x8, x8t, x_rows, x_columns = narrow(x, E4M3, way)
-        w8, w8t, w_rows, w_columns = narrow(weight, E4M3, way)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: Granularity) -> Tensor:
+        x8, x8t, x_rows, x_columns = quantise(x, E4M3, way)
+        w8, w8t, w_rows, w_columns = quantise(weight, E4M3, way)
         ctx.save_for_backward(x8t, x_columns, w8t, w_columns)
         ctx.way, ctx.biased = way, bias is not None
-        return product(x8, w8, x_rows, w_rows, None if bias is None else bias.to(torch.bfloat16))
+        return scaled_matmul(x8, w8, x_rows, w_rows, None if bias is None else bias.to(torch.bfloat16))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x8t, x_columns, w8t, w_columns = ctx.saved_tensors
         g = gradient.contiguous()
-        g8, g8t, g_rows, g_columns = narrow(g, E5M2 if ctx.way == "tensor" else E4M3, ctx.way)
-        inputs = product(g8, w8t, g_rows, w_columns)
+        g8, g8t, g_rows, g_columns = quantise(g, E5M2 if ctx.way == "tensor" else E4M3, ctx.way)
+        inputs = scaled_matmul(g8, w8t, g_rows, w_columns)
         if ctx.way == "tensor":  # a sum over all tokens, where few bits would show
-            weight = product(g8t, x8t, g_columns, x_columns, dtype=torch.float32, fast=False)
+            weight = scaled_matmul(g8t, x8t, g_columns, x_columns, dtype=torch.float32, fast=False)
         else:
-            weight = product(g8t, x8t, g_columns, x_columns, fast=False).float()
+            weight = scaled_matmul(g8t, x8t, g_columns, x_columns, fast=False).float()
         return inputs, weight, g.sum(0, dtype=torch.float32) if ctx.biased else None, None
 
 
@@ -126,7 +128,7 @@ class Fp8Linear(linear.Linear):
     is evaluated is what others will load."""
 
     #: None until it is decided, and then as bf16.
-    way: Way | None = None
+    way: Granularity | None = None
 
     @classmethod
     def of(cls, plain: nn.Linear) -> Fp8Linear:
@@ -145,29 +147,29 @@ class Fp8Linear(linear.Linear):
     def _multiply(self, input: Float[Tensor, "*b i"], bias: Tensor | None) -> Float[Tensor, "*b o"]:
         training = torch.is_grad_enabled() and torch.is_autocast_enabled(input.device.type)
         tokens = input.numel() // self.in_features
-        if self.way in (None, "bf16") or not training or tokens % MULTIPLE:
+        if self.way in (None, "bf16") or not training or tokens % ALIGNMENT:
             return F.linear(input, self.weight, bias)
         x = input.reshape(tokens, self.in_features).to(torch.bfloat16)
         y: Tensor = _Linear.apply(x, self.weight, bias, self.way)  # pyright: ignore
         return y.view(*input.shape[:-1], self.out_features)
 
 
-def convert(blocks: Iterable[nn.Module]) -> None:
+def convert_blocks(blocks: Iterable[nn.Module]) -> None:
     """Put layers that can compute in fp8 into a model's blocks, in place; they do once `follow` says so."""
     for block in blocks:
-        for name, parent in LAYERS.items():
+        for name, parent in FP8_LAYERS.items():
             part = getattr(block, parent)
             setattr(part, name, Fp8Linear.of(getattr(part, name)))
 
 
-def follow(blocks: Iterable[nn.Module], ways: dict[str, Way]) -> None:
+def set_granularities(blocks: Iterable[nn.Module], ways: dict[str, Granularity]) -> None:
     """Let each layer of each block, named as in LAYERS, compute in its way."""
     for block in blocks:
         for name, way in ways.items():
-            getattr(getattr(block, LAYERS[name]), name).way = way
+            getattr(getattr(block, FP8_LAYERS[name]), name).way = way
 
 
-def ways(blocks: nn.ModuleList) -> dict[str, Way]:
+def granularities(blocks: nn.ModuleList) -> dict[str, Granularity]:
     """How each layer of every block computes; empty as long as that is not decided."""
-    layers = {name: getattr(getattr(blocks[0], parent), name) for name, parent in LAYERS.items()}
+    layers = {name: getattr(getattr(blocks[0], parent), name) for name, parent in FP8_LAYERS.items()}
     return {name: layer.way for name, layer in layers.items() if layer.way is not None}

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scalevit.kernels import computes_in
-from scalevit.kernels.cpu import build
+from scalevit.kernels.autocast import compute_dtype
+from scalevit.kernels.cpu import dispatch
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -22,7 +22,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if _multiplies(x, x.shape[-1], weight, bias):
         from scalevit.kernels.cpu.linear import LinearCPU
 
-        return LinearCPU.apply(x, weight, bias, computes_in(x))
+        return LinearCPU.apply(x, weight, bias, compute_dtype(x))
     return F.linear(x, weight, bias)
 
 
@@ -52,7 +52,7 @@ def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
     from scalevit.kernels.cpu.linear import MlpCPU
 
     keeps = torch.is_grad_enabled()
-    return MlpCPU.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, computes_in(x), keeps)
+    return MlpCPU.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, compute_dtype(x), keeps)
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[Linear]:
@@ -61,10 +61,10 @@ def _is_plain(layer: nn.Module) -> TypeGuard[Linear]:
 
 def _multiplies(x: Tensor, inputs: int, weight: Tensor, bias: Tensor | None) -> bool:
     """What torch would refuse is left to torch, which says why."""
-    if not build.usable(x) or weight.shape[1] != inputs:
+    if not dispatch.use_native(x) or weight.shape[1] != inputs:
         return False
-    dtype = computes_in(x)
+    dtype = compute_dtype(x)
     allowed = {dtype, torch.float32} if torch.is_autocast_enabled("cpu") else {dtype}
     factors = [weight] if bias is None else [weight, bias]
     plain = all(type(one) in (Tensor, nn.Parameter) and one.dtype in allowed for one in factors)
-    return plain and build.multiplies(x, dtype, x.numel() // x.shape[-1], *weight.shape)
+    return plain and dispatch.use_native_matmul(x, dtype, x.numel() // x.shape[-1], *weight.shape)

@@ -17,20 +17,20 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from scalevit.distributed.shards import local
-from scalevit.kernels import usable
-from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu import dispatch
+from scalevit.kernels.triton.launch import use_triton
 
 
-def updates(parameter: Tensor) -> bool:
+def can_update(parameter: Tensor) -> bool:
     """Whether kernels update such parameters here: those in fp32."""
     held = local(parameter.detach())
     if held.dtype != torch.float32:
         return False
-    return usable(held) or (not is_fake(held) and build.available(held.device))
+    return use_triton(held) or (not is_fake(held) and dispatch.is_available(held.device))
 
 
 @dataclass(frozen=True)
-class Rates:
+class StepCoefficients:
     """Numbers of one step. momentum: what the old momentum is multiplied with; ours: the update's weight in
     it; shrink: 1 − lr λ; second: β₂ of this step; eps: as the rule has it; debias1, debias2: 1 − β^t."""
 
@@ -45,7 +45,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Elements:
+class ElementwiseUpdate:
     """Every element for itself, by "adam", "adafactor" (unfactored) or "sgd". kept: the tensors of the
     parameter's size that the rule keeps, beside the momentum."""
 
@@ -54,7 +54,7 @@ class Elements:
 
 
 @dataclass(frozen=True)
-class Matrices:
+class FactoredUpdate:
     """Adafactor on whole tensors whose memory is (A, I, B, J). rows_first: whether the second moments by row,
     and not those by column, are what the rule calls "rows" and divides by their mean."""
 
@@ -70,15 +70,15 @@ class Matrices:
         return ("rows", "columns") if self.rows_first else ("columns", "rows")
 
 
-Kind = Elements | Matrices
+UpdateKind = ElementwiseUpdate | FactoredUpdate
 
 
-class Launch:
+class UpdateLaunch:
     """Parameters that one kernel updates together. table: addresses of the weights, of the momenta, and of
     what `kind` keeps, one column after the other; gradients: theirs, which may move between steps; kept: the
     momenta's dtype."""
 
-    def __init__(self, kind: Kind, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
+    def __init__(self, kind: UpdateKind, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
         self.kind, self.parameters, self.states = kind, parameters, states
         self.tensors = [[state[name] for name in ("momentum", *kind.kept)] for state in states]
         weights = [local(parameter.detach()) for parameter in parameters]
@@ -89,7 +89,7 @@ class Launch:
         self._addresses = _addresses(tensor for column in columns for tensor in column)
         self._lifted = list[int]()
         self.table = self.gradients = _table(self._addresses, self.device)
-        self._triton = usable(weights[0])
+        self._triton = use_triton(weights[0])
 
     def holds(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether these are still the states of its parameters, and these still lie where they did."""
@@ -103,7 +103,7 @@ class Launch:
         """Whether 16 bytes of every tensor can be read at once."""
         return all(address % 16 == 0 for address in (*self._addresses, *self._lifted))
 
-    def run(self, rates: Rates) -> None:
+    def run(self, rates: StepCoefficients) -> None:
         """Update weights and states by the parameters' gradients."""
         gradients = [local(p.grad).contiguous() for p in self.parameters if p.grad is not None]
         lifted = _addresses(gradients)
@@ -117,7 +117,7 @@ class Launch:
 
 
 @lru_cache(maxsize=64)
-def chunks(sizes: tuple[int, ...], chunk: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def chunk_table(sizes: tuple[int, ...], chunk: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Lengths of tensors, and of every chunk of them its tensor and its first element."""
     pairs = [(which, first) for which, size in enumerate(sizes) for first in range(0, size, chunk)]
     return torch.tensor(sizes, device=device), torch.tensor(pairs, device=device)

@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalevit.kernels import usable
+from scalevit.kernels.triton.launch import use_triton
 
 
 def sigmoid_xent(logits: Tensor, labels: Tensor) -> Tensor:
     """Per image, the sum over classes of -y log σ(x) - (1 - y) log σ(-x), in fp32, of logits (b, c)."""
-    if usable(logits):
+    if use_triton(logits):
         from scalevit.kernels.triton.xent import SigmoidXent
 
         return SigmoidXent.apply(logits, labels)
-    return twin(logits, labels)
+    return sigmoid_xent_reference(logits, labels)
 
 
-def twin(logits: Tensor, labels: Tensor) -> Tensor:
+def sigmoid_xent_reference(logits: Tensor, labels: Tensor) -> Tensor:
     """The same in plain PyTorch; sums agree within 1e-5 of themselves."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if labels.is_floating_point():

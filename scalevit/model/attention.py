@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scalevit.config.run import Model
-from scalevit.kernels.attention import attend
-from scalevit.kernels.cpu import build
+from scalevit.kernels.attention import dot_product_attention
+from scalevit.kernels.cpu import dispatch
 from scalevit.kernels.cpu.attention import self_attention
 from scalevit.kernels.linear import Linear
 from scalevit.kernels.norm import add_norm, norm
@@ -53,10 +53,10 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         b, n, d = x.shape
         qkv = self.qkv(x)
-        if not self.qk_norm and build.multiplies(qkv, qkv.dtype, n, d // self.heads):
+        if not self.qk_norm and dispatch.use_native_matmul(qkv, qkv.dtype, n, d // self.heads):
             return self.proj(self_attention(qkv, self.heads))
         q, k, v = qkv.view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        y = attend(self.q_norm(q), self.k_norm(k), v)
+        y = dot_product_attention(self.q_norm(q), self.k_norm(k), v)
         return self.proj(y.transpose(1, 2).reshape(b, n, d))
 
     def parameter_specs(self) -> dict[str, ParameterSpec]:
@@ -102,7 +102,7 @@ class AttentionPool(nn.Module):
         e = d // self.heads
         k, v = self.kv(x).view(b, n, 2, self.heads, e).permute(2, 0, 3, 1, 4)
         q = self.q(self.latent).view(1, self.heads, 1, e).expand(b, -1, -1, -1)
-        y = self.proj(attend(q, k, v).reshape(b, d))
+        y = self.proj(dot_product_attention(q, k, v).reshape(b, d))
         return y + self.mlp(self.norm(y))
 
     def parameter_specs(self) -> dict[str, ParameterSpec]:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scalevit.kernels import usable
-from scalevit.kernels.cpu import build
+from scalevit.kernels.triton.launch import use_triton
+from scalevit.kernels.cpu import dispatch
 from scalevit.kernels.gelu import bias_gelu
 from scalevit.kernels.linear import Linear, linear, mlp
 from scalevit.model.initialisation import ParameterSpec, constant, lecun, normal, xavier, zeros
@@ -99,7 +99,7 @@ class Mlp(nn.Module):
         y = mlp(x, self.fc1, self.fc2) if fused else None
         if y is not None:
             return y
-        if fused and (usable(x) or build.usable(x)):
+        if fused and (use_triton(x) or dispatch.use_native(x)):
             return self.fc2(bias_gelu(self.fc1.product(x), self.fc1.bias))
         return self.fc2(self.gelu(self.fc1(x)))
 

@@ -26,25 +26,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scalevit.distributed.shards import Span, boxes, is_sharded, span
-from scalevit.kernels.updates import Elements, Kind, Matrices, Rates
+from scalevit.kernels.updates import ElementwiseUpdate, FactoredUpdate, StepCoefficients, UpdateKind
 from scalevit.model.reference_layout import ReferenceLayout, same_layout
 from scalevit.optim.base import (
-    Decoupled,
-    Due,
-    batches,
-    descend,
-    descend_all,
-    flat,
-    follow,
-    follow_all,
-    piece_size,
-    rates,
-    scratch,
+    DecoupledOptimizer,
+    GradientParameter,
+    apply_update,
+    apply_updates,
+    chunk_size,
+    flat_local,
+    scratch_buffer,
+    step_coefficients,
+    tensor_batches,
+    update_momenta,
+    update_momentum,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Fold:
+class Factoring:
     """Our memory of a parameter, row-major, as (a, i, b, j, c): i and j are the factored axes, and `largest`
     and `second` say which of the two (1 or 3) is which. Rows hold means over the largest, columns over the
     second. Without `factored`, every element has a second moment of its own: (parts, n, 1, 1, 1)."""
@@ -65,22 +65,22 @@ class Fold:
 
 
 @cache
-def fold(view: ReferenceLayout, min_dim: int) -> Fold:
+def factor_axes(view: ReferenceLayout, min_dim: int) -> Factoring:
     """How the reference factors the tensors of a view: over the last two of its axes sorted by size, when
     both have at least `min_dim` elements; of equally long axes the later ones."""
     order = sorted(range(len(view.shape)), key=view.shape.__getitem__)
     if len(order) < 2 or view.shape[order[-2]] < min_dim:
-        return Fold((view.parts, math.prod(view.shape), 1, 1, 1), view.parts, False)
+        return Factoring((view.parts, math.prod(view.shape), 1, 1, 1), view.parts, False)
     second, largest = view.axes[order[-2]], view.axes[order[-1]]
     i, j = sorted((second, largest))
     split = view.split
     a, b, c = math.prod(split[:i]), math.prod(split[i + 1 : j]), math.prod(split[j + 1 :])
     shape = (view.parts * a, split[i], b, split[j], c)
-    return Fold(shape, view.parts, True, 1 if largest == i else 3, 3 if largest == i else 1)
+    return Factoring(shape, view.parts, True, 1 if largest == i else 3, 3 if largest == i else 1)
 
 
 #: Dimension, start and length of a part of a tensor.
-Cut = tuple[int, int, int]
+LocalRange = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class LocalPart:
     start: int
     size: int
     shape: tuple[int, ...]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[LocalRange, ...]
 
     def of(self, flattened: Tensor) -> Tensor:
         return flattened.narrow(0, self.start, self.size)
@@ -103,7 +103,7 @@ class LocalPart:
 
 
 @cache
-def _pieces(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[LocalPart]:
+def _local_parts(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[LocalPart]:
     out, at = [], 0
     for box in boxes(shape, start, stop, most):
         lengths = tuple(side.stop - side.start for side in box)
@@ -115,13 +115,13 @@ def _pieces(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[Lo
 
 
 @dataclass
-class _Work:
+class _ParameterStep:
     """One parameter in one step. kept: β₂ of this step; scratch: memory for one piece, None where allocating
     is cheap."""
 
     group: dict[str, Any]
     state: dict[str, Any]
-    fold: Fold
+    fold: Factoring
     span: Span
     parameter: Tensor
     gradient: Tensor
@@ -136,8 +136,8 @@ class _Work:
         )
 
     def pieces(self) -> list[LocalPart]:
-        size = piece_size(self.gradient.device)
-        return _pieces(self.fold.shape, self.span.start, self.span.stop, size)
+        size = chunk_size(self.gradient.device)
+        return _local_parts(self.fold.shape, self.span.start, self.span.stop, size)
 
     def room(self, piece: LocalPart) -> Tensor | None:
         return None if self.scratch is None else self.scratch.narrow(0, 0, piece.size).view(piece.shape)
@@ -153,7 +153,7 @@ def _inverse_root(value: Tensor) -> Tensor:
     return value.double().rsqrt().float()
 
 
-class Adafactor(Decoupled):
+class Adafactor(DecoupledOptimizer):
     """Groups may carry `views` (else a parameter is taken as it is), `lr` and `weight_decay`.
 
     clip_threshold: largest root mean square of a reference tensor's update, None for no limit."""
@@ -177,29 +177,29 @@ class Adafactor(Decoupled):
         super().__init__(params, defaults)
 
     def _moments(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Tensor]:
-        folded = _fold_of(group, index, parameter)
+        folded = _factoring_of(group, index, parameter)
         if not folded.factored:
             return {"second_moment": torch.zeros_like(parameter, dtype=torch.float32)}
         shapes = {"rows": folded.rows, "columns": folded.columns}
         return {name: torch.zeros(shape, device=parameter.device) for name, shape in shapes.items()}
 
-    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind | None:
-        folded = _fold_of(group, index, parameter)
+    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> UpdateKind | None:
+        folded = _factoring_of(group, index, parameter)
         if group["clip_threshold"] is not None:
             return None
         if not folded.factored:
-            return Elements("adafactor", ("second_moment",))
+            return ElementwiseUpdate("adafactor", ("second_moment",))
         if is_sharded(parameter) or folded.shape[-1] > 1:
             return None
-        return Matrices(*folded.shape[:4], rows_first=folded.second == 1)
+        return FactoredUpdate(*folded.shape[:4], rows_first=folded.second == 1)
 
-    def _rates(self, group: dict[str, Any], step: float) -> Rates:
+    def _rates(self, group: dict[str, Any], step: float) -> StepCoefficients:
         kept = beta2(step, group["decay_rate"], group["beta2_cap"])
-        return rates(group, 1 - group["beta1"], kept, group["eps"])
+        return step_coefficients(group, 1 - group["beta1"], kept, group["eps"])
 
-    def _apply(self, due: list[Due]) -> None:
-        room = scratch(due[0][2].device) if due else None
-        works, alike = list[_Work](), dict[tuple[int, float], list[_Work]]()
+    def _apply(self, due: list[GradientParameter]) -> None:
+        room = scratch_buffer(due[0][2].device) if due else None
+        works, alike = list[_ParameterStep](), dict[tuple[int, float], list[_ParameterStep]]()
         for work in (self._work(*one, room) for one in due):
             if work.fold.factored or work.group["clip_threshold"] is not None:
                 works.append(work)
@@ -212,18 +212,20 @@ class Adafactor(Decoupled):
         for batch in [sharded, *whole] if sharded else whole:
             _step_together(batch)
 
-    def _work(self, group: dict[str, Any], index: int, parameter: Tensor, scratch: Tensor | None) -> _Work:
-        folded = _fold_of(group, index, parameter)
+    def _work(
+        self, group: dict[str, Any], index: int, parameter: Tensor, scratch: Tensor | None
+    ) -> _ParameterStep:
+        folded = _factoring_of(group, index, parameter)
         state = self._start(parameter, group, index)
         state["step"] += 1
         kept = beta2(state["step"].item(), group["decay_rate"], group["beta2_cap"])
-        weights, gradient = flat(parameter), flat(parameter.grad)  # pyright: ignore[reportArgumentType]
-        return _Work(group, state, folded, span(parameter), weights, gradient, kept, scratch)
+        weights, gradient = flat_local(parameter), flat_local(parameter.grad)  # pyright: ignore[reportArgumentType]
+        return _ParameterStep(group, state, folded, span(parameter), weights, gradient, kept, scratch)
 
 
-def _fold_of(group: dict[str, Any], index: int, parameter: Tensor) -> Fold:
+def _factoring_of(group: dict[str, Any], index: int, parameter: Tensor) -> Factoring:
     view = group["views"][index] if group["views"] else same_layout(tuple(parameter.shape))
-    return fold(view, group["min_dim"])
+    return factor_axes(view, group["min_dim"])
 
 
 @lru_cache
@@ -232,7 +234,7 @@ def beta2(step: float, decay_rate: float, cap: float) -> float:
     return float((1 - torch.tensor(step) ** -decay_rate).clamp(max=cap))
 
 
-def _step_together(batch: list[_Work]) -> None:
+def _step_together(batch: list[_ParameterStep]) -> None:
     """All processes walk through the same batch, so that their messages meet."""
     for work in batch:
         if work.fold.factored:
@@ -245,14 +247,15 @@ def _step_together(batch: list[_Work]) -> None:
         _update(work, norm)
 
 
-def _step_elements(works: list[_Work]) -> None:
+def _step_elements(works: list[_ParameterStep]) -> None:
     """Parameters of one group that are not factored, and whose updates are not clipped: each element for
     itself, so that many small ones are one batch."""
     group, kept = works[0].group, works[0].kept
     rows = [
-        [w.parameter, w.gradient, flat(w.state["momentum"]), flat(w.state["second_moment"])] for w in works
+        [w.parameter, w.gradient, flat_local(w.state["momentum"]), flat_local(w.state["second_moment"])]
+        for w in works
     ]
-    for batch in batches(rows):
+    for batch in tensor_batches(rows):
         weights, gradients, momenta, second = batch.columns
         torch._foreach_copy_(batch.rooms, gradients)
         batch.room.square_().add_(group["eps"])
@@ -262,8 +265,8 @@ def _step_elements(works: list[_Work]) -> None:
         batch.room.rsqrt_()
         torch._foreach_mul_(batch.rooms, gradients)
         batch.room.mul_(1 - group["beta1"])
-        follow_all(momenta, batch.rooms, group)
-        descend_all(weights, batch.rooms, group)
+        update_momenta(momenta, batch.rooms, group)
+        apply_updates(weights, batch.rooms, group)
 
 
 def _reduce(sums: list[Tensor], over: Span) -> None:
@@ -275,7 +278,7 @@ def _reduce(sums: list[Tensor], over: Span) -> None:
         own.copy_(total)
 
 
-def _sum_squares(work: _Work) -> None:
+def _sum_squares(work: _ParameterStep) -> None:
     rows, columns = _split(work.sums, work.fold)
     for piece in work.pieces():
         gradient = piece.of(work.gradient).view(piece.shape)
@@ -284,12 +287,12 @@ def _sum_squares(work: _Work) -> None:
         piece.within(columns).add_(squares.sum(dim=work.fold.second, keepdim=True))
 
 
-def _renew(work: _Work) -> None:
+def _renew(work: _ParameterStep) -> None:
     """The second moments of this step."""
     group, state, kept = work.group, work.state, work.kept
     if not work.fold.factored:
         squares = work.gradient.square().add_(group["eps"])
-        flat(state["second_moment"]).mul_(kept).add_(squares, alpha=1 - kept)
+        flat_local(state["second_moment"]).mul_(kept).add_(squares, alpha=1 - kept)
         return
     rows, columns = _split(work.sums, work.fold)
     shape, largest, second = work.fold.shape, work.fold.largest, work.fold.second
@@ -297,10 +300,10 @@ def _renew(work: _Work) -> None:
     state["columns"].mul_(kept).add_(columns.div_(shape[second]).add_(group["eps"]), alpha=1 - kept)
 
 
-def _directions(work: _Work, scale: float = 1.0) -> Iterator[tuple[LocalPart, Tensor]]:
+def _directions(work: _ParameterStep, scale: float = 1.0) -> Iterator[tuple[LocalPart, Tensor]]:
     """Piece by piece, `scale` times the gradient over the root of its second moment."""
     if not work.fold.factored:
-        second = flat(work.state["second_moment"])
+        second = flat_local(work.state["second_moment"])
         for piece in work.pieces():
             gradient, v = piece.of(work.gradient).view(piece.shape), piece.of(second).view(piece.shape)
             yield piece, torch.rsqrt(v, out=work.room(piece)).mul_(gradient).mul_(scale)
@@ -313,7 +316,7 @@ def _directions(work: _Work, scale: float = 1.0) -> Iterator[tuple[LocalPart, Te
         yield piece, update.mul_(piece.within(columns))
 
 
-def _squared_norms(batch: list[_Work]) -> list[Tensor | None]:
+def _squared_norms(batch: list[_ParameterStep]) -> list[Tensor | None]:
     """Of each part's update, where updates are clipped."""
     if all(work.group["clip_threshold"] is None for work in batch):
         return [None] * len(batch)
@@ -327,18 +330,18 @@ def _squared_norms(batch: list[_Work]) -> list[Tensor | None]:
     return [norms.view(work.fold.parts, -1).sum(dim=1) for work, norms in zip(batch, sums, strict=True)]
 
 
-def _update(work: _Work, squared_norm: Tensor | None) -> None:
-    group, momentum = work.group, flat(work.state["momentum"])
+def _update(work: _ParameterStep, squared_norm: Tensor | None) -> None:
+    group, momentum = work.group, flat_local(work.state["momentum"])
     limits = None if squared_norm is None else _limits(work, squared_norm)
     for piece, update in _directions(work, 1 - group["beta1"]):
         if limits is not None:
             update.mul_(piece.within(limits))
         update = update.view(-1)
-        follow(piece.of(momentum), update, group)
-        descend(piece.of(work.parameter), update, group)
+        update_momentum(piece.of(momentum), update, group)
+        apply_update(piece.of(work.parameter), update, group)
 
 
-def _limits(work: _Work, squared_norm: Tensor) -> Tensor:
+def _limits(work: _ParameterStep, squared_norm: Tensor) -> Tensor:
     """Factors (a, 1, 1, 1, 1) that bring the root mean square of each part down to the threshold."""
     size = math.prod(work.fold.shape) // work.fold.parts
     excess = (squared_norm / size).sqrt() / (work.group["clip_threshold"] or math.inf)
@@ -346,6 +349,6 @@ def _limits(work: _Work, squared_norm: Tensor) -> Tensor:
     return factors.repeat_interleave(work.fold.shape[0] // work.fold.parts).view(-1, 1, 1, 1, 1)
 
 
-def _split(sums: Tensor, folded: Fold) -> tuple[Tensor, Tensor]:
+def _split(sums: Tensor, folded: Factoring) -> tuple[Tensor, Tensor]:
     rows = math.prod(folded.rows)
     return sums[:rows].view(folded.rows), sums[rows:].view(folded.columns)

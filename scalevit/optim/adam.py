@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalevit.kernels.updates import Elements, Kind, Rates
-from scalevit.optim.base import Decoupled, Due, batches, flat, rates, rounded
+from scalevit.kernels.updates import ElementwiseUpdate, StepCoefficients, UpdateKind
+from scalevit.optim.base import (
+    DecoupledOptimizer,
+    GradientParameter,
+    flat_local,
+    round_to,
+    step_coefficients,
+    tensor_batches,
+)
 
 
-class Adam(Decoupled):
+class Adam(DecoupledOptimizer):
     """Adam (Kingma and Ba 2015) whose first moment is kept in bf16; the second stays in fp32, which the
     paper found it needs (§3.4). Decay is decoupled."""
 
@@ -34,27 +41,27 @@ class Adam(Decoupled):
     def _moments(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Tensor]:
         return {"second_moment": torch.zeros_like(parameter, dtype=torch.float32)}
 
-    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind:
-        return Elements("adam", ("second_moment",))
+    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> UpdateKind:
+        return ElementwiseUpdate("adam", ("second_moment",))
 
-    def _rates(self, group: dict[str, Any], step: float) -> Rates:
+    def _rates(self, group: dict[str, Any], step: float) -> StepCoefficients:
         debiased = [debias(group[beta], torch.tensor(step)) for beta in ("beta1", "beta2")]
-        return rates(group, 1 - group["beta1"], group["beta2"], group["eps"], *debiased)
+        return step_coefficients(group, 1 - group["beta1"], group["beta2"], group["eps"], *debiased)
 
-    def _apply(self, due: list[Due]) -> None:
+    def _apply(self, due: list[GradientParameter]) -> None:
         alike: dict[tuple[int, float], tuple[dict[str, Any], list[list[Tensor]]]] = {}
         for group, index, parameter in due:
             state = self._start(parameter, group, index)
             state["step"] += 1
             row = [parameter, parameter.grad, state["momentum"], state["second_moment"]]
             _, rows = alike.setdefault((id(group), state["step"].item()), (group, []))
-            rows.append([flat(tensor) for tensor in row])  # pyright: ignore[reportArgumentType]
+            rows.append([flat_local(tensor) for tensor in row])  # pyright: ignore[reportArgumentType]
         for (_, step), (group, rows) in alike.items():
             self._update(group, torch.tensor(step), rows)
 
     def _update(self, group: dict[str, Any], step: Tensor, rows: list[list[Tensor]]) -> None:
         decay, lr, ours = (
-            rounded(group["beta1"], group["momentum_dtype"]),
+            round_to(group["beta1"], group["momentum_dtype"]),
             group["lr"].item(),
             1 - group["beta1"],
         )
@@ -70,7 +77,7 @@ class Adam(Decoupled):
         settings = {"lr": rate, "beta1": b, "beta2": group["beta2"], "eps": group["eps"] * root}
         settings["weight_decay"] = group["weight_decay"] * lr / rate if rate else 0.0
         step = step.to(rows[0][0].device)
-        for batch in batches(rows):
+        for batch in tensor_batches(rows):
             weights, gradients, momenta, second = batch.columns
             torch._foreach_copy_(batch.rooms, momenta)
             torch._fused_adamw_(

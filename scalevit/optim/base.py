@@ -15,25 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalevit.config.memory import AT_ONCE
+from scalevit.config.memory import CHUNK_SIZE
 from scalevit.distributed.shards import local
 from scalevit.kernels.fake_device import is_cpu
-from scalevit.kernels.updates import Kind, Launch, Rates, updates
+from scalevit.kernels.updates import StepCoefficients, UpdateKind, UpdateLaunch, can_update
 
 #: Elements of a CPU's working piece: what is read a second time is then still in the cache.
-CACHED = 1 << 19
+CACHE_CHUNK = 1 << 19
 
 #: A parameter with a gradient: its group, its place in it, itself.
-Due = tuple[dict[str, Any], int, Tensor]
+GradientParameter = tuple[dict[str, Any], int, Tensor]
 
 
 @cache
-def rounded(value: float, dtype: torch.dtype) -> float:
+def round_to(value: float, dtype: torch.dtype) -> float:
     """A factor as it is after rounding to the dtype of what it multiplies."""
     return float(torch.tensor(value, dtype=dtype))
 
 
-class Decoupled(torch.optim.Optimizer):
+class DecoupledOptimizer(torch.optim.Optimizer):
     """θ ← θ − lr · (u + weight_decay · θ), for updates u of the subclass.
 
     Groups may carry `lr`, `weight_decay`, and `views`, one layout.View a parameter. `lr` becomes a tensor on
@@ -80,23 +80,23 @@ class Decoupled(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         due = list(self._with_gradients())
-        if due and updates(due[0][2]):
+        if due and can_update(due[0][2]):
             due = self._by_kernels(due)
         self._apply(due)
         return loss
 
-    def _apply(self, due: list[Due]) -> None:
+    def _apply(self, due: list[GradientParameter]) -> None:
         raise NotImplementedError
 
-    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind | None:
+    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> UpdateKind | None:
         """The kernel that updates this parameter; None where there is none."""
         raise NotImplementedError
 
-    def _rates(self, group: dict[str, Any], step: float) -> Rates:
+    def _rates(self, group: dict[str, Any], step: float) -> StepCoefficients:
         """The numbers of this step, 1, 2, … of a group."""
         raise NotImplementedError
 
-    def _by_kernels(self, due: list[Due]) -> list[Due]:
+    def _by_kernels(self, due: list[GradientParameter]) -> list[GradientParameter]:
         """Update by kernels what they can; gives the rest. What does not change from step to step is looked
         up once: hundreds of parameters would keep the accelerator waiting for Python."""
         if self._planned is None or not self._planned.fits(due, self.state):
@@ -107,11 +107,11 @@ class Decoupled(torch.optim.Optimizer):
             launch.run(self._rates(group, launch.states[0]["step"].item()))
         return self._planned.rest
 
-    def _plan(self, due: list[Due]) -> UpdatePlan:
-        alike: dict[Any, tuple[dict[str, Any], Kind, list[Tensor], list[dict[str, Any]]]] = {}
+    def _plan(self, due: list[GradientParameter]) -> UpdatePlan:
+        alike: dict[Any, tuple[dict[str, Any], UpdateKind, list[Tensor], list[dict[str, Any]]]] = {}
         rest = []
         for group, index, parameter in due:
-            known = updates(parameter) and group["momentum_dtype"] in (torch.float32, torch.bfloat16)
+            known = can_update(parameter) and group["momentum_dtype"] in (torch.float32, torch.bfloat16)
             kind = self._kind(group, index, parameter) if known else None
             if kind is None:
                 rest.append((group, index, parameter))
@@ -120,10 +120,12 @@ class Decoupled(torch.optim.Optimizer):
             found = alike.setdefault((id(group), state["step"].item(), kind), (group, kind, [], []))
             found[2].append(parameter)
             found[3].append(state)
-        launches = [(group, Launch(kind, found, states)) for group, kind, found, states in alike.values()]
+        launches = [
+            (group, UpdateLaunch(kind, found, states)) for group, kind, found, states in alike.values()
+        ]
         return UpdatePlan(launches, rest, [parameter for _, _, parameter in due])
 
-    def _with_gradients(self) -> Iterator[Due]:
+    def _with_gradients(self) -> Iterator[GradientParameter]:
         for group in self.param_groups:
             for index, parameter in enumerate(group["params"]):
                 if parameter.grad is not None:
@@ -147,8 +149,8 @@ class Decoupled(torch.optim.Optimizer):
 class UpdatePlan:
     """How the parameters of a step are updated: by launches, each with its group, or otherwise."""
 
-    launches: list[tuple[dict[str, Any], Launch]]
-    rest: list[Due]
+    launches: list[tuple[dict[str, Any], UpdateLaunch]]
+    rest: list[GradientParameter]
     parameters: list[Tensor]
 
     @cached_property
@@ -156,26 +158,26 @@ class UpdatePlan:
         """Everybody's count."""
         return [state["step"] for _, launch in self.launches for state in launch.states]
 
-    def fits(self, due: list[Due], states: Mapping[Tensor, dict[str, Any]]) -> bool:
+    def fits(self, due: list[GradientParameter], states: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether parameters and their states are the same ones as when this was made."""
         same = len(due) == len(self.parameters) and all(d[2] is p for d, p in zip(due, self.parameters))
         return same and all(launch.holds(states) for _, launch in self.launches)
 
 
-def flat(tensor: Tensor) -> Tensor:
+def flat_local(tensor: Tensor) -> Tensor:
     """What of a tensor is here, as one dimension; a gradient of another layout is copied into ours."""
     return local(tensor.detach()).contiguous().view(-1)
 
 
-def piece_size(device: torch.device) -> int:
+def chunk_size(device: torch.device) -> int:
     """Elements of one tensor to work on at once: caches matter on CPUs, launches elsewhere."""
-    return CACHED if is_cpu(device) else 1 << 62
+    return CACHE_CHUNK if is_cpu(device) else 1 << 62
 
 
-def scratch(device: torch.device) -> Tensor | None:
+def scratch_buffer(device: torch.device) -> Tensor | None:
     """Memory for a piece, so that a CPU's allocator is not asked for it again and again; None where memory is
     cached anyway."""
-    return torch.empty(CACHED) if is_cpu(device) else None
+    return torch.empty(CACHE_CHUNK) if is_cpu(device) else None
 
 
 @dataclass(frozen=True)
@@ -188,11 +190,11 @@ class TensorBatch:
     rooms: list[Tensor]
 
 
-def batches(rows: Sequence[Sequence[Tensor]]) -> Iterator[TensorBatch]:
+def tensor_batches(rows: Sequence[Sequence[Tensor]]) -> Iterator[TensorBatch]:
     """Rows of equally long flat tensors, cut and gathered into batches that a cache holds on a CPU, and that
     keep the number of launches small elsewhere."""
     device = rows[0][0].device
-    most = CACHED if is_cpu(device) else AT_ONCE
+    most = CACHE_CHUNK if is_cpu(device) else CHUNK_SIZE
     room = torch.empty(min(most, sum(len(row[0]) for row in rows)), device=device)
     taken, free = list[list[Tensor]](), len(room)
     for row in rows:
@@ -214,13 +216,13 @@ def _batch(taken: list[list[Tensor]], room: Tensor) -> TensorBatch:
     return TensorBatch([list(column) for column in zip(*taken, strict=True)], room, list(room.split(sizes)))
 
 
-def follow_all(momenta: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
+def update_momenta(momenta: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
     """`follow` for a batch."""
-    torch._foreach_add_(updates, momenta, alpha=rounded(group["beta1"], group["momentum_dtype"]))
+    torch._foreach_add_(updates, momenta, alpha=round_to(group["beta1"], group["momentum_dtype"]))
     torch._foreach_copy_(momenta, updates)
 
 
-def descend_all(parameters: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
+def apply_updates(parameters: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
     """`descend` for a batch."""
     lr = group["lr"].item()
     if group["weight_decay"]:
@@ -228,13 +230,13 @@ def descend_all(parameters: list[Tensor], updates: list[Tensor], group: dict[str
     torch._foreach_add_(parameters, updates, alpha=-lr)
 
 
-def follow(momentum: Tensor, update: Tensor, group: dict[str, Any]) -> None:
+def update_momentum(momentum: Tensor, update: Tensor, group: dict[str, Any]) -> None:
     """update ← update + β₁ · momentum in fp32, with β₁ as it is in bf16; momentum ← update, rounded."""
-    update.add_(momentum, alpha=rounded(group["beta1"], group["momentum_dtype"]))
+    update.add_(momentum, alpha=round_to(group["beta1"], group["momentum_dtype"]))
     momentum.copy_(update)
 
 
-def descend(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
+def apply_update(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
     """θ ← θ − lr · (u + λ θ)."""
     lr = group["lr"].item()
     if group["weight_decay"]:
@@ -242,9 +244,9 @@ def descend(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
     parameter.add_(update, alpha=-lr)
 
 
-def rates(group: dict[str, Any], ours: float, *others: float) -> Rates:
+def step_coefficients(group: dict[str, Any], ours: float, *others: float) -> StepCoefficients:
     """What kernels want to know of a group's step: `ours` is the weight of an update in the momentum,
     `others` are what `Rates` lists after it."""
     lr = group["lr"].item()
-    momentum = rounded(group["beta1"], group["momentum_dtype"])
-    return Rates(lr, 1 - lr * group["weight_decay"], momentum, ours, *others)
+    momentum = round_to(group["beta1"], group["momentum_dtype"])
+    return StepCoefficients(lr, 1 - lr * group["weight_decay"], momentum, ours, *others)

@@ -21,16 +21,16 @@ def build(optimizer: config.Optimizer, model: nn.Module) -> torch.optim.Optimize
 
 
 #: What a run's words for its first moment mean.
-KEPT = {"bf16": torch.bfloat16, "fp32": torch.float32}
+MOMENTUM_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 #: lr 0.0 until somebody who knows the step fills it in.
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], config.Optimizer], torch.optim.Optimizer]] = {
     "adafactor": lambda groups, o: Adafactor(
-        groups, 0.0, beta1=o.beta1, beta2_cap=o.beta2, momentum_dtype=KEPT[o.momentum]
+        groups, 0.0, beta1=o.beta1, beta2_cap=o.beta2, momentum_dtype=MOMENTUM_DTYPES[o.momentum]
     ),
     "adam": lambda groups, o: Adam(
-        groups, 0.0, beta1=o.beta1, beta2=o.beta2, momentum_dtype=KEPT[o.momentum]
+        groups, 0.0, beta1=o.beta1, beta2=o.beta2, momentum_dtype=MOMENTUM_DTYPES[o.momentum]
     ),
-    "sgd": lambda groups, o: SGD(groups, 0.0, beta1=o.beta1, momentum_dtype=KEPT[o.momentum]),
+    "sgd": lambda groups, o: SGD(groups, 0.0, beta1=o.beta1, momentum_dtype=MOMENTUM_DTYPES[o.momentum]),
 }

@@ -8,11 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalevit.kernels.updates import Elements, Kind, Rates
-from scalevit.optim.base import Decoupled, Due, batches, descend_all, flat, follow_all, rates
+from scalevit.kernels.updates import ElementwiseUpdate, StepCoefficients, UpdateKind
+from scalevit.optim.base import (
+    DecoupledOptimizer,
+    GradientParameter,
+    apply_updates,
+    flat_local,
+    step_coefficients,
+    tensor_batches,
+    update_momenta,
+)
 
 
-class SGD(Decoupled):
+class SGD(DecoupledOptimizer):
     """Stochastic gradient descent, m ← g + β m, θ ← θ − lr · (m + λ θ), with m kept in bf16."""
 
     def __init__(
@@ -28,22 +36,22 @@ class SGD(Decoupled):
         }
         super().__init__(params, defaults)
 
-    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> Kind:
-        return Elements("sgd", ())
+    def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> UpdateKind:
+        return ElementwiseUpdate("sgd", ())
 
-    def _rates(self, group: dict[str, Any], step: float) -> Rates:
-        return rates(group, 1.0)
+    def _rates(self, group: dict[str, Any], step: float) -> StepCoefficients:
+        return step_coefficients(group, 1.0)
 
-    def _apply(self, due: list[Due]) -> None:
+    def _apply(self, due: list[GradientParameter]) -> None:
         alike: dict[int, tuple[dict[str, Any], list[list[Tensor]]]] = {}
         for group, index, parameter in due:
             state = self._start(parameter, group, index)
             state["step"] += 1
-            row = [flat(parameter), flat(parameter.grad), flat(state["momentum"])]  # pyright: ignore
+            row = [flat_local(parameter), flat_local(parameter.grad), flat_local(state["momentum"])]  # pyright: ignore
             alike.setdefault(id(group), (group, []))[1].append(row)
         for group, rows in alike.values():
-            for batch in batches(rows):
+            for batch in tensor_batches(rows):
                 weights, gradients, momenta = batch.columns
                 torch._foreach_copy_(batch.rooms, gradients)
-                follow_all(momenta, batch.rooms, group)
-                descend_all(weights, batch.rooms, group)
+                update_momenta(momenta, batch.rooms, group)
+                apply_updates(weights, batch.rooms, group)

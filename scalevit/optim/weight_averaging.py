@@ -26,14 +26,14 @@ def decay_at(train: Train, step: int) -> float:
 
 
 @torch.no_grad()
-def follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     """average ← decay · average + (1 − decay) · weights."""
     weights = [local(p.detach()) for _, p in model.named_parameters()]
     torch._foreach_lerp_([local(value) for value in average.values()], weights, 1 - decay)
 
 
 @contextlib.contextmanager
-def averaged(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator[None]:
+def swap_in_average(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator[None]:
     """The model has its average as weights while this holds."""
     pairs = [(local(model.get_parameter(name).data), local(value)) for name, value in (average or {}).items()]
     before = [now.clone() for now, _ in pairs]

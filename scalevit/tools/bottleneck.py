@@ -16,21 +16,21 @@ from scalevit.data.normalise import normaliser
 from scalevit.data.registry import batches_of
 from scalevit.distributed import world
 from scalevit.kernels import fp8_linear
-from scalevit.kernels.fp8_autotune import LayerTiming, choose
+from scalevit.kernels.fp8_autotune import LayerTiming, autotune
 from scalevit.model import losses
-from scalevit.tools.doctor import seconds, wait
+from scalevit.tools.doctor import median_seconds, synchronize
 from scalevit.train.loop import Micro, Recipe, State, accumulate
 from scalevit.train.precision import compile_blocks, mistakes, uncompiled
 from scalevit.train.state import build
 
 #: A change that gives less is not told of.
-WORTH = 1.1
+MIN_GAIN = 1.1
 #: Compiling is tried, which takes up to a minute, where a run lasts longer than so many seconds.
-LONG = 1800.0
+LONG_RUN_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
-class Parts:
+class StepTimes:
     """Seconds of one step: passes forward and backward over all micro-batches; the update; reading the
     images on one core. threads: of the passes. workers: threads that read ahead. cores: for both."""
 
@@ -65,7 +65,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Change:
+class SettingChange:
     """What to set, and how many times as fast the run should then be."""
 
     setting: str
@@ -78,7 +78,7 @@ def examine_run(run: Run) -> dict[str, Any]:
     bench = _Bench(run)
     parts = bench.parts()
     tried = [*_workers(parts), *bench.tried(parts)]
-    changes = sorted((one for one in tried if one.gain >= WORTH), key=lambda one: -one.gain)
+    changes = sorted((one for one in tried if one.gain >= MIN_GAIN), key=lambda one: -one.gain)
     return {
         **asdict(parts), "step_seconds": parts.step, "images_per_second": run.train.batch / parts.step,
         "limited_by": parts.limit, "changes": [asdict(one) for one in changes],
@@ -96,19 +96,19 @@ def verdict(run: Run, found: dict[str, Any]) -> str:
     return "; ".join([said, *(changes or ["none of the changes that were tried helps"])])
 
 
-def layers(run: Run) -> list[LayerTiming]:
+def fp8_layers(run: Run) -> list[LayerTiming]:
     """How each linear layer of the run's blocks is fastest here; empty where nothing computes in fp8, and for
     a run in fp32."""
     if run.train.precision == "fp32" or mistakes("fp8"):
         return []
-    return choose(run, 1, torch.device("cuda"))
+    return autotune(run, 1, torch.device("cuda"))
 
 
-def _workers(parts: Parts) -> Iterator[Change]:
+def _workers(parts: StepTimes) -> Iterator[SettingChange]:
     """The fewest threads that read as fast as any number would."""
     ways = {count: replace(parts, workers=count).step for count in range(1, parts.cores + 1)}
     fewest = min(ways, key=lambda count: (round(ways[count] / parts.step, 2), count))
-    yield Change(f"data.workers={fewest}", parts.step / ways[fewest])
+    yield SettingChange(f"data.workers={fewest}", parts.step / ways[fewest])
 
 
 class _Bench:
@@ -120,7 +120,9 @@ class _Bench:
         self.batches = batches_of(run.data, image=run.model.image, classes=run.model.classes, batch=size)
         self.state: State = build(run, replace(world.ALONE, device=device))
         if run.train.precision == "fp8":
-            fp8_linear.follow(self.blocks, {choice.layer: choice.way for choice in layers(run)})
+            fp8_linear.set_granularities(
+                self.blocks, {choice.layer: choice.way for choice in fp8_layers(run)}
+            )
         found = self.batches[0]
         self.micro: Micro = (found.images.to(device), found.labels.to(device))
         self.count = run.train.batch // size
@@ -129,11 +131,11 @@ class _Bench:
     def blocks(self) -> list[nn.Module]:
         return [*self.state.model.get_submodule("blocks").children()]
 
-    def parts(self) -> Parts:
+    def parts(self) -> StepTimes:
         numbers = iter(range(1, 10**9))
         passes, update = self.passes(self.run.train.precision), self.update()
-        reading = seconds(lambda: self.batches[next(numbers)])
-        return Parts(
+        reading = median_seconds(lambda: self.batches[next(numbers)])
+        return StepTimes(
             self.count * passes, update, self.count * reading, torch.get_num_threads(),
             self.run.data.workers, os.cpu_count() or 1, self.state.device.type == "cpu",
         )  # fmt: skip
@@ -149,20 +151,20 @@ class _Bench:
             for parameter in self.state.model.parameters():
                 parameter.grad = None
             accumulate(self.state, [self.micro], recipe)
-            wait(self.state.device)
+            synchronize(self.state.device)
 
-        return seconds(work)
+        return median_seconds(work)
 
     def update(self) -> float:
         """Seconds of the optimizer, on the gradients that the passes have left, at learning rate 0."""
 
         def work() -> None:
             self.state.optimizer.step()
-            wait(self.state.device)
+            synchronize(self.state.device)
 
-        return seconds(work)
+        return median_seconds(work)
 
-    def tried(self, parts: Parts) -> Iterator[Change]:
+    def tried(self, parts: StepTimes) -> Iterator[SettingChange]:
         """Each change by itself, timed; compiling last, for what is compiled stays so."""
 
         def gain(passes: Callable[[], float], **changed: Any) -> float:
@@ -171,15 +173,15 @@ class _Bench:
         precision, train = self.run.train.precision, self.run.train
         if not train.compile:
             other = "fp32" if precision == "bf16" else "bf16"
-            yield Change(f"train.precision={other}", gain(lambda: self.passes(other)))
+            yield SettingChange(f"train.precision={other}", gain(lambda: self.passes(other)))
         if parts.on_cpu and parts.threads < parts.cores:
             torch.set_num_threads(parts.cores)
             found = gain(lambda: self.passes(precision), threads=parts.cores)
             torch.set_num_threads(parts.threads)
-            yield Change(f"OMP_NUM_THREADS={parts.cores}", found)
+            yield SettingChange(f"OMP_NUM_THREADS={parts.cores}", found)
         if train.compile and parts.on_cpu:
             with uncompiled(True):
-                yield Change("train.compile=false", gain(lambda: self.passes(precision)))
-        if not train.compile and parts.step * self.run.schedule.steps > LONG:
+                yield SettingChange("train.compile=false", gain(lambda: self.passes(precision)))
+        if not train.compile and parts.step * self.run.schedule.steps > LONG_RUN_SECONDS:
             compile_blocks(self.blocks)
-            yield Change("train.compile=true", gain(lambda: self.passes(precision)))
+            yield SettingChange("train.compile=true", gain(lambda: self.passes(precision)))

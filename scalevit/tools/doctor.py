@@ -20,7 +20,7 @@ from PIL import Image
 from scalevit.config.model_sizes import shape
 from scalevit.data import crops, decode
 from scalevit.data.procedural.hashing import key
-from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu import build, dispatch
 from scalevit.kernels.linear import linear
 
 #: Optional packages, what they bring, and the extra that installs them.
@@ -35,7 +35,7 @@ EXTRAS = {
 }
 
 
-def examine() -> dict[str, Any]:
+def examine_machine() -> dict[str, Any]:
     """Facts and ceilings: cores, devices, matrix products and copies as fast as they get here, reading of
     images, the disk, whether native kernels are built and in what they multiply, and why compiling does not
     work (None: it does)."""
@@ -46,16 +46,16 @@ def examine() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "blas": blas(),
+        "blas": blas_library(),
         "bf16": bf16_path(device),
         "gflops": {name: matmul_gflops(dtype, device) for name, dtype in DTYPES.items()},
         "copy_gb_per_second": copy_speed(device),
-        "decoder": decoder(),
-        "images_per_second_per_core": reading_speed(),
+        "decoder": decoder_names(),
+        "images_per_second_per_core": decode_speed(),
         "disk_mb_per_second": {"written": written, "read": read},
         "native_kernels": build.library() is not None,
-        "native_products": [name for name, dtype in DTYPES.items() if build.multiplies_in(dtype)],
-        "compile_fails": compile_fault(device),
+        "native_products": [name for name, dtype in DTYPES.items() if dispatch.has_native_matmul(dtype)],
+        "compile_fails": compile_error(device),
         "packages": {name: util.find_spec(name) is not None for name in EXTRAS},
     }
 
@@ -89,7 +89,7 @@ def advice(facts: dict[str, Any]) -> list[str]:
 # --------------------------------------------------------------------------- measuring
 
 
-def seconds(work: Callable[[], object], least: int = 3, most: float = 1.5) -> float:
+def median_seconds(work: Callable[[], object], least: int = 3, most: float = 1.5) -> float:
     """Median time of `work` after one warm call: at least `least` calls, `most` seconds altogether."""
     work()
     times: list[float] = []
@@ -109,9 +109,9 @@ def matmul_gflops(dtype: torch.dtype, device: torch.device) -> float:
 
     def work() -> None:
         linear(left, weight, None)
-        wait(device)
+        synchronize(device)
 
-    return 2 * tokens * s.width * s.mlp / seconds(work, most=0.5) / 1e9
+    return 2 * tokens * s.width * s.mlp / median_seconds(work, most=0.5) / 1e9
 
 
 def copy_speed(device: torch.device) -> float:
@@ -121,9 +121,9 @@ def copy_speed(device: torch.device) -> float:
 
     def work() -> None:
         target.copy_(source)
-        wait(device)
+        synchronize(device)
 
-    return 2 * source.numel() * 4 / seconds(work, most=0.5) / 1e9
+    return 2 * source.numel() * 4 / median_seconds(work, most=0.5) / 1e9
 
 
 def disk_speed(folder: Path) -> tuple[float, float]:
@@ -148,7 +148,7 @@ def disk_speed(folder: Path) -> tuple[float, float]:
         return 0.0, 0.0
 
 
-def blas() -> str:
+def blas_library() -> str:
     """The library of torch's matrix products, and its threads."""
     built = torch.__config__.show()
     found = re.search(r"BLAS_INFO=(\w+)", built)
@@ -179,12 +179,12 @@ def _cpu_flags() -> set[str]:
     return set(found[1].split()) if found else set()
 
 
-def decoder() -> str:
+def decoder_names() -> str:
     """What decodes JPEGs and what resizes."""
     return f"{'simplejpeg' if decode.simplejpeg else 'Pillow'}, {'OpenCV' if crops.cv2 else 'Pillow'}"
 
 
-def reading_speed() -> float:
+def decode_speed() -> float:
     """Images a second and core: a JPEG of 500 × 375 pixels, random crop, 224 × 224."""
     waves = np.add.outer(np.sin(np.arange(375) / 9), np.cos(np.arange(500) / 7))[..., None]
     noise = np.random.default_rng(0).normal(0, 12, (375, 500, 3))
@@ -197,10 +197,10 @@ def reading_speed() -> float:
         for one in keys:
             crops.train_view(jpeg, "", 224, one)
 
-    return len(keys) / seconds(work, most=0.3)
+    return len(keys) / median_seconds(work, most=0.3)
 
 
-def compile_fault(device: torch.device) -> str | None:
+def compile_error(device: torch.device) -> str | None:
     """Why torch.compile fails here, in one line; None when a small function comes out right."""
     given = torch.arange(64.0, device=device)
     try:
@@ -211,7 +211,7 @@ def compile_fault(device: torch.device) -> str | None:
     return None if right else "a small function came out wrong"
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Until an accelerator has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -25,14 +25,14 @@ from scalevit.kernels import fake_device
 from scalevit.model import losses
 from scalevit.model.vit import ViT
 from scalevit.optim.weight_averaging import start_average
-from scalevit.tools.memory_tracker import Footprint
+from scalevit.tools.memory_tracker import MemoryTracker
 from scalevit.train.loop import Recipe, State, accumulate, clip
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class StepMemory:
     """GiB on the first of `devices` devices, `micro_batch` images at once. peak: the most that were live;
     kinds: what that was made of. sent: GiB a step that this device gives to collectives, by what for."""
 
@@ -43,9 +43,9 @@ class Rehearsal:
     sent: dict[str, float]
 
 
-def rehearse(run: Run, devices: int, micro_batch: int) -> Rehearsal:
+def dry_run_step(run: Run, devices: int, micro_batch: int) -> StepMemory:
     """A step of `run` on `devices` devices, as the first one of them lives through it."""
-    with fake_device.accelerator(), _among(run, devices) as world:
+    with fake_device.fake_accelerator(), _among(run, devices) as world:
         model = ViT(run.model, device="meta")
         if run.parallel.recompute != "none":
             parallelize.recompute(model.blocks, run.parallel.recompute)
@@ -56,30 +56,32 @@ def rehearse(run: Run, devices: int, micro_batch: int) -> Rehearsal:
             state = State(model, optim.build(run.optimizer, model), average, world, forward)
             footprint = _walk(state, run, max(1, run.train.batch // devices), micro_batch)
     kinds, sent = ({k: v / GIB for k, v in of.items() if v} for of in (footprint.at_peak, footprint.sent))
-    return Rehearsal(devices, micro_batch, footprint.peak / GIB, kinds, sent)
+    return StepMemory(devices, micro_batch, footprint.peak / GIB, kinds, sent)
 
 
-def largest(run: Run, devices: int, room: float, near: int) -> tuple[Rehearsal, Rehearsal | None]:
+def largest_micro_batch(
+    run: Run, devices: int, room: float, near: int
+) -> tuple[StepMemory, StepMemory | None]:
     """The step with the largest micro-batch that stays within `room` GiB, and the next larger one that does
     not; None when that is all of a device's share. Begins looking at a micro-batch of `near` images; when
     none fits, the first one is of one image."""
     share = max(1, run.train.batch // devices)
     parts = [size for size in range(1, share + 1) if share % size == 0]
     place = max(i for i, size in enumerate(parts) if size <= max(1, near))
-    here, above = rehearse(run, devices, parts[place]), None
+    here, above = dry_run_step(run, devices, parts[place]), None
     while here.peak > room and place > 0:
         place, above = place - 1, here
-        here = rehearse(run, devices, parts[place])
+        here = dry_run_step(run, devices, parts[place])
     while above is None and here.peak <= room and place + 1 < len(parts):
         place += 1
-        other = rehearse(run, devices, parts[place])
+        other = dry_run_step(run, devices, parts[place])
         here, above = (other, None) if other.peak <= room else (here, other)
     return here, above
 
 
-def _walk(state: State, run: Run, share: int, micro_batch: int) -> Footprint:
+def _walk(state: State, run: Run, share: int, micro_batch: int) -> MemoryTracker:
     """One step on `share` images, and what it left."""
-    footprint = Footprint(sharded=_is_sharded(run, state.world.size))
+    footprint = MemoryTracker(sharded=_is_sharded(run, state.world.size))
     footprint.hold("weights", [*state.model.parameters(), *state.model.buffers()])
     footprint.hold("averages", (state.average or {}).values())
     _make_moments(state, footprint)
@@ -158,7 +160,7 @@ def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
     state.optimizer.step()
 
 
-def _make_moments(state: State, footprint: Footprint) -> None:
+def _make_moments(state: State, footprint: MemoryTracker) -> None:
     """What the optimizer keeps, which it makes in its first step."""
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -168,7 +170,7 @@ def _make_moments(state: State, footprint: Footprint) -> None:
     footprint.hold("optimizer", (value for value in kept if isinstance(value, Tensor)))
 
 
-def _make_buckets(state: State, footprint: Footprint) -> None:
+def _make_buckets(state: State, footprint: MemoryTracker) -> None:
     """DDP's gradients, which are there all the time and are averaged once a step."""
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -29,7 +29,7 @@ MESSAGES = {
 EMPTY, TO = torch.ops.aten.empty.memory_format, torch.ops.aten._to_copy.default
 
 
-class Footprint(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Use as a context around what is to be measured; `hold` first what exists already.
 
     live: bytes by kind now. peak: the most that were live at once; at_peak: by kind at that moment. sent:

@@ -28,10 +28,10 @@ from scalevit.model.vit import ViT
 Arrays = Mapping[str, np.ndarray]
 
 #: Constants of the recorded training runs that the files do not hold.
-RECORDED = Schedule("rsqrt", lr=1e-3, warmup=4, timescale=5, cooldown=6)
+RECORDED_SCHEDULE = Schedule("rsqrt", lr=1e-3, warmup=4, timescale=5, cooldown=6)
 CLIP, BODY_DECAY, HEAD_DECAY = 1.0, 0.03, 3.0
 #: Share of a tensor's entries whose momentum may round to the neighbouring bf16 number.
-TIPPED = 2e-3
+MAX_TIPPED_SHARE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,26 @@ def replay_folder(folder: Path) -> tuple[list[Check], list[str]]:
     checks, unknown = [], []
     for path in sorted(folder.glob("*.npz")):
         arrays = bigvision.read(path)
-        kind = recognise(arrays)
+        kind = kind_of(arrays)
         if kind is None:
             unknown.append(path.name)
         else:
             checks += _replay(path, kind, arrays)
     if not checks:
         raise ValueError(
-            f"{folder} holds no golden file that is known by its keys; known: {', '.join(KINDS)}"
+            f"{folder} holds no golden file that is known by its keys; known: {', '.join(GOLDEN_KINDS)}"
         )
     return checks, unknown
 
 
-def recognise(arrays: Arrays) -> str | None:
+def kind_of(arrays: Arrays) -> str | None:
     """The kind of a golden file, from its keys alone."""
-    return next((name for name, kind in KINDS.items() if kind.known_by(arrays)), None)
+    return next((name for name, kind in GOLDEN_KINDS.items() if kind.known_by(arrays)), None)
 
 
 def _replay(path: Path, kind: str, arrays: Arrays) -> list[Check]:
     try:
-        return list(KINDS[kind].replay(path.stem, arrays))
+        return list(GOLDEN_KINDS[kind].replay(path.stem, arrays))
     except (KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         reason = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise ValueError(
@@ -88,13 +88,13 @@ def _replay(path: Path, kind: str, arrays: Arrays) -> list[Check]:
 # --------------------------------------------------------------------------- errors
 
 
-def largest(ours: np.ndarray | Tensor, theirs: np.ndarray, scale: float | None = None) -> float:
+def max_error(ours: np.ndarray | Tensor, theirs: np.ndarray, scale: float | None = None) -> float:
     """Largest absolute difference over the largest absolute value (or over `scale`)."""
     difference = float(np.abs(_float64(ours) - _float64(theirs)).max(initial=0.0))
     return _ratio(difference, float(np.abs(_float64(theirs)).max(initial=0.0)) if scale is None else scale)
 
 
-def relative(ours: np.ndarray, theirs: np.ndarray, floor: float = 0.0) -> float:
+def max_relative_error(ours: np.ndarray, theirs: np.ndarray, floor: float = 0.0) -> float:
     """Largest relative difference of single values; those below `floor` count as large as that."""
     pairs = zip(_float64(ours).ravel(), _float64(theirs).ravel(), strict=True)
     return max((_ratio(float(abs(a - b)), max(float(abs(b)), floor)) for a, b in pairs), default=0.0)
@@ -142,9 +142,9 @@ def _vit(case: str, arrays: Arrays) -> Iterator[Check]:
     found = model.intermediates(_images(arrays["image"]))
     for name in ("encoded", "pre_logits", "logits"):
         _same_shape(found[name], arrays[name], name)
-        yield Check(case, name, largest(found[name], arrays[name]), 1e-5)
+        yield Check(case, name, max_error(found[name], arrays[name]), 1e-5)
     loss = losses.sigmoid_xent(found["logits"], torch.from_numpy(arrays["labels"]).float())
-    yield Check(case, "loss", largest(loss, arrays["loss"]), 1e-5)
+    yield Check(case, "loss", max_error(loss, arrays["loss"]), 1e-5)
     loss.backward()
     values = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     yield _gradients(case, bigvision.from_ours(model, values), _below(arrays, "grads/"))
@@ -153,7 +153,7 @@ def _vit(case: str, arrays: Arrays) -> Iterator[Check]:
 def _gradients(case: str, ours: Arrays, theirs: Arrays) -> Check:
     """The floor under the scale keeps gradients that are zero up to rounding (key biases) from deciding."""
     floor = 1e-3 * max(float(np.abs(g).max()) for g in theirs.values())
-    errors = {n: largest(ours[n], g, max(float(np.abs(g).max()), floor)) for n, g in theirs.items()}
+    errors = {n: max_error(ours[n], g, max(float(np.abs(g).max()), floor)) for n, g in theirs.items()}
     worst = max(errors, key=errors.__getitem__)
     return Check(case, f"gradients of {len(errors)}", errors[worst], 1e-4, f"worst: {worst}")
 
@@ -162,7 +162,7 @@ def _gradients(case: str, ours: Arrays, theirs: Arrays) -> Check:
 
 
 @dataclass(frozen=True)
-class RecordedRule:
+class CandidateRule:
     """An update rule that a file may have been recorded with. words: what a file's name calls it."""
 
     words: tuple[str, ...]
@@ -174,19 +174,19 @@ class RecordedRule:
         return " ".join(self.words)
 
 
-def _rules() -> list[RecordedRule]:
+def _rules() -> list[CandidateRule]:
     out = []
     for word, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32)):
         coarse = dtype == torch.bfloat16
         factored = partial(optim.Adafactor, lr=1.0, momentum_dtype=dtype)
-        out.append(RecordedRule(("adafactor", word), factored, coarse))
-        out.append(RecordedRule(("adafactor", word, "clip"), partial(factored, clip_threshold=1.0), coarse))
-        out.append(RecordedRule(("adam", word), partial(optim.Adam, lr=1.0, momentum_dtype=dtype), coarse))
-        out.append(RecordedRule(("sgd", word), partial(optim.SGD, lr=1.0, momentum_dtype=dtype), coarse))
+        out.append(CandidateRule(("adafactor", word), factored, coarse))
+        out.append(CandidateRule(("adafactor", word, "clip"), partial(factored, clip_threshold=1.0), coarse))
+        out.append(CandidateRule(("adam", word), partial(optim.Adam, lr=1.0, momentum_dtype=dtype), coarse))
+        out.append(CandidateRule(("sgd", word), partial(optim.SGD, lr=1.0, momentum_dtype=dtype), coarse))
     return out
 
 
-def _candidates(case: str) -> list[RecordedRule]:
+def _candidates(case: str) -> list[CandidateRule]:
     """The keys do not say which rule it was. What the file's name says is believed, the rest is tried."""
     said = set(re.split(r"[^a-z0-9]+", case.lower()))
     rules = _rules()
@@ -196,7 +196,7 @@ def _candidates(case: str) -> list[RecordedRule]:
 
 
 @dataclass(frozen=True)
-class Directions:
+class DirectionError:
     """Of one tensor: ‖error‖ / ‖update‖ of the worst step without tipped entries; those entries' share, and
     their largest error in bf16 steps."""
 
@@ -217,11 +217,13 @@ def _optimizer(case: str, arrays: Arrays) -> Iterator[Check]:
     if rule.coarse:
         sizes = {name: arrays[f"param/{name}"].size for name in names}
         share = sum(found[n].tipped * sizes[n] for n in names) / sum(sizes.values())
-        yield Check(case, "share rounded the other way", share, TIPPED, "neighbouring bf16 momentum")
+        yield Check(
+            case, "share rounded the other way", share, MAX_TIPPED_SHARE, "neighbouring bf16 momentum"
+        )
         yield Check(case, "  their error in bf16 steps", max(d.steps for d in found.values()), 1.0)
 
 
-def _directions(rule: RecordedRule, name: str, arrays: Arrays) -> Directions:
+def _directions(rule: CandidateRule, name: str, arrays: Arrays) -> DirectionError:
     """Every tensor stands for itself: none of the rules looks at two of them."""
     parameter = torch.nn.Parameter(torch.zeros(arrays[f"param/{name}"].shape))
     optimizer = rule.build([parameter])
@@ -240,7 +242,7 @@ def _directions(rule: RecordedRule, name: str, arrays: Arrays) -> Directions:
         if tipped.any():
             steps = max(steps, float((np.abs(ours - theirs) / _bf16_step(size))[tipped].max()))
         t += 1
-    return Directions(error, float(tipped.mean()), steps)
+    return DirectionError(error, float(tipped.mean()), steps)
 
 
 def _bf16(value: np.ndarray) -> np.ndarray:
@@ -268,7 +270,7 @@ def _run(case: str, name: str, arrays: Arrays) -> Iterator[Check]:
     before = _below(arrays, "params0/")
     model = _model(before, arrays["images"])
     chosen = config.Optimizer(name=name, body_decay=BODY_DECAY, head_decay=HEAD_DECAY)  # pyright: ignore
-    schedule = replace(RECORDED, steps=len(arrays["images"]))
+    schedule = replace(RECORDED_SCHEDULE, steps=len(arrays["images"]))
     optimizer = optim.build(chosen, model)
     rates, found, norms, moved = [], [], [], []
     for step, batch in enumerate(zip(_images(arrays["images"]), torch.from_numpy(arrays["labels"]).float())):
@@ -278,9 +280,11 @@ def _run(case: str, name: str, arrays: Arrays) -> Iterator[Check]:
         norms.append(norm)
         if any(key.startswith(f"params{step + 1}/") for key in arrays):
             moved += _moved(case, step + 1, bigvision.from_ours(model), before, arrays)
-    yield Check(case, "learning rates", relative(np.array(rates), arrays["lr"]), 1e-6, name)
-    yield Check(case, f"losses of {len(found)} steps", relative(np.array(found), arrays["losses"]), 1e-5)
-    yield Check(case, "gradient norms", relative(np.array(norms), arrays["grad_norms"]), 1e-4)
+    yield Check(case, "learning rates", max_relative_error(np.array(rates), arrays["lr"]), 1e-6, name)
+    yield Check(
+        case, f"losses of {len(found)} steps", max_relative_error(np.array(found), arrays["losses"]), 1e-5
+    )
+    yield Check(case, "gradient norms", max_relative_error(np.array(norms), arrays["grad_norms"]), 1e-4)
     yield from moved
 
 
@@ -331,7 +335,7 @@ def _schedules(case: str, arrays: Arrays) -> Iterator[Check]:
         number = key.removesuffix("/config")
         schedule = _schedule(json.loads(str(arrays[key])))
         ours = np.array([lr_at(schedule, int(step)) for step in arrays[f"{number}/step"]])
-        error = relative(ours, arrays[f"{number}/lr"], floor=0.1 * schedule.lr)
+        error = max_relative_error(ours, arrays[f"{number}/lr"], floor=0.1 * schedule.lr)
         yield Check(f"{case}/{number}", schedule.name, error, 1e-6, f"{ours.size} steps")
 
 
@@ -351,7 +355,7 @@ def _losses(case: str, arrays: Arrays) -> Iterator[Check]:
     logits, labels = (torch.from_numpy(arrays[key]).float() for key in ("logits", "labels"))
     for key, loss in (("sigmoid_xent", losses.sigmoid_xent_each), ("softmax_xent", losses.softmax_xent_each)):
         if key in arrays:
-            yield Check(case, key, relative(_float64(loss(logits, labels)), arrays[key]), 1e-5)
+            yield Check(case, key, max_relative_error(_float64(loss(logits, labels)), arrays[key]), 1e-5)
 
 
 def _fewshot(case: str, arrays: Arrays) -> Iterator[Check]:
@@ -380,14 +384,14 @@ def _posemb(case: str, arrays: Arrays) -> Iterator[Check]:
         new = arrays[f"{grids}/new"]
         ours = weights.resample_positions(torch.from_numpy(arrays[key]).float(), math.isqrt(new.shape[1]))
         _same_shape(ours, new, f"{grids}/new")
-        yield Check(f"{case}/{grids}", "positions", largest(ours, new, 1.0), 1e-5)
+        yield Check(f"{case}/{grids}", "positions", max_error(ours, new, 1.0), 1e-5)
 
 
 # --------------------------------------------------------------------------- kinds
 
 
 @dataclass(frozen=True)
-class Kind:
+class GoldenKind:
     known_by: Callable[[Arrays], bool]
     replay: Callable[[str, Arrays], Iterator[Check]]
 
@@ -397,12 +401,14 @@ def _keys(*needed: str) -> Callable[[Arrays], bool]:
     return lambda arrays: all(any(re.match(pattern, key) for key in arrays) for pattern in needed)
 
 
-KINDS: dict[str, Kind] = {
-    "training run": Kind(_keys("params0/", "images$", "labels$", "losses$"), _training),
-    "model": Kind(_keys("params/", "grads/", "image$", "logits$"), _vit),
-    "optimizer": Kind(_keys("param/", r"grad/.+/0$", r"update/.+/0$"), _optimizer),
-    "schedules": Kind(_keys(r"\w+/config$", r"\w+/step$", r"\w+/lr$"), _schedules),
-    "losses": Kind(_keys("logits$", "labels$", "(sigmoid|softmax)_xent$"), _losses),
-    "ridge probe": Kind(_keys("x_train$", "y_train$", "x_test$", "y_test$", "l2$", "accuracy$"), _fewshot),
-    "positions": Kind(_keys(r"\d+to\d+/old$", r"\d+to\d+/new$"), _posemb),
+GOLDEN_KINDS: dict[str, GoldenKind] = {
+    "training run": GoldenKind(_keys("params0/", "images$", "labels$", "losses$"), _training),
+    "model": GoldenKind(_keys("params/", "grads/", "image$", "logits$"), _vit),
+    "optimizer": GoldenKind(_keys("param/", r"grad/.+/0$", r"update/.+/0$"), _optimizer),
+    "schedules": GoldenKind(_keys(r"\w+/config$", r"\w+/step$", r"\w+/lr$"), _schedules),
+    "losses": GoldenKind(_keys("logits$", "labels$", "(sigmoid|softmax)_xent$"), _losses),
+    "ridge probe": GoldenKind(
+        _keys("x_train$", "y_train$", "x_test$", "y_test$", "l2$", "accuracy$"), _fewshot
+    ),
+    "positions": GoldenKind(_keys(r"\d+to\d+/old$", r"\d+to\d+/new$"), _posemb),
 }

@@ -22,8 +22,8 @@ from scalevit.distributed.parallelize import Forward, exchange
 from scalevit.distributed.shards import fill, local
 from scalevit.distributed.watchdog import COMPUTING, KEEPING, READING
 from scalevit.distributed.world import ALONE, World
-from scalevit.kernels.cuda_graph import Replay
-from scalevit.optim.weight_averaging import decay_at, follow
+from scalevit.kernels.cuda_graph import CudaGraphRunner
+from scalevit.optim.weight_averaging import decay_at, update_average
 from scalevit.train.loss_guard import fault, remember, shifted
 from scalevit.train.precision import compute_in
 
@@ -44,7 +44,7 @@ class State:
     average: dict[str, Tensor] | None
     world: World = ALONE
     forward: Forward | None = None
-    replay: Replay | None = None
+    replay: CudaGraphRunner | None = None
     step: int = 0
     seconds: float = 0.0
     meters: Tensor = field(default_factory=lambda: torch.zeros(3))
@@ -193,7 +193,7 @@ def take_step(state: State, batch: Sequence[Micro], recipe: Recipe) -> str | Non
     if wrong is not None:
         return wrong
     if state.average is not None:
-        follow(state.average, state.model, decay_at(recipe.train, state.step + 1))
+        update_average(state.average, state.model, decay_at(recipe.train, state.step + 1))
     state.meters += torch.stack([loss, norm, torch.ones_like(loss)])
     state.step += 1
     return None

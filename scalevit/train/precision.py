@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from scalevit.config.devices import peak_of
-from scalevit.kernels import INSTALLED
+from scalevit.kernels.triton.launch import TRITON_AVAILABLE
 
 #: The first compute capability whose tensor cores multiply eight-bit floats: Ada; then Hopper, Blackwell.
 FP8_SINCE = (8, 9)
@@ -28,10 +28,10 @@ def mistakes(precision: str) -> list[str]:
     found = "no GPU"
     if torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
-        if capability >= FP8_SINCE and INSTALLED:
+        if capability >= FP8_SINCE and TRITON_AVAILABLE:
             return []
         found = f"{torch.cuda.get_device_name()} ({'.'.join(map(str, capability))})"
-        found += "" if INSTALLED else " without Triton or its C compiler"
+        found += "" if TRITON_AVAILABLE else " without Triton or its C compiler"
     return [
         "train.precision=fp8 needs Triton and a GPU of compute capability 8.9 or later (Ada, Hopper, "
         f"Blackwell), found {found}; use train.precision=bf16"

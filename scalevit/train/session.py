@@ -25,7 +25,7 @@ from scalevit.evals.in_training import baseline_rows, probe_rows
 from scalevit.kernels import fp8_autotune, fp8_linear
 from scalevit.model import export, losses
 from scalevit.model.vit import ViT
-from scalevit.optim.weight_averaging import averaged
+from scalevit.optim.weight_averaging import swap_in_average
 from scalevit.train import cooldown_branch
 from scalevit.train.loop import Hooks, Micro, Recipe, State, facts, pieces, restore, train
 from scalevit.train.precision import uncompiled
@@ -72,12 +72,12 @@ class Session:
 
     def choose(self) -> None:
         """Measure which layers of a run in fp8 gain by it, where its checkpoint does not say so."""
-        if self.run.train.precision != "fp8" or fp8_linear.ways(self.blocks):
+        if self.run.train.precision != "fp8" or fp8_linear.granularities(self.blocks):
             return
         world = self.state.world
-        found = fp8_autotune.choose(self.run, world.size, world.device) if world.first else []
+        found = fp8_autotune.autotune(self.run, world.size, world.device) if world.first else []
         found = world.tell(found)
-        fp8_linear.follow(self.blocks, {choice.layer: choice.way for choice in found})
+        fp8_linear.set_granularities(self.blocks, {choice.layer: choice.way for choice in found})
         self.reporter.chosen(self.state.step, found)
 
     def go(self, stop: Stop) -> str | None:
@@ -135,7 +135,7 @@ class Session:
             kept = checkpoint.facts(found.folder)
             restore(self.state, dcp.Reader(found.folder), kept)
             if self.run.train.precision == "fp8":
-                fp8_linear.follow(self.blocks, kept["fp8"])
+                fp8_linear.set_granularities(self.blocks, kept["fp8"])
             self.reporter.saved = found.step
             return f"from {found.folder}"
         if self.state.step or self.run.start.weights:
@@ -172,7 +172,7 @@ class Session:
         """Begin to write a checkpoint; it is in place by the time of the next one, at the latest."""
         kept = facts(state)
         if self.run.train.precision == "fp8":
-            kept["fp8"] = fp8_linear.ways(self.blocks)
+            kept["fp8"] = fp8_linear.granularities(self.blocks)
         self.committed(self.saver.start(state.step, pieces(state), kept))
 
     def committed(self, step: int | None) -> None:
@@ -187,7 +187,7 @@ class Session:
             return []
         assert isinstance(state.model, ViT)
         share = WorkShare.of(state.world)
-        with averaged(state.model, state.average), uncompiled(run.train.compile):
+        with swap_in_average(state.model, state.average), uncompiled(run.train.compile):
             found = probe_rows(state.model, run.probe, share)
             found += accuracy_rows(state.model, run.data, share) if run.data.part != "all" else []
         if floors:

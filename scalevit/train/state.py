@@ -10,7 +10,7 @@ from scalevit.distributed import world as mesh
 from scalevit.distributed.shards import put
 from scalevit.evals.finetune import start_values
 from scalevit.kernels import fp8_linear
-from scalevit.kernels.cuda_graph import Replay
+from scalevit.kernels.cuda_graph import CudaGraphRunner
 from scalevit.model.vit import ViT
 from scalevit.optim.weight_averaging import start_average
 from scalevit.train.loop import State
@@ -26,7 +26,7 @@ def build(run: config.Run, world: mesh.World) -> State:
     model = ViT(run.model, device="meta" if shard else world.device, seed=run.train.seed)
     model.preprocessing = run.start.preprocessing
     if run.train.precision == "fp8":
-        fp8_linear.convert(model.blocks)
+        fp8_linear.convert_blocks(model.blocks)
     if run.parallel.recompute != "none":
         parallelize.recompute(model.blocks, run.parallel.recompute)
     if run.train.compile:
@@ -38,7 +38,7 @@ def build(run: config.Run, world: mesh.World) -> State:
     average = start_average(model) if run.train.averages else None
     meters = torch.zeros(3, device=world.device)
     recorded = run.train.compile and world.size == 1 and world.device.type == "cuda"
-    replay = Replay(model) if recorded else None
+    replay = CudaGraphRunner(model) if recorded else None
     return State(model, optim.build(run.optimizer, model), average, world, forward, replay, meters=meters)
 
 

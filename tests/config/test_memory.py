@@ -9,15 +9,15 @@ from scalevit.cli.main import main
 from scalevit.config.load import load
 from scalevit.config.memory import GIB, count_parameters, memory_of
 from scalevit.tools.bench.memory import SHAPES, cases, row
-from scalevit.tools.memory_dry_run import largest, rehearse
-from scalevit.tools.memory_tracker import Footprint
+from scalevit.tools.memory_dry_run import dry_run_step, largest_micro_batch
+from scalevit.tools.memory_tracker import MemoryTracker
 
 CPU = torch.device("cpu")
 
 
 def test_a_footprint_counts_what_is_held_and_forgets_what_is_not():
     weights = torch.ones(1000)
-    with Footprint() as footprint:
+    with MemoryTracker() as footprint:
         footprint.hold("weights", [weights])
         kept = weights * 2
         passing = weights.sin()
@@ -30,7 +30,7 @@ def test_a_footprint_counts_what_is_held_and_forgets_what_is_not():
 
 def test_what_is_made_while_gradients_are_computed_is_told_apart():
     weight = torch.ones(64, 64, requires_grad=True)
-    with Footprint() as footprint:
+    with MemoryTracker() as footprint:
         footprint.hold("weights", [weight])
         (torch.ones(8, 64) @ weight).square().sum().backward()
     assert footprint.live["gradients"] == weight.nbytes
@@ -65,7 +65,7 @@ SMALL = ["model.depth=4", "model.classes=1000", "train.batch=64"]
 )
 def test_a_rehearsal_agrees_with_the_plan(words, micro_batch):
     run = load("paper/B16", [*SMALL, *words])
-    lived = rehearse(run, 8, micro_batch)
+    lived = dry_run_step(run, 8, micro_batch)
     numbers = count_parameters(run, run.model.resolve())["total"]
     shards = {"ddp": 1, "fsdp": 8, "hybrid": 4}[run.parallel.strategy]
     assert memory_of(run, run.model.resolve(), micro_batch, 8).total == pytest.approx(lived.peak, rel=0.05)
@@ -80,18 +80,18 @@ def test_a_rehearsal_agrees_with_the_plan(words, micro_batch):
 
 
 def test_no_process_group_is_left_behind():
-    rehearse(load("paper/S32", ["model.depth=1", "parallel.strategy=fsdp", "train.batch=8"]), 4, 2)
+    dry_run_step(load("paper/S32", ["model.depth=1", "parallel.strategy=fsdp", "train.batch=8"]), 4, 2)
     assert not torch.distributed.is_initialized()
 
 
 def test_the_largest_micro_batch_is_found_from_both_sides():
     run = load("paper/S32", ["model.depth=1", "model.classes=10", "train.batch=64", "optimizer.name=sgd"])
-    room = (rehearse(run, 1, 16).peak + rehearse(run, 1, 32).peak) / 2
+    room = (dry_run_step(run, 1, 16).peak + dry_run_step(run, 1, 32).peak) / 2
     for near in (8, 16, 64):
-        lived, above = largest(run, 1, room, near)
+        lived, above = largest_micro_batch(run, 1, room, near)
         assert above is not None
         assert (lived.micro_batch, above.micro_batch) == (16, 32)
-    lived, above = largest(run, 1, 1e9, 32)
+    lived, above = largest_micro_batch(run, 1, 1e9, 32)
     assert (lived.micro_batch, above) == (64, None)
 
 
@@ -109,5 +109,5 @@ def test_the_command_prints_both(capsys):
 def test_the_giant_is_rehearsed_on_256_devices():
     for words in (["parallel.strategy=fsdp"], ["parallel.strategy=fsdp", "parallel.recompute=full"]):
         run = load("paper/G14", words)
-        lived = rehearse(run, 256, 64)
+        lived = dry_run_step(run, 256, 64)
         assert memory_of(run, run.model.resolve(), 64, 256).total == pytest.approx(lived.peak, rel=0.05)

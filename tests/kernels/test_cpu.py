@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from scalevit import optim
 from scalevit.config.run import Model
 from scalevit.kernels import gelu, norm
-from scalevit.kernels.cpu import build
-from scalevit.kernels.updates import updates
+from scalevit.kernels.cpu import build, dispatch
+from scalevit.kernels.updates import can_update
 from scalevit.model.attention import Block
 from scalevit.optim import base
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="native kernels 
 def small(monkeypatch):
     """Tensors of any size are worth a call."""
     assert build.library() is not None, "tests run with a C compiler"
-    monkeypatch.setattr(build, "SMALL", 0)
+    monkeypatch.setattr(dispatch, "MIN_ELEMENTS", 0)
 
 
 def assert_close(name, found):
@@ -54,7 +54,7 @@ def test_kernels_are_their_twins_in_value_and_gradient():
 @pytest.mark.parametrize("name", ["adafactor", "adam", "sgd"])
 def test_optimizers_take_the_same_steps(monkeypatch, name):
     def switch(on):
-        monkeypatch.setattr(base, "updates", updates if on else lambda parameter: False)
+        monkeypatch.setattr(base, "can_update", can_update if on else lambda parameter: False)
 
     for shape, dtype in product(interpreted_updates.MODELS, DTYPES):
         off = interpreted_updates.case(shape, name, DTYPES[dtype], switch)
@@ -71,7 +71,7 @@ def test_parameters_may_move_and_be_of_other_dtypes(monkeypatch, make, dtypes):
     """Addresses are looked up once; what torch moves or keeps in fewer bits must not be written as it was."""
 
     def walk(kernels):
-        monkeypatch.setattr(base, "updates", updates if kernels else lambda parameter: False)
+        monkeypatch.setattr(base, "can_update", can_update if kernels else lambda parameter: False)
         draw = torch.Generator().manual_seed(0)
         found = [
             torch.nn.Parameter(torch.randn(64, 48, generator=draw).to(dtype))
@@ -95,7 +95,7 @@ def test_parameters_may_move_and_be_of_other_dtypes(monkeypatch, make, dtypes):
 
 
 def blocks_results(monkeypatch, precision, native_ones):
-    monkeypatch.setattr(build, "SMALL", 0 if native_ones else 1 << 60)
+    monkeypatch.setattr(dispatch, "MIN_ELEMENTS", 0 if native_ones else 1 << 60)
     made, draw = (
         Block(Model(shape="Ti/16", width=48, depth=1, mlp=72, heads=3)),
         torch.Generator().manual_seed(1),
@@ -170,14 +170,14 @@ def step_of(environment, folder):
         "import torch, warnings; warnings.simplefilter('always')\n"
         "from scalevit import optim; from scalevit.config.run import Model, Optimizer\n"
         "from scalevit.model.vit import ViT\n"
-        "from scalevit.kernels.cpu import build; build.SMALL = 0\n"
+        "from scalevit.kernels.cpu import dispatch; dispatch.MIN_ELEMENTS = 0\n"
         "model = ViT(Model(shape='mu/16', image=32, classes=3)); made = optim.build(Optimizer(), model)\n"
         "x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))\n"
         "for _ in range(3):\n"
         "    [g['lr'].fill_(1e-2) for g in made.param_groups]\n"
         "    loss = model(x).square().mean(); made.zero_grad(); loss.backward(); made.step()\n"
         "    print(loss.item())\n"
-        "print(build.library() is not None)"
+        "from scalevit.kernels.cpu import build; print(build.library() is not None)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SCALEVIT_CACHE": str(folder), **environment}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from scalevit.config.run import Model
 from scalevit.distributed import parallelize
-from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu import build, dispatch
 from scalevit.kernels.cpu.attention import self_attention
 from scalevit.kernels.linear import Linear, linear, mlp
 from scalevit.model.attention import Block
@@ -41,7 +41,7 @@ KINDS = [
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Tensors of any size are worth a call."""
-    monkeypatch.setattr(build, "SMALL", 0)
+    monkeypatch.setattr(dispatch, "MIN_ELEMENTS", 0)
 
 
 def drawn(*size, seed=0, scale=1.0):
@@ -289,13 +289,13 @@ def test_selective_recomputing_finds_torchs_products():
     plain, made, calls = block(), block(), []
     made.load_state_dict(plain.state_dict())
     parallelize.recompute(iter([made]), "selective")
-    called = build.call
+    called = dispatch.call
     try:
-        build.call = lambda function, *rest: (calls.append(function), called(function, *rest))
+        dispatch.call = lambda function, *rest: (calls.append(function), called(function, *rest))
         for one in (made, plain):
             one(drawn(2, 9, 48)).square().sum().backward()
             assert ("product" in calls) == (one is plain)
     finally:
-        build.call = called
+        dispatch.call = called
     for a, b in zip(made.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)

@@ -25,7 +25,7 @@ MODEL = Model(width=64, depth=2, mlp=128, heads=2, patch=8, image=32, classes=16
 EPSILON = {fp8_linear.E4M3: 2**-4, fp8_linear.E5M2: 2**-3}
 NORMAL = {fp8_linear.E4M3: 2**-6, fp8_linear.E5M2: 2**-14}
 GRADIENTS = {"tensor": fp8_linear.E5M2, "row": fp8_linear.E4M3}
-WAYS = fp8_linear.WAYS[1:]
+WAYS = fp8_linear.GRANULARITIES[1:]
 
 
 def numbers(*shape, seed=0):
@@ -57,12 +57,12 @@ def layer_of(way, inputs=96, outputs=160):
 @pytest.mark.parametrize("dtype", [fp8_linear.E4M3, fp8_linear.E5M2])
 def test_a_number_is_off_by_half_a_step_at_most(way, dtype):
     x = torch.randn(48, 80, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 2, 80)
-    along, across, rows, columns = fp8_linear.narrow(x, dtype, way)
+    along, across, rows, columns = fp8_linear.quantise(x, dtype, way)
     assert along.shape == (48, 80) and across.shape == (80, 48)
     for found, true, unit in ((along, x, rows), (across, x.t(), columns)):
         allowed = EPSILON[dtype] * torch.maximum(true.abs(), NORMAL[dtype] * unit)
         assert ((found.float() * unit - true).abs() <= allowed * (1 + 1e-6)).all()
-        assert found.float().abs().amax() == fp8_linear.LARGEST[dtype]
+        assert found.float().abs().amax() == fp8_linear.FORMAT_MAX[dtype]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -130,12 +130,12 @@ def test_only_training_under_autocast_is_in_eight_bits():
 def test_names_views_and_the_optimizer_are_those_of_the_plain_model():
     plain, model = ViT(MODEL), ViT(MODEL)
     parameters = {name: id(value) for name, value in model.named_parameters()}
-    fp8_linear.convert(model.blocks)
-    fp8_linear.follow(model.blocks, dict.fromkeys(fp8_linear.LAYERS, "tensor"))
+    fp8_linear.convert_blocks(model.blocks)
+    fp8_linear.set_granularities(model.blocks, dict.fromkeys(fp8_linear.FP8_LAYERS, "tensor"))
     assert {name: id(value) for name, value in model.named_parameters()} == parameters
     assert [*model.state_dict()] == [*plain.state_dict()]
     assert model.reference_layouts() == plain.reference_layouts()
-    assert fp8_linear.ways(model.blocks) == dict.fromkeys(fp8_linear.LAYERS, "tensor")
+    assert fp8_linear.granularities(model.blocks) == dict.fromkeys(fp8_linear.FP8_LAYERS, "tensor")
     for one in (plain, model):
         optimizer = optim.build(config.Optimizer(name="adafactor"), one)
         images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -151,8 +151,8 @@ def test_recomputing_gives_the_same_gradients(how):
     for recompute in (False, True):
         model = ViT(MODEL)
         nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
-        fp8_linear.convert(model.blocks)
-        fp8_linear.follow(model.blocks, dict.fromkeys(fp8_linear.LAYERS, "row"))
+        fp8_linear.convert_blocks(model.blocks)
+        fp8_linear.set_granularities(model.blocks, dict.fromkeys(fp8_linear.FP8_LAYERS, "row"))
         if recompute:
             parallelize.recompute(model.blocks, how)
         images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -185,20 +185,20 @@ def test_the_fastest_way_is_chosen_where_it_is_faster_enough(milliseconds, way, 
 def test_layers_are_measured_at_the_shapes_of_a_micro_batch():
     train = config.Train(batch=4096, micro_batch=64, precision="fp8")
     run = config.Run(model=Model(shape="G/14", registers=4), train=train)
-    assert [*fp8_autotune.shapes(run, 8)] == [
+    assert [*fp8_autotune.linear_shapes(run, 8)] == [
         ("qkv", 64 * 260, 1664, 4992),
         ("proj", 64 * 260, 1664, 1664),
         ("fc1", 64 * 260, 1664, 8192),
         ("fc2", 64 * 260, 8192, 1664),
     ]
     whole = config.Run(model=Model(shape="S/16", pool="token"), train=config.Train(batch=64))
-    assert next(fp8_autotune.shapes(whole, 8))[1] == 8 * 197
+    assert next(fp8_autotune.linear_shapes(whole, 8))[1] == 8 * 197
 
 
 def test_measuring_takes_what_the_shape_allows():
     cpu = torch.device("cpu")
-    assert [*fp8_autotune.timed(32, 64, 32, cpu)] == [*fp8_linear.WAYS]
-    assert [*fp8_autotune.timed(33, 64, 32, cpu)] == ["bf16"]
+    assert [*fp8_autotune.time_layer(32, 64, 32, cpu)] == [*fp8_linear.GRANULARITIES]
+    assert [*fp8_autotune.time_layer(33, 64, 32, cpu)] == ["bf16"]
 
 
 def test_a_machine_that_cannot_says_what_is_needed(tmp_path, capsys):
@@ -225,14 +225,14 @@ def test_a_run_that_goes_on_computes_as_before(tmp_path, monkeypatch):
     def timed(tokens, inputs, outputs, device):
         return {"bf16": 2.0, "tensor": 3.0, "row": 3.0} | {chosen[outputs]: 1.0}
 
-    monkeypatch.setattr(fp8_autotune, "timed", timed)
+    monkeypatch.setattr(fp8_autotune, "time_layer", timed)
     run = config.Run(
         model=MODEL, schedule=Schedule("rsqrt", lr=1e-3, steps=4, warmup=1, cooldown=1),
         train=config.Train(batch=16, precision="fp8", log_every=1),
     )  # fmt: skip
     running.pretrain(run, tmp_path / "whole")
     assert running.pretrain(run, tmp_path / "parts", max_minutes=1e-6).step < 4
-    monkeypatch.setattr(fp8_autotune, "timed", None)
+    monkeypatch.setattr(fp8_autotune, "time_layer", None)
     running.pretrain(run, tmp_path / "parts")
     whole, parts = (list(records.read(tmp_path / name)) for name in ("whole", "parts"))
     losses = [[row["value"] for row in rows if row["metric"] == "loss"] for rows in (whole, parts)]

@@ -15,7 +15,7 @@ from scalevit.model import export
 from scalevit.model.formats import files
 from scalevit.model.vit import ViT
 from scalevit.tools.bench.checkpoint import growth
-from scalevit.tools.memory_tracker import Footprint
+from scalevit.tools.memory_tracker import MemoryTracker
 
 MIB = 2**20
 
@@ -51,7 +51,7 @@ def test_no_more_than_one_tensor_and_a_share_of_it_is_in_memory(tmp_path, monkey
     expected = {name: value.double().sum().item() for name, value in model.state_dict().items()}
     largest = max(value.nbytes for value in model.state_dict().values())
     whole = sum(value.nbytes for value in model.state_dict().values())
-    followed, fill, piece = Footprint(), dcp.Reader.fill, dcp.Reader._piece
+    followed, fill, piece = MemoryTracker(), dcp.Reader.fill, dcp.Reader._piece
 
     def follow(out):
         followed.hold("read", [out])

@@ -20,7 +20,7 @@ from scalevit.distributed.shards import boxes
 from scalevit.model.reference_layout import ReferenceLayout, same_layout, transposed_layout
 from scalevit.model.vit import ViT
 from scalevit.optim import param_groups
-from scalevit.optim.adafactor import fold
+from scalevit.optim.adafactor import factor_axes
 from scalevit.optim.param_groups import Rule
 
 SMALL = Model(width=64, depth=2, mlp=96, heads=2, patch=4, image=16, classes=10)
@@ -155,8 +155,8 @@ def test_state_is_two_bytes_a_parameter():
 
 
 def test_ties_between_axes_are_broken_as_numpy_sorts():
-    assert fold(ReferenceLayout(1, (32, 32, 64), (2, 0, 1)), 32).shape == (32, 32, 1, 64, 1)
-    assert fold(ReferenceLayout(1, (8, 3, 32, 32), (2, 3, 1, 0)), 32).factored
+    assert factor_axes(ReferenceLayout(1, (32, 32, 64), (2, 0, 1)), 32).shape == (32, 32, 1, 64, 1)
+    assert factor_axes(ReferenceLayout(1, (8, 3, 32, 32), (2, 3, 1, 0)), 32).factored
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adam", "sgd"])

@@ -7,10 +7,10 @@ from itertools import product
 import torch
 from torch import nn
 
-from scalevit import kernels
 from scalevit.config.run import Model
 from scalevit.distributed import parallelize
 from scalevit.kernels import attention, gelu, norm, xent
+from scalevit.kernels.triton import launch
 from scalevit.model.attention import Block
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -55,7 +55,10 @@ class Layer(nn.LayerNorm):
 def gelus():
     for (name, dtype), (rows, m) in product(DTYPES.items(), [(37, 300), (9, 3), (300, 40)]):
         inputs = draw(rows, m, dtype=dtype, scale=4), draw(m)
-        yield f"gelu {name} {rows}x{m}", errors(gelu.bias_gelu, gelu.twin, inputs, [draw(rows, m).detach()])
+        yield (
+            f"gelu {name} {rows}x{m}",
+            errors(gelu.bias_gelu, gelu.bias_gelu_reference, inputs, [draw(rows, m).detach()]),
+        )
 
 
 def norms():
@@ -65,12 +68,13 @@ def norms():
         weight, bias = draw(d), draw(d)
         with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
             plain = errors(
-                lambda x, w, b: norm.norm(x, Layer(w, b)), lambda x, w, b: norm.norm_twin(x, Layer(w, b)),
+                lambda x, w, b: norm.norm(x, Layer(w, b)),
+                lambda x, w, b: norm.norm_reference(x, Layer(w, b)),
                 (x, weight, bias), like,
             )  # fmt: skip
             added = errors(
                 lambda x, y, w, b: norm.add_norm(x, y, Layer(w, b)),
-                lambda x, y, w, b: norm.add_norm_twin(x, y, Layer(w, b)),
+                lambda x, y, w, b: norm.add_norm_reference(x, y, Layer(w, b)),
                 (x, branch, weight, bias), like,
             )  # fmt: skip
         yield f"norm {name} {d}", plain
@@ -87,7 +91,7 @@ def losses():
         logits = (draw(4, 2100, scale=scale).detach() - 10).to(dtype).requires_grad_()
         found = errors(
             lambda z, labels=labels: xent.sigmoid_xent(z, labels),
-            lambda z, labels=labels: xent.twin(z, labels),
+            lambda z, labels=labels: xent.sigmoid_xent_reference(z, labels),
             (logits,), [torch.rand(4, generator=DRAW)],
         )  # fmt: skip
         yield f"xent {kind} {name} {scale}", found
@@ -96,7 +100,7 @@ def losses():
 def block(precision, way):
     """Output and gradients of a block, as an accelerator runs it."""
     torch._dynamo.reset()
-    attention.prefers_products = lambda *_: False
+    attention.prefers_matmul = lambda *_: False
     config = Model(shape="Ti/16", width=48, depth=1, mlp=72, heads=3)
     made, draw = Block(config), torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -114,9 +118,9 @@ def block(precision, way):
 
 def blocks():
     for precision in DTYPES:
-        kernels.INTERPRETED = False
+        launch.TRITON_INTERPRETED = False
         plain = block(precision, "plain")
-        kernels.INTERPRETED = True
+        launch.TRITON_INTERPRETED = True
         for way in ("plain", "compiled", "full", "selective"):
             ours = block(precision, way)
             off = [((a - b).norm() / b.norm()).item() for a, b in zip(ours, plain)]
@@ -125,5 +129,5 @@ def blocks():
 
 
 if __name__ == "__main__":
-    assert kernels.INTERPRETED
+    assert launch.TRITON_INTERPRETED
     print(json.dumps(dict([*gelus(), *norms(), *losses(), *blocks()])))

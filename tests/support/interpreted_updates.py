@@ -7,8 +7,9 @@ from itertools import product
 
 import torch
 
-from scalevit import config, kernels, optim
+from scalevit import config, optim
 from scalevit.config.run import Model
+from scalevit.kernels.triton import launch
 from scalevit.model.vit import ViT
 
 RATE = 1e-2
@@ -60,10 +61,10 @@ def case(shape, name, dtype, switch):
 
 
 def interpret(on):
-    kernels.INTERPRETED = on
+    launch.TRITON_INTERPRETED = on
 
 
 if __name__ == "__main__":
-    assert kernels.INTERPRETED
+    assert launch.TRITON_INTERPRETED
     names = product(MODELS, ("adafactor", "adam", "sgd"), DTYPES)
     print(json.dumps({" ".join(words): case(*words[:2], DTYPES[words[2]], interpret) for words in names}))

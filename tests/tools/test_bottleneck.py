@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from scalevit.config.load import load
-from scalevit.tools.bottleneck import Parts, _workers, examine_run, verdict
+from scalevit.tools.bottleneck import StepTimes, _workers, examine_run, verdict
 
-PARTS = Parts(passes=0.8, update=0.2, reading=0.5, threads=1, workers=0, cores=4, on_cpu=True)
+PARTS = StepTimes(passes=0.8, update=0.2, reading=0.5, threads=1, workers=0, cores=4, on_cpu=True)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 /* Self-attention, head by head: scores of a few queries are made, used and forgotten in the first caches, so that no
    matrix of tokens by tokens goes through memory. The backward pass makes them again, from the sum that each query's
-   exponentials had. attention_native.py calls it. */
+   exponentials had. Called by attention.py. */
 
-#include "tile.h"
+#include "matmul_tile.h"
 
 #if MULTIPLIES_FP32
 

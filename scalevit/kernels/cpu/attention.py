@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu import dispatch
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
@@ -24,7 +24,7 @@ class SelfAttention(torch.autograd.Function):
         b, n, d = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
         qkv, y = qkv.contiguous(), qkv.new_empty(b, n, d)
         logs = torch.empty(b, heads, n) if keeps else None
-        build.call("attention_forward", qkv, y, logs, b, n, heads, d // heads, qkv.dtype)
+        dispatch.call("attention_forward", qkv, y, logs, b, n, heads, d // heads, qkv.dtype)
         ctx.save_for_backward(qkv, logs)
         return y
 
@@ -34,5 +34,5 @@ class SelfAttention(torch.autograd.Function):
         (qkv, logs), gradient = ctx.saved_tensors, torch.empty_like(ctx.saved_tensors[0])
         b, heads, n = logs.shape
         e = qkv.shape[2] // (3 * heads)
-        build.call("attention_backward", qkv, dy.contiguous(), logs, gradient, b, n, heads, e, qkv.dtype)
+        dispatch.call("attention_backward", qkv, dy.contiguous(), logs, gradient, b, n, heads, e, qkv.dtype)
         return gradient, None, None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu import dispatch
 
 
 class BiasGeluCPU(torch.autograd.Function):
@@ -16,7 +16,7 @@ class BiasGeluCPU(torch.autograd.Function):
         h, wide = h.contiguous(), bias.float()
         ctx.save_for_backward(h, wide)
         ctx.dtype, y, m = bias.dtype, torch.empty_like(h), h.shape[-1]
-        build.call("bias_gelu_forward", h, wide, y, h.numel() // m, m, h.dtype)
+        dispatch.call("bias_gelu_forward", h, wide, y, h.numel() // m, m, h.dtype)
         return y
 
     @staticmethod
@@ -24,6 +24,6 @@ class BiasGeluCPU(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         h, bias = ctx.saved_tensors
         rows, m = h.numel() // h.shape[-1], h.shape[-1]
-        dh, sums = torch.empty_like(h), torch.empty(build.blocks(rows), m)
-        build.call("bias_gelu_backward", dy.contiguous(), h, bias, dh, sums, rows, m, h.dtype)
+        dh, sums = torch.empty_like(h), torch.empty(dispatch.row_blocks(rows), m)
+        dispatch.call("bias_gelu_backward", dy.contiguous(), h, bias, dh, sums, rows, m, h.dtype)
         return dh, sums.sum(dim=0).to(ctx.dtype)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu import dispatch
 
-#: What becomes of a product's sums, as products.c calls it.
+#: What becomes of a product's sums, as linear.c calls it.
 PLAIN, GELU, GELU_GRADIENT = range(3)
 
 
@@ -63,7 +63,7 @@ def _product(
     o, i = weight.shape
     y, wide = x.new_empty(*x.shape[:-1], o), None if bias is None else bias.float()
     rows = x.numel() // i
-    build.call("product", x, weight, weight.dtype, wide, y, inner, rows, i, o, 1, how, x.dtype)
+    dispatch.call("product", x, weight, weight.dtype, wide, y, inner, rows, i, o, 1, how, x.dtype)
     return y
 
 
@@ -72,7 +72,7 @@ def _input_gradient(dy: Tensor, weight: Tensor, how: int = PLAIN, inner: Tensor 
     o, i = weight.shape
     dx = dy.new_empty(*dy.shape[:-1], i)
     rows = dy.numel() // o
-    build.call("product", dy, weight, weight.dtype, None, dx, inner, rows, o, i, 0, how, dy.dtype)
+    dispatch.call("product", dy, weight, weight.dtype, None, dx, inner, rows, o, i, 0, how, dy.dtype)
     return dx
 
 
@@ -82,5 +82,5 @@ def _weight_gradients(
     """Those of the weight (o, i) and of the bias (o), if there is one, in these dtypes."""
     o, i = dy.shape[-1], x.shape[-1]
     dweight, dbias = torch.empty(o, i), None if bias is None else torch.empty(o)
-    build.call("product_gradients", dy, x, dweight, dbias, x.numel() // i, o, i, x.dtype)
+    dispatch.call("product_gradients", dy, x, dweight, dbias, x.numel() // i, o, i, x.dtype)
     return dweight.to(weight), None if dbias is None else dbias.to(bias)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu import dispatch
 
 
 def _forward(
@@ -18,7 +18,7 @@ def _forward(
     y, rows, d = torch.empty_like(x, dtype=dtype), x.numel() // x.shape[-1], x.shape[-1]
     means, scales, wide = torch.empty(rows), torch.empty(rows), weight.float()
     kind = x.dtype if branch is None else branch.dtype
-    build.call(
+    dispatch.call(
         "norm_forward", x, x.dtype, branch, kind, stream, wide, bias.float(), eps, y, dtype, means, scales,
         rows, d,
     )  # fmt: skip
@@ -31,9 +31,9 @@ def _backward(ctx: Any, ds: Tensor, dy: Tensor) -> tuple[Tensor, Tensor | None, 
     """Gradients of x, of the branch, of weight and bias."""
     stream, weight, means, scales = ctx.saved_tensors
     rows, d = len(means), stream.shape[-1]
-    dx, sums = torch.empty_like(stream), torch.empty(2, build.blocks(rows), d)
+    dx, sums = torch.empty_like(stream), torch.empty(2, dispatch.row_blocks(rows), d)
     dbranch = None if ctx.branch in (None, dx.dtype) else torch.empty_like(dx, dtype=ctx.branch)
-    build.call(
+    dispatch.call(
         "norm_backward", dy.contiguous(), dy.dtype, ds.contiguous(), stream, dx.dtype, weight, means, scales,
         dx, dbranch, ctx.branch or dx.dtype, sums, rows, d,
     )  # fmt: skip

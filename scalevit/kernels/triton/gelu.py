@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import wrap_triton
 
-from scalevit.kernels import launch, operation
+from scalevit.kernels.triton.launch import launch_kernel, torch_op
 
 #: Rows and columns of a tile, and warps for it.
 ROWS, COLUMNS, WARPS = 2, 1024, 4
@@ -63,16 +63,16 @@ def gelu_backward_kernel(dy, h, bias, dh, sums, rows, m, each, R: tl.constexpr, 
     tl.store(sums + tl.program_id(0) * m + column, tl.sum(total, axis=0)[None, :], mask=column < m)
 
 
-@operation
+@torch_op
 def bias_gelu_forward(h: Tensor, bias: Tensor) -> Tensor:
     m, out = h.shape[-1], torch.empty_like(h)
     rows = h.numel() // m
     grid = (triton.cdiv(rows, ROWS), triton.cdiv(m, COLUMNS))
-    launch(wrap_triton(gelu_kernel), grid, h, bias, out, rows, m, R=ROWS, C=COLUMNS, num_warps=WARPS)
+    launch_kernel(wrap_triton(gelu_kernel), grid, h, bias, out, rows, m, R=ROWS, C=COLUMNS, num_warps=WARPS)
     return out
 
 
-@operation
+@torch_op
 def bias_gelu_backward(dy: Tensor, h: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     m, dh = h.shape[-1], torch.empty_like(h)
     rows, across = h.numel() // m, triton.cdiv(m, COLUMNS)
@@ -80,7 +80,7 @@ def bias_gelu_backward(dy: Tensor, h: Tensor, bias: Tensor) -> tuple[Tensor, Ten
     programs = triton.cdiv(rows, each)
     sums = torch.empty(programs, m, dtype=torch.float32, device=h.device)
     settings = {"R": ROWS, "C": COLUMNS, "num_warps": WARPS}
-    launch(
+    launch_kernel(
         wrap_triton(gelu_backward_kernel),
         (programs, across),
         dy,

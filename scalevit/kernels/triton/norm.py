@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import wrap_triton
 
-from scalevit.kernels import launch, operation
+from scalevit.kernels.triton.launch import launch_kernel, torch_op
 
 #: Programs of the backward pass: eight for each multiprocessor of an H100; few, so that their sums are small.
 PROGRAMS = 1056
@@ -109,7 +109,7 @@ def tile(d: int, numbers: int) -> dict[str, int]:
     return {"R": rows, "D": length, "num_warps": min(16, max(1, rows * length // WARP))}
 
 
-@operation
+@torch_op
 def layer_norm_forward(
     x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,14 +120,14 @@ def layer_norm_forward(
     grid = (triton.cdiv(rows, settings["R"]),)
     added = branch is not None
     branch = x if branch is None else branch
-    launch(
+    launch_kernel(
         wrap_triton(norm_kernel), grid, x, branch, weight, bias, out, means, scales, rows, d, eps,
         ADDED=added, **settings,
     )  # fmt: skip
     return out, means, scales
 
 
-@operation
+@torch_op
 def layer_norm_backward(
     dy: Tensor, ds: Tensor, x: Tensor, branch: Tensor | None, weight: Tensor, means: Tensor, scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +139,7 @@ def layer_norm_backward(
     programs = triton.cdiv(rows, each)
     sums = torch.empty(2, programs, d, dtype=torch.float32, device=x.device)
     branch = x if branch is None else branch
-    launch(
+    launch_kernel(
         wrap_triton(norm_backward_kernel), (programs,), dy, ds, x, branch, weight, means, scales, dx,
         dbranch if added else dx, sums, rows, d, each, ADDED=added, **settings,
     )  # fmt: skip

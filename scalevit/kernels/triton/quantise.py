@@ -45,7 +45,7 @@ def _quantise(
     tl.store(across + back + c[:, None] * rows + r[None, :], turned, mask=mask)
 
 
-def quantise(
+def quantise_kernel(
     x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype,
     tile: tuple[int, int] = TILE, warps: int = WARPS,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip

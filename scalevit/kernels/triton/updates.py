@@ -11,7 +11,13 @@ import torch
 import triton
 import triton.language as tl
 
-from scalevit.kernels.updates import Elements, Launch, Matrices, Rates, chunks
+from scalevit.kernels.updates import (
+    ElementwiseUpdate,
+    FactoredUpdate,
+    StepCoefficients,
+    UpdateLaunch,
+    chunk_table,
+)
 
 #: Elements of one tensor that one program updates.
 CHUNK = 4096
@@ -96,8 +102,8 @@ def _elements(
             _adafactor(weights, g, momenta, seconds, at, mask, lr, shrink, momentum, ours, beta2, eps)
 
 
-def _update_elements(kind: Elements, launch: Launch, rates: Rates) -> None:
-    sizes, places = chunks(launch.sizes, CHUNK, launch.device)
+def _update_elements(kind: ElementwiseUpdate, launch: UpdateLaunch, rates: StepCoefficients) -> None:
+    sizes, places = chunk_table(launch.sizes, CHUNK, launch.device)
     aligned = launch.aligned and all(size % 8 == 0 for size in launch.sizes)
     _elements[(len(places),)](
         launch.table, launch.gradients, sizes, places, len(launch.sizes), rates.lr, rates.shrink,
@@ -200,7 +206,7 @@ def _factored(
         _descend(weights, momenta, at, mask, update, lr, shrink, momentum)
 
 
-def _update_matrices(kind: Matrices, launch: Launch, rates: Rates) -> None:
+def _update_matrices(kind: FactoredUpdate, launch: UpdateLaunch, rates: StepCoefficients) -> None:
     count, size = len(launch.sizes), (kind.A, kind.I, kind.B, kind.J)
     places, blocks = count * kind.A * kind.B, triton.cdiv(kind.I, ROWS * TILES)
     strips = triton.cdiv(kind.J, COLUMNS)
@@ -219,9 +225,9 @@ def _update_matrices(kind: Matrices, launch: Launch, rates: Rates) -> None:
     )  # fmt: skip
 
 
-def run(launch: Launch, rates: Rates) -> None:
+def run(launch: UpdateLaunch, rates: StepCoefficients) -> None:
     """Update what `launch` holds."""
-    if isinstance(launch.kind, Elements):
+    if isinstance(launch.kind, ElementwiseUpdate):
         _update_elements(launch.kind, launch, rates)
     else:
         _update_matrices(launch.kind, launch, rates)

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import wrap_triton
 
-from scalevit.kernels import launch, operation
+from scalevit.kernels.triton.launch import launch_kernel, torch_op
 
 #: Classes at once, and warps for them.
 COLUMNS, WARPS = 2048, 8
@@ -96,19 +96,19 @@ def form(labels: Tensor) -> dict[str, Any]:
     return {"SOFT": soft, "K": lists, "C": COLUMNS, "num_warps": WARPS}
 
 
-@operation
+@torch_op
 def sigmoid_xent_forward(logits: Tensor, labels: Tensor) -> Tensor:
     b, c = logits.shape
     losses = torch.empty(b, dtype=torch.float32, device=logits.device)
-    launch(wrap_triton(loss_kernel), (b,), logits, labels, losses, c, **form(labels))
+    launch_kernel(wrap_triton(loss_kernel), (b,), logits, labels, losses, c, **form(labels))
     return losses
 
 
-@operation
+@torch_op
 def sigmoid_xent_backward(dlosses: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     (b, c), dlogits = logits.shape, torch.empty_like(logits)
     grid = (b, triton.cdiv(c, COLUMNS))
-    launch(wrap_triton(gradient_kernel), grid, logits, labels, dlosses, dlogits, c, **form(labels))
+    launch_kernel(wrap_triton(gradient_kernel), grid, logits, labels, dlosses, dlogits, c, **form(labels))
     return dlogits
 
 

@@ -24,13 +24,13 @@ from scalevit.data.procedural.hashing import key, uniform_one
 from scalevit.model.formats.torchvision_shim import import_despite_torchvision
 
 SIDE = 224
-TURNS = 5
+ROUNDS = 5
 #: The peer that ratios are to.
-PEER = "torchvision"
+BASELINE = "torchvision"
 _KEYS = 4096
 
 #: From a JPEG and the number of the image to what the model gets.
-Way = Callable[[bytes, int], Any]
+ImagePath = Callable[[bytes, int], Any]
 
 
 def measure(seconds: float) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def measure(seconds: float) -> dict[str, Any]:
     jpegs = photographs()
     ways, missing = _ways()
     turns: dict[tuple[str, str], list[float]] = {name: [] for name in ways}
-    for _ in range(TURNS):
+    for _ in range(ROUNDS):
         for name, way in ways.items():
-            turns[name].append(_speed(way, jpegs, seconds / TURNS))
+            turns[name].append(_speed(way, jpegs, seconds / ROUNDS))
     medians = {name: float(np.median(values)) for name, values in turns.items()}
     rows = [
         {
@@ -52,7 +52,7 @@ def measure(seconds: float) -> dict[str, Any]:
             "to": to,
             "images_per_second": rate,
             "range": float(np.ptp(turns[path, to])),
-            "ratio": rate / medians[PEER, to] if (PEER, to) in medians else None,
+            "ratio": rate / medians[BASELINE, to] if (BASELINE, to) in medians else None,
         }
         for (path, to), rate in medians.items()
     ]
@@ -61,7 +61,7 @@ def measure(seconds: float) -> dict[str, Any]:
         "image": "500×375 JPEG, quality 90",
         "side": SIDE,
         "seconds": seconds,
-        "turns": TURNS,
+        "turns": ROUNDS,
         "decoder": "simplejpeg" if decoding.simplejpeg else "Pillow",
         "grey_levels_from_pillow": {"mean": float(np.mean(gaps)), "worst": float(np.max(gaps))},
         "rows": rows,
@@ -102,7 +102,7 @@ def photographs(count: int = 64, width: int = 500, height: int = 375, quality: i
     return jpegs
 
 
-def _ways() -> tuple[dict[tuple[str, str], Way], dict[str, str]]:
+def _ways() -> tuple[dict[tuple[str, str], ImagePath], dict[str, str]]:
     """Every path by (name, what it ends in), and why a peer is not among them."""
     keys = [int(one) for one in key(0, np.arange(_KEYS))]
 
@@ -116,20 +116,20 @@ def _ways() -> tuple[dict[tuple[str, str], Way], dict[str, str]]:
         view = resize(cut(image, inception_box(height, width, one)), SIDE, SIDE)
         return mirrored(view) if uniform_one(one, 0) < 0.5 else view
 
-    def floats(view: Callable[[bytes, int], np.ndarray]) -> Way:
+    def floats(view: Callable[[bytes, int], np.ndarray]) -> ImagePath:
         return lambda data, number: as_floats(torch.from_numpy(view(data, number))[None])
 
-    ways: dict[tuple[str, str], Way] = {}
+    ways: dict[tuple[str, str], ImagePath] = {}
     for name, way in {"scalevit": ours, "scalevit on Pillow alone": on_pillow}.items():
         ways |= {(name, "uint8"): way, (name, "floats"): floats(way)}
     try:
         views = _torchvision()
     except (ImportError, RuntimeError) as error:
-        return ways, {PEER: str(error).splitlines()[0]}
-    return {(PEER, to): way for to, way in views.items()} | ways, {}
+        return ways, {BASELINE: str(error).splitlines()[0]}
+    return {(BASELINE, to): way for to, way in views.items()} | ways, {}
 
 
-def _torchvision() -> dict[str, Way]:
+def _torchvision() -> dict[str, ImagePath]:
     """PyTorch's usual path on Pillow's images, by what it ends in."""
     tv = import_despite_torchvision("torchvision.transforms")
     crop: list[Any] = [tv.RandomResizedCrop(SIDE), tv.RandomHorizontalFlip()]
@@ -145,7 +145,7 @@ def _torchvision() -> dict[str, Way]:
     }
 
 
-def _speed(way: Way, jpegs: list[bytes], seconds: float) -> float:
+def _speed(way: ImagePath, jpegs: list[bytes], seconds: float) -> float:
     """Images a second of processor time."""
     began, done = time.process_time(), 0
     while True:

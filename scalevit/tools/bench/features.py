@@ -16,7 +16,7 @@ from scalevit.config.run import Model
 from scalevit.evals.backbones import LAST_LAYER, of_vit
 from scalevit.evals.features import BATCH, extract
 from scalevit.model.vit import ViT
-from scalevit.tools.bench.turns import device_name, here, own_time, take_turns
+from scalevit.tools.bench.interleaved import bench_device, device_name, time_interleaved, uses_process_time
 
 
 def measure(shape: str, image: int, images: int, rounds: int, threads: int) -> dict[str, Any]:
@@ -25,17 +25,17 @@ def measure(shape: str, image: int, images: int, rounds: int, threads: int) -> d
     if min(images, rounds, threads) < 1:
         raise ValueError("--images, --rounds and --threads must be at least 1")
     torch.set_num_threads(threads)
-    device = here()
+    device = bench_device()
     model = ViT(Model(shape=shape, image=image, classes=0), device=device)
     count = -(-images // BATCH) * BATCH
     pixels = np.random.default_rng(0).integers(0, 256, (count, image, image, 3), np.uint8)
     ways = {"network": partial(_bare, model, count), "extraction": partial(_extract, model, pixels)}
-    seconds = take_turns(ways, rounds, threads, device)
+    seconds = time_interleaved(ways, rounds, threads, device)
     speeds = {name: count / min(spent) for name, spent in seconds.items()}
     return {
         "shape": shape, "image": image, "images": count, "rounds": rounds, "threads": threads,
         "device": device_name(device),
-        "clock": "process" if own_time(threads, device) else "wall", "images_per_second": speeds,
+        "clock": "process" if uses_process_time(threads, device) else "wall", "images_per_second": speeds,
         "ratio": speeds["extraction"] / speeds["network"], "missing": {},
     }  # fmt: skip
 

@@ -20,7 +20,7 @@ from scalevit.data.normalise import normaliser
 from scalevit.distributed import world
 from scalevit.kernels import fake_device
 from scalevit.model import losses
-from scalevit.tools.memory_tracker import Footprint
+from scalevit.tools.memory_tracker import MemoryTracker
 from scalevit.train.loop import Micro, Recipe, State, take_step
 from scalevit.train.state import build
 
@@ -87,7 +87,7 @@ def row(
 
 def peak(run: Run, device: torch.device) -> int:
     """Bytes in use at the fullest moment of a training step, after one that built the optimizer's state."""
-    with fake_device.accelerator():
+    with fake_device.fake_accelerator():
         state = build(run, replace(world.ALONE, device=device))
         take_step(state, _batch(run, device)[:1], _recipe(run))
         return _allocated(state, run) if device.type == "cuda" else _counted(state, run)
@@ -100,7 +100,7 @@ def _allocated(state: State, run: Run) -> int:
 
 
 def _counted(state: State, run: Run) -> int:
-    batch, footprint = _batch(run, state.device), Footprint()
+    batch, footprint = _batch(run, state.device), MemoryTracker()
     footprint.hold("inputs", [tensor for micro in batch for tensor in micro])
     footprint.hold("weights", [*state.model.parameters(), *state.model.buffers()])
     footprint.hold("averages", (state.average or {}).values())

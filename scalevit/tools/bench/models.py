@@ -22,25 +22,25 @@ from torch import Tensor, nn
 from scalevit import config, optim
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.model_sizes import Shape, shape
-from scalevit.kernels.cuda_graph import Replay
+from scalevit.kernels.cuda_graph import CudaGraphRunner
 from scalevit.kernels.linear import linear
 from scalevit.model.losses import LOSSES
 from scalevit.model.vit import ViT
 from scalevit.optim import factory
+from scalevit.tools.bench.baselines import BASELINES, CLASSES
+from scalevit.tools.bench.interleaved import bench_device, device_name, time_interleaved
 from scalevit.tools.bench.markdown import markdown, share, times
-from scalevit.tools.bench.peers import CLASSES, PEERS
-from scalevit.tools.bench.turns import device_name, here, take_turns
 from scalevit.train.loop import Recipe, State, take_step
 from scalevit.train.malloc import keep_freed
 from scalevit.train.precision import compile_blocks, compute_in, peak_flops
 
 OURS, CEILING = "scalevit", "matrix products"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-RATE = 1e-4
+LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchCase:
     """A model, the side of its images, and how many of them at once on a CPU and on a GPU."""
 
     shape: str
@@ -50,19 +50,19 @@ class Case:
 
 
 CASES = {
-    "mu/16-32px": Case("mu/16", 32, 32, 4096),
-    "Ti/16-128px": Case("Ti/16", 128, 32, 2048),
-    "Ti/16": Case("Ti/16", 224, 32, 1024),
-    "S/16": Case("S/16", 224, 16, 1024),
-    "B/16": Case("B/16", 224, 8, 512),
-    "L/16": Case("L/16", 224, 4, 256),
-    "g/14": Case("g/14", 224, 1, 64),
-    "G/14": Case("G/14", 224, 1, 64),
+    "mu/16-32px": BenchCase("mu/16", 32, 32, 4096),
+    "Ti/16-128px": BenchCase("Ti/16", 128, 32, 2048),
+    "Ti/16": BenchCase("Ti/16", 224, 32, 1024),
+    "S/16": BenchCase("S/16", 224, 16, 1024),
+    "B/16": BenchCase("B/16", 224, 8, 512),
+    "L/16": BenchCase("L/16", 224, 4, 256),
+    "g/14": BenchCase("g/14", 224, 1, 64),
+    "G/14": BenchCase("G/14", 224, 1, 64),
 }
 
 
 COMPILED = " compiled"
-CANDIDATES = tuple(name + suffix for name in (OURS, *PEERS) for suffix in ("", COMPILED))
+CANDIDATES = tuple(name + suffix for name in (OURS, *BASELINES) for suffix in ("", COMPILED))
 #: What each option may name.
 KNOWN = {
     "model": (*CASES,), "precision": (*DTYPES,), "work": ("train", "infer"), "among": CANDIDATES,
@@ -83,7 +83,7 @@ class BenchJob:
     optimizer: str = "adam"
 
     @property
-    def case(self) -> Case:
+    def case(self) -> BenchCase:
         return CASES[self.model]
 
     @property
@@ -128,7 +128,7 @@ def measure(
     if batch < 0 or min(rounds, threads) < 1:
         raise ValueError("--batch must not be negative, --rounds and --threads must be at least 1")
     torch.set_num_threads(threads)
-    device, rows, missing = here(), [], dict[str, str]()
+    device, rows, missing = bench_device(), [], dict[str, str]()
     if device.type == "cpu":
         keep_freed()  # as a run does; it helps the peers, too
     for name in model:
@@ -171,7 +171,7 @@ def _rows(
     job: BenchJob, among: Sequence[str], rounds: int, threads: int, missing: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     made = [_ceiling(job), *_ours(job, among), *_peers(job, among, missing)]
-    spent = take_turns({one.name: one.run for one in made}, rounds, threads, job.device)
+    spent = time_interleaved({one.name: one.run for one in made}, rounds, threads, job.device)
     rates = {one.name: one.flops / statistics.median(spent[one.name]) for one in made}
     rivals = [rate for name, rate in rates.items() if not name.startswith((CEILING, OURS))]
     for one in made[1:]:
@@ -247,15 +247,15 @@ def our_step(
     words = config.Optimizer(name=job.optimizer)  # pyright: ignore[reportArgumentType]
     state = State(model, optim.build(words, model), None)
     state.world, state.meters = replace(state.world, device=job.device), state.meters.to(job.device)
-    state.replay = Replay(model) if compiled and job.device.type == "cuda" else None
+    state.replay = CudaGraphRunner(model) if compiled and job.device.type == "cuda" else None
     settings = config.Train(batch=job.batch, precision=job.precision, loss="softmax")  # pyright: ignore
-    constant = Schedule("constant", lr=RATE, steps=1 << 60, warmup=0, cooldown=0)
+    constant = Schedule("constant", lr=LEARNING_RATE, steps=1 << 60, warmup=0, cooldown=0)
     recipe = Recipe(constant, settings, 0.0, config.Guard(on=False), LOSSES["softmax"])
     return lambda: take_step(state, [inputs()], recipe)
 
 
 def _peers(job: BenchJob, among: Sequence[str], missing: dict[str, str]) -> Iterator[Candidate]:
-    for name, peer in PEERS.items():
+    for name, peer in BASELINES.items():
         for suffix in ("", COMPILED):
             if name + suffix not in among or name in missing:
                 continue
@@ -283,7 +283,7 @@ def _compile_peer(model: nn.Module, job: BenchJob) -> None:
 
 def _peer_step(model: nn.Module, job: BenchJob) -> Callable[[], object]:
     """The usual loop of PyTorch with its fastest optimizer."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.03, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.03, fused=True)
     images, labels = job.inputs()
 
     def step() -> Tensor:

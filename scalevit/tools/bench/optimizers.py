@@ -17,9 +17,9 @@ from scalevit import config, optim
 from scalevit.config.run import Model
 from scalevit.model.formats.torchvision_shim import import_despite_torchvision
 from scalevit.model.vit import ViT
-from scalevit.tools.bench.turns import device_name, here, take_turns
+from scalevit.tools.bench.interleaved import bench_device, device_name, time_interleaved
 
-RATE = 1e-6
+LEARNING_RATE = 1e-6
 
 
 def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
@@ -27,14 +27,14 @@ def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
     if min(rounds, threads) < 1:
         raise ValueError("--rounds and --threads must be at least 1")
     torch.set_num_threads(threads)
-    device = here()
+    device = bench_device()
     model = ViT(Model(shape=shape, pool="gap"), device=device)
     parameters = list(model.parameters())
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter) * 1e-3
     made, missing = _candidates(model)
     steps = {"copy": _copy(parameters), **{name: one.step for name, one in made.items()}}
-    best = {name: min(spent) for name, spent in take_turns(steps, rounds, threads, device).items()}
+    best = {name: min(spent) for name, spent in time_interleaved(steps, rounds, threads, device).items()}
     total = sum(p.numel() for p in parameters)
     rows = [
         {
@@ -75,13 +75,13 @@ def _candidates(model: ViT) -> tuple[dict[str, torch.optim.Optimizer], dict[str,
     for name in ("adafactor", "adam", "sgd"):
         made[f"scalevit {name}"] = optim.build(config.Optimizer(name=name), model)
         for group in made[f"scalevit {name}"].param_groups:
-            group["lr"].fill_(RATE)
+            group["lr"].fill_(LEARNING_RATE)
     parameters = list(model.parameters())
-    adamw = partial(torch.optim.AdamW, parameters, lr=RATE, weight_decay=0.03)
+    adamw = partial(torch.optim.AdamW, parameters, lr=LEARNING_RATE, weight_decay=0.03)
     made |= {"torch AdamW foreach": adamw(foreach=True), "torch AdamW fused": adamw(fused=True)}
     missing = {}
     try:
-        made["timm AdafactorBigVision"] = _timm()(parameters, lr=RATE, weight_decay=0.03)
+        made["timm AdafactorBigVision"] = _timm()(parameters, lr=LEARNING_RATE, weight_decay=0.03)
     except (ImportError, RuntimeError) as error:
         missing["timm AdafactorBigVision"] = str(error).splitlines()[0]
     return made, missing

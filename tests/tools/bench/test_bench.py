@@ -11,7 +11,7 @@ import torch
 
 import scalevit as sv
 from scalevit.cli.main import main
-from scalevit.kernels.cpu import build
+from scalevit.kernels.cpu import dispatch
 from scalevit.tools.bench.models import DTYPES
 
 
@@ -172,7 +172,7 @@ def bench(*words):
 def test_a_training_step_is_not_slower_than_the_usual_one(precision):
     """Ratios with a wide margin, nothing compiled: about 2.1 in fp32 and 1.8 in bf16 where products are ours;
     products are nearly all, so 1 in fp32 where they are torch's."""
-    ours = build.multiplies_in(DTYPES[precision])
+    ours = dispatch.has_native_matmul(DTYPES[precision])
     least = {"fp32": 1.5 if ours else 0.9, "bf16": 1.4 if ours else 1.2}[precision]
     words = ["--model", "Ti/16-128px", "--precision", precision, "--work", "train", "--batch", "8"]
     rows = {row["candidate"]: row for row in bench("model", *words, "--among", "scalevit", "timm")}

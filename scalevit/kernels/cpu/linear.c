@@ -1,10 +1,10 @@
 /* The products of linear layers, and what is done to results while they are in registers or the first cache. Called by
-   linear_native.py.
+   linear.py.
 
    Activations are fp32 or bf16, and so is what is computed with them; weights are of the same kind, or fp32 and rounded
    as they are packed. Sums are fp32, and taken in an order that does not depend on the number of threads. */
 
-#include "tile.h"
+#include "matmul_tile.h"
 
 /* Whether products of this kind are faster here than torch's. */
 int multiplies(int kind) { return kind ? MULTIPLIES_BF16 : MULTIPLIES_FP32; }
@@ -20,7 +20,7 @@ enum { LEFT = 1 << 18, FACTORS = 1 << 20, CHUNK = 96 };
 /* What becomes of a sum: y; or h, and y is tanh GELU of it; or y, by that GELU's derivative at h. */
 enum { PLAIN, GELU, GELU_GRADIENT };
 
-/* GELU is x times this, the sigmoid of numbers.h. */
+/* GELU is x times this, the sigmoid of dtypes.h. */
 INLINE __m512 gelu_shares(__m512 x, int kind) {
   __m512 z = _mm512_fmadd_ps(_mm512_mul_ps(x, x), all(-LOG2_E * GELU_B), all(-LOG2_E * GELU_A));
   z = _mm512_min_ps(all(126.0f), _mm512_mul_ps(x, z));

@@ -14,15 +14,15 @@ import torch
 
 #: Runs in a row on an accelerator, which is waited for after the last one: as in training, where the next
 #: step is on its way before the last one is done.
-IN_A_ROW = 4
+STEPS_PER_ROUND = 4
 
 
-def take_turns(
+def time_interleaved(
     ways: Mapping[str, Callable[[], object]], rounds: int, threads: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds of every round of every way; a first round that warms up is left out."""
-    clock = time.process_time if own_time(threads, device) else time.perf_counter
-    repeats = IN_A_ROW if device.type == "cuda" else 1
+    clock = time.process_time if uses_process_time(threads, device) else time.perf_counter
+    repeats = STEPS_PER_ROUND if device.type == "cuda" else 1
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
@@ -36,12 +36,12 @@ def take_turns(
     return spent
 
 
-def own_time(threads: int, device: torch.device) -> bool:
+def uses_process_time(threads: int, device: torch.device) -> bool:
     """Whether the process's own time counts, and not the clock on the wall."""
     return threads == 1 and device.type == "cpu"
 
 
-def here() -> torch.device:
+def bench_device() -> torch.device:
     """The device that benches run on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

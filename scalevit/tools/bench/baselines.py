@@ -18,7 +18,7 @@ CLASSES = 1000
 
 
 @dataclass(frozen=True)
-class Peer:
+class Baseline:
     """build: from a shape and the side of the images. class_token: one token more than ours."""
 
     build: Callable[[Shape, int], nn.Module]
@@ -63,8 +63,8 @@ def _transformers(shape: Shape, image: int) -> nn.Module:
     return _Logits(library.ViTForImageClassification(config))
 
 
-PEERS = {
-    "timm": Peer(_timm),
-    "vit-pytorch SimpleViT": Peer(_simple),
-    "transformers": Peer(_transformers, class_token=True),
+BASELINES = {
+    "timm": Baseline(_timm),
+    "vit-pytorch SimpleViT": Baseline(_simple),
+    "transformers": Baseline(_transformers, class_token=True),
 }

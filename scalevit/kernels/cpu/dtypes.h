@@ -1,5 +1,6 @@
-/* Numbers as tensors hold them and as C computes with them: fp32 (kind 0) or bf16 (kind 1) in memory, fp32 in
-   calculations. */
+/* Element types: fp32 (kind 0) or bf16 (kind 1) in memory, fp32 in calculations, a block of elements at a time, which
+   stays in the first cache. Sums are taken over blocks of a fixed size and then in order, so that the bits do not
+   depend on the number of threads. */
 
 #ifndef NUMBERS_H
 #define NUMBERS_H
@@ -12,8 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Numbers of the longest vector. */
+/* Elements of the longest vector. */
 enum { LANES = 16 };
+
+/* Elements computed at once: a multiple of every vector. Rows that one sum of a gradient covers. */
+enum { BLOCK = 512, ROWS = 32 };
 
 typedef int64_t i64;
 

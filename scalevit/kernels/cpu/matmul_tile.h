@@ -1,4 +1,4 @@
-/* A small product of matrices in registers, and how its factors are laid out for it: what products.c and
+/* A small product of matrices in registers, and how its factors are laid out for it: what linear.c and
    attention.c are made of. For x86 processors with AVX-512, in fp32, and in bf16 where they multiply it.
 
    A product goes in steps along the dimension that is summed over. A unit is the 32 bits that a step takes from
@@ -25,7 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "numbers.h"
+#include "dtypes.h"
 
 /* 6 × 4 sums of 16 columns, 4 units of the right factor and 1 of the left fill 29 of 32 registers. */
 enum { TALL = 6, BROAD = 4, PANEL = BROAD * LANES };
@@ -85,7 +85,7 @@ INLINE void put(void *to, i64 at, __m512 x, __mmask16 which, int kind) {
 
 INLINE __m512 all(float x) { return _mm512_set1_ps(x); }
 
-/* 2^x: for fp32 by the polynomial of numbers.h, within two units in the last place; for what is rounded to bf16 by the
+/* 2^x: for fp32 by the polynomial of dtypes.h, within two units in the last place; for what is rounded to bf16 by the
    one of degree 3 with the least largest relative error, 1e-4. */
 INLINE __m512 powers_of_two(__m512 x, int kind) {
   __m512 whole = _mm512_roundscale_ps(x, 0), f = _mm512_reduce_ps(x, 0), p;

@@ -1,0 +1,44 @@
+"""Triton launches: whether kernels run here, their registration as torch operations, the interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+
+#: Triton is there, and what it builds its launchers with.
+TRITON_AVAILABLE = importlib.util.find_spec("triton") is not None and bool(
+    os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+)
+
+
+#: Triton's interpreter stands in for a device: slow, and meant for tests.
+TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def use_triton(tensor: Tensor) -> bool:
+    """Whether kernels are to be run on this tensor."""
+    return (
+        TRITON_AVAILABLE
+        and (tensor.is_cuda or TRITON_INTERPRETED)
+        and tensor.dtype in (torch.float32, torch.bfloat16)
+    )
+
+
+def torch_op(run: Callable[..., Any]) -> Any:
+    """Make an operation of torch, called scalevit::<its name>, of a function that gives new tensors; torch's
+    compiler sees the kernels in it and launches them itself."""
+    return torch.library.triton_op(f"scalevit::{run.__name__}", run, mutates_args=())
+
+
+def launch_kernel(kernel: Any, grid: tuple[int, ...], *args: Any, **settings: Any) -> None:
+    """Run a wrapped kernel. The interpreter cannot do so on tensors without memory, and need not."""
+    if TRITON_INTERPRETED and is_fake(args[0]):
+        return
+    kernel[grid](*args, **settings)
