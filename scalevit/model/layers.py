@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scalevit.kernels.triton.launch import use_triton
 from scalevit.kernels.cpu import dispatch
 from scalevit.kernels.gelu import bias_gelu
 from scalevit.kernels.linear import Linear, linear, mlp
+from scalevit.kernels.triton.launch import use_triton
 from scalevit.model.initialisation import ParameterSpec, constant, lecun, normal, xavier, zeros
 from scalevit.model.reference_layout import ReferenceLayout, same_layout, transposed_layout
 
