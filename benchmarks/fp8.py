@@ -265,7 +265,7 @@ def run(out: Path) -> None:
     from scalevit.train.run import pretrain
 
     if not GPU:
-        say("refused here:", *precision.mistakes("fp8"))
+        say("refused here:", *precision.precision_errors("fp8"))
         return
     wide = config.Model(
         shape="mu/16", width=1024, depth=2, mlp=4096, heads=16, patch=8, image=64, pool="gap", classes=64

@@ -63,7 +63,7 @@ def _other(run: config.Run, out: Path) -> list[str]:
 
 def differences(one: config.Run, other: config.Run) -> list[str]:
     """Keys in which two runs differ, e.g. "schedule.lr (0.1 there, 0.2 here)"."""
-    a, b = config.to_dict(config.resolved(one)), config.to_dict(config.resolved(other))
+    a, b = config.to_dict(config.with_explicit_shape(one)), config.to_dict(config.with_explicit_shape(other))
     found = []
     for section in a:
         if not isinstance(a[section], dict):
@@ -90,7 +90,7 @@ def claim(run: config.Run, out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{out}: another process is training into this folder") from None
-        text = config.dump(config.resolved(run))
+        text = config.dump(config.with_explicit_shape(run))
         if not (out / CONFIG).exists() or (out / CONFIG).read_text() != text:
             checkpoint.write_whole(out / CONFIG, text)
         yield

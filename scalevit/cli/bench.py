@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 SUMMARY = "speed beside the peers that are installed, and beside this machine's ceiling"
 
@@ -131,20 +131,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     below.add_parser("all", help=words, description=words)
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     if args.what != "all":
         options = {option.name: option.of(args) for option in BENCHES[args.what].options}
         return _run(BENCHES[args.what], options)
     answers = {name: _run(bench, bench.defaults()) for name, bench in BENCHES.items()}
-    return Answer(_joined(answers.values()), {name: answer.data for name, answer in answers.items()})
+    return CommandResult(_joined(answers.values()), {name: answer.data for name, answer in answers.items()})
 
 
-def _run(bench: Benchmark, options: dict[str, Any]) -> Answer:
+def _run(bench: Benchmark, options: dict[str, Any]) -> CommandResult:
     module = importlib.import_module(f"scalevit.tools.bench.{bench.module}")
     found = module.measure(**options)
     missing = [f"not measured: {name} ({why})" for name, why in found["missing"].items()]
-    return Answer("\n".join([module.table(found), *missing]), found)
+    return CommandResult("\n".join([module.table(found), *missing]), found)
 
 
-def _joined(answers: Iterable[Answer]) -> str:
+def _joined(answers: Iterable[CommandResult]) -> str:
     return "\n\n".join(answer.text for answer in answers)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scalevit.artifacts import checkpoint, run_folder
 from scalevit.artifacts.remote import Folder, folder_of
-from scalevit.config.result import FAILED, Answer
+from scalevit.config.result import CHECK_FAILED, CommandResult
 
 SUMMARY = "list, verify and consolidate checkpoints"
 
@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             verb.add_argument("--out", type=Path, help="default: model/ in the run's folder")
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     if args.what == "consolidate":
         return consolidate(args.folder, args.step, args.out)
     found = entries(args.folder)
@@ -57,24 +57,24 @@ def _entries(folder: Folder) -> list[checkpoint.Saved]:
     return found
 
 
-def listing(found: list[checkpoint.Saved]) -> Answer:
+def listing(found: list[checkpoint.Saved]) -> CommandResult:
     rows = [checkpoint.summary(entry) for entry in found]
     lines = [
         f"step {row['step']:>9}  {row['bytes'] / 2**20:>10.1f} MiB  {row['files']:>5} files  "
         f"{row['damage'][0] if row['damage'] else 'sizes right'}"
         for row in rows
     ]
-    return Answer("\n".join(lines), {"checkpoints": rows})
+    return CommandResult("\n".join(lines), {"checkpoints": rows})
 
 
-def verify(found: list[checkpoint.Saved]) -> Answer:
+def verify(found: list[checkpoint.Saved]) -> CommandResult:
     rows = [{"step": entry.step, "damage": checkpoint.damage(entry.folder)} for entry in found]
     lines = [f"step {row['step']:>9}  {'; '.join(row['damage']) or 'whole'}" for row in rows]
     damaged = any(row["damage"] for row in rows)
-    return Answer("\n".join(lines), {"checkpoints": rows, "whole": not damaged}, FAILED if damaged else 0)
+    return CommandResult("\n".join(lines), {"checkpoints": rows, "whole": not damaged}, CHECK_FAILED if damaged else 0)
 
 
-def consolidate(folder: str, step: int | None, out: Path | None) -> Answer:
+def consolidate(folder: str, step: int | None, out: Path | None) -> CommandResult:
     """Weights of one checkpoint, whole, where `scalevit.load` and timm find them."""
     found = [entry for entry in entries(folder) if step is None or entry.step == step]
     if not found:
@@ -94,4 +94,4 @@ def consolidate(folder: str, step: int | None, out: Path | None) -> Answer:
     target = out or home / "model"
     export.export_checkpoint(whole[-1], home, target)
     text = f"{target}: the weights of step {whole[-1].step}"
-    return Answer(text, {"step": whole[-1].step, "model": str(target)})
+    return CommandResult(text, {"step": whole[-1].step, "model": str(target)})

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 SUMMARY = "weights in and out: timm, Hugging Face, big_vision, open_clip, ONNX"
 TARGETS = ("scalevit", "timm", "hf", "bigvision", "onnx")
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", action="store_true", help="leave the classifier out")
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.model import weights
 
     model = weights.load(args.source, image=args.image)
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> Answer:
         "model": {**asdict(model.config), **asdict(model.config.resolve())},
         "preprocessing": asdict(model.preprocessing), **figures,
     }  # fmt: skip
-    return Answer(_text(data), data)
+    return CommandResult(_text(data), data)
 
 
 def _difference(model: Any, out: Path) -> float:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from scalevit import config
-from scalevit.cli.pretrain import told
+from scalevit.cli.pretrain import command_result
 from scalevit.config import lr_schedule
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 SUMMARY = "branch a cooldown off a trunk at any step it saved"
 
@@ -36,16 +36,16 @@ def branch(trunk: Path, at: int, steps: int) -> config.Run:
     return replace(
         past,
         name=f"{past.name}-cooldown-{at}",
-        schedule=lr_schedule.branch(past.schedule, at, steps),
+        schedule=lr_schedule.branch_schedule(past.schedule, at, steps),
         branch=config.Branch(trunk=str(trunk.resolve()), step=at),
     )
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.distributed import world
     from scalevit.train.run import pretrain
 
     run = branch(args.trunk, args.at, args.steps)
-    answer = told(pretrain(run, args.out, max_minutes=args.max_minutes))
+    answer = command_result(pretrain(run, args.out, max_minutes=args.max_minutes))
     world.leave(answer.code)
     return answer

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scalevit.config.result import DONE, FAILED, RESUMABLE, Answer
+from scalevit.config.result import DONE, CHECK_FAILED, RESUMABLE, CommandResult
 
 if TYPE_CHECKING:
     from scalevit.data.dedup.search import Match
@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         declare(inner)
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     for name in ("workers", "samples_per_shard", "image", "count"):
         if getattr(args, name, 1) < 1:
             found = f"found {getattr(args, name)}"
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> Answer:
             raise
         where = getattr(args, "out", args.path)
         reason = f"{where}: {os.strerror(error.errno)}; what is finished stays, run it again to go on"
-        return Answer(reason, {"stopped": reason}, RESUMABLE)
+        return CommandResult(reason, {"stopped": reason}, RESUMABLE)
 
 
 def _file(path: Path) -> Path:
@@ -67,7 +67,7 @@ def _declare_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="at a time (all cores)")
 
 
-def _index(args: argparse.Namespace) -> Answer:
+def _index(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.index.build import build
 
     with _bar("indexing") as progress:
@@ -81,14 +81,14 @@ def _index(args: argparse.Namespace) -> Answer:
         "shards": built.shards, "kept": built.kept, "samples": built.samples, "bytes": built.bytes,
         "bytes_per_sample": built.bytes / max(1, built.samples), "broken": list(built.broken),
     }  # fmt: skip
-    return Answer("\n".join(lines), data)
+    return CommandResult("\n".join(lines), data)
 
 
 def _declare_nothing(parser: argparse.ArgumentParser) -> None:
     pass
 
 
-def _check(args: argparse.Namespace) -> Answer:
+def _check(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.check import check
     from scalevit.data.stores import open_store
 
@@ -99,10 +99,10 @@ def _check(args: argparse.Namespace) -> Answer:
     lines = [f"{findings.samples} samples read and decoded: {'all whole' if whole else 'some are not'}"]
     for kind, found in data["listed"].items():
         lines += [f"  {kind:<14} {line}" for line in found]
-    return Answer("\n".join(lines), {**data, "whole": whole}, DONE if whole else FAILED)
+    return CommandResult("\n".join(lines), {**data, "whole": whole}, DONE if whole else CHECK_FAILED)
 
 
-def _stats(args: argparse.Namespace) -> Answer:
+def _stats(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.check import stats
     from scalevit.data.stores import open_store
 
@@ -110,7 +110,7 @@ def _stats(args: argparse.Namespace) -> Answer:
     lines = [f"{name.replace('_', ' '):<18} {value}" for name, value in facts.items()]
     if facts["measured"] < facts["samples"]:
         lines.append(f"sizes are known after: scalevit data index {args.path}")
-    return Answer("\n".join(lines), facts)
+    return CommandResult("\n".join(lines), facts)
 
 
 # --------------------------------------------------------------------------- pack, preview
@@ -127,7 +127,7 @@ def _declare_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", default="", help="a list of samples to leave out, as dedup writes it")
 
 
-def _pack(args: argparse.Namespace) -> Answer:
+def _pack(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.dedup.search import NONE, read_exclusions
     from scalevit.data.pack import PackOptions, pack
     from scalevit.data.stores import open_store
@@ -143,7 +143,7 @@ def _pack(args: argparse.Namespace) -> Answer:
         made = pack(store, recipe, Path(args.out), progress, excluded)
     lines = [f"{shards} shards in {args.out}, {made['written']} of them written now"]
     lines += [f"  left out  {name}" for name in made["left_out"]]
-    return Answer("\n".join(lines), made)
+    return CommandResult("\n".join(lines), made)
 
 
 def _declare_preview(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +154,7 @@ def _declare_preview(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order and the crops (0)")
 
 
-def _preview(args: argparse.Namespace) -> Answer:
+def _preview(args: argparse.Namespace) -> CommandResult:
     from PIL import Image
 
     from scalevit.config.run import Data
@@ -171,7 +171,7 @@ def _preview(args: argparse.Namespace) -> Answer:
         Image.fromarray(_sheet(batch.images.numpy())).save(part, "PNG")
     labels = batch.labels.tolist()
     text = f"{out}: the first {args.count} images of a run with seed {args.seed}, as the model sees them"
-    return Answer(text, {"out": str(args.out), "labels": labels})
+    return CommandResult(text, {"out": str(args.out), "labels": labels})
 
 
 def _sheet(images):
@@ -204,7 +204,7 @@ def _declare_dedup(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _dedup(args: argparse.Namespace) -> Answer:
+def _dedup(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.dedup import search
     from scalevit.data.stores import open_store
 
@@ -238,7 +238,7 @@ def _dedup(args: argparse.Namespace) -> Answer:
         f"{len(found)} of {train.samples} training samples are near-duplicates; "
         f"leave them out with data.exclude={args.out}"
     )
-    return Answer(text, {"removed": len(found), "samples": train.samples, "out": str(args.out)})
+    return CommandResult(text, {"removed": len(found), "samples": train.samples, "out": str(args.out)})
 
 
 def _long(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 SUMMARY = "What this machine can do, measured in a few seconds, and what limits a given run on it."
 
@@ -15,18 +15,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the run")
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.config.load import load
-    from scalevit.config.validate import Mistakes, missing
+    from scalevit.config.validate import ConfigErrors, missing_source
     from scalevit.tools import bottleneck, doctor
 
     run = load(args.target, args.overrides) if args.target else None
     if run is not None:
-        from scalevit.train.precision import mistakes
+        from scalevit.train.precision import precision_errors
 
-        found = [*missing(run), *mistakes(run.train.precision)]
+        found = [*missing_source(run), *precision_errors(run.train.precision)]
         if found:
-            raise Mistakes(found)
+            raise ConfigErrors(found)
     facts = doctor.examine_machine()
     facts["advice"] = doctor.advice(facts)
     lines = _lines(facts)
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> Answer:
         layers = bottleneck.fp8_layers(run)
         facts["fp8"] = {choice.layer: {"way": choice.way} | choice.milliseconds for choice in layers}
         lines += [f"fp8: {choice}" for choice in layers]
-    return Answer("\n".join(lines), facts)
+    return CommandResult("\n".join(lines), facts)
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

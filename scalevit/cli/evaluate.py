@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalevit import config
 from scalevit.artifacts import run_folder
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=5, help="worst classes to print")
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.distributed import world as mesh
 
     with mesh.join(config.Parallel()) as world:
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> Answer:
     return answer
 
 
-def _answer(args: argparse.Namespace, world: World) -> Answer:
+def _answer(args: argparse.Namespace, world: World) -> CommandResult:
     """The same on every process; they share the images."""
     from scalevit.evals.backbones import open_model
     from scalevit.evals.datasets.test_sets import open_tests
@@ -85,7 +85,7 @@ def _answer(args: argparse.Namespace, world: World) -> Answer:
     about = {"model": model.name, "preprocessing": asdict(model.preprocessing), "note": model.note}
     about |= {"crops": args.crops, "restrict": args.restrict}
     data = {**about, "results": {test.name: _json(test, m) for test, m in found}} | _corruptions(found)
-    return Answer(_text(found, args.classes, model.note), data)
+    return CommandResult(_text(found, args.classes, model.note), data)
 
 
 def _trained_on(model: str) -> Path | None:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 SUMMARY = "train a pretrained model further on labelled images; continues by itself"
 
@@ -24,14 +24,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-minutes", type=float, help="save and stop after so long (exit status 3)")
 
 
-def main(args: argparse.Namespace) -> Answer:
-    from scalevit.cli.pretrain import told
+def main(args: argparse.Namespace) -> CommandResult:
+    from scalevit.cli.pretrain import command_result
     from scalevit.distributed import world
     from scalevit.train.finetune import finetune, plan, reached
 
     planned = plan(args.model, args.data, args.overrides, preset=args.preset, rates=args.lr)
     outcome = finetune(planned, args.out, max_minutes=args.max_minutes)
-    answer = told(outcome)
+    answer = command_result(outcome)
     if outcome.stopped is None:
         accuracy = reached(outcome.folder, "accuracy")
         text = f"{answer.text}; {100 * accuracy:.2f} % of the test images are right"

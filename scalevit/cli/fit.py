@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 if TYPE_CHECKING:
     from scalevit.study.design.table import TableGroup
@@ -50,11 +50,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw to an svg, png or pdf")
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     return _paper(args) if args.table == "paper" else _table(args)
 
 
-def _table(args: argparse.Namespace) -> Answer:
+def _table(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.design.table import TableColumns, read_table
     from scalevit.study.laws.fit import check_level
 
@@ -84,7 +84,7 @@ def _table(args: argparse.Namespace) -> Answer:
     texts = [_text(group, law, ahead, args) for group, law, ahead in fits]
     texts += [f"{name}: no law: {why}" for name, why in refused.items()]
     facts = {"law": args.law or LAW, "level": args.level, "groups": data, "refused": refused}
-    return Answer("\n\n".join(texts), facts)
+    return CommandResult("\n\n".join(texts), facts)
 
 
 def _fitted(
@@ -191,7 +191,7 @@ def _text(group: TableGroup, law: Fit, ahead: Forecast | None, args: argparse.Na
     return "\n".join(lines)
 
 
-def _paper(args: argparse.Namespace) -> Answer:
+def _paper(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.paper.reproduction import BLIND, forecast_giants, refit
     from scalevit.study.paper.tables import PRINTED, points
 
@@ -221,7 +221,7 @@ def _paper(args: argparse.Namespace) -> Answer:
         for one in blind
     ]
     laws = {found.task: _refit(found, args.level) for found in refits}
-    return Answer(
+    return CommandResult(
         "\n".join(lines), {"level": args.level, "laws": laws, "giants": [_blind(one) for one in blind]}
     )
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from scalevit import __version__
-from scalevit.config.result import MISTAKE, RESUMABLE, Answer
+from scalevit.config.result import USER_ERROR, RESUMABLE, CommandResult
 
 #: Error numbers of a full disk and of a used-up quota.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -117,7 +117,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
                 _add_json(subcommand)
 
 
-def _print(answer: Answer, *, as_json: bool) -> int:
+def _print(answer: CommandResult, *, as_json: bool) -> int:
     text = json.dumps(_finite(answer.data), indent=2) if as_json else answer.text
     if text:
         print(text, flush=True)
@@ -136,7 +136,7 @@ def _finite(value: Any) -> Any:
     return item() if item else value
 
 
-def _print_error(message: str, code: int = MISTAKE) -> int:
+def _print_error(message: str, code: int = USER_ERROR) -> int:
     for line in message.splitlines():
         print(f"scalevit: {line}", file=sys.stderr)
     return code

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalevit.config.result import DONE, FAILED, Answer
+from scalevit.config.result import DONE, CHECK_FAILED, CommandResult
 
 if TYPE_CHECKING:
     from scalevit.tools.parity import Check
@@ -19,14 +19,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="golden files (.npz), known by their keys")
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.tools.parity import replay_folder
 
     checks, unknown = replay_folder(args.folder)
     failed = [check for check in checks if not check.passed]
     rows = [{**asdict(check), "passed": check.passed} for check in checks]
     data = {"checks": rows, "failed": len(failed), "unknown": unknown, "passed": not failed}
-    return Answer(_text(checks, unknown), data, FAILED if failed else DONE)
+    return CommandResult(_text(checks, unknown), data, CHECK_FAILED if failed else DONE)
 
 
 def _text(checks: list[Check], unknown: list[str]) -> str:

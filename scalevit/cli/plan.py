@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from scalevit.config.load import dump, load
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 SUMMARY = "What a run costs, or the best run for a budget, before anything is spent."
 
@@ -68,7 +68,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     if args.groups:
         return _groups(args)
     if args.rehearse and not args.target:
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> Answer:
     return _forward(args) if args.target else _backward(args)
 
 
-def _forward(args: argparse.Namespace) -> Answer:
+def _forward(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.planning.plan import plan
 
     _refuse(args, (*BACKWARD, "picture", "task"), "is for a budget; leave the preset away")
@@ -89,30 +89,30 @@ def _forward(args: argparse.Namespace) -> Answer:
         _write(args.out, dump(run))
     if args.rehearse:
         return _rehearsed(made)
-    return Answer(forward_text(made), made.as_dict())
+    return CommandResult(forward_text(made), made.as_dict())
 
 
-def _rehearsed(made) -> Answer:
+def _rehearsed(made) -> CommandResult:
     """The plan beside a step of the true model among processes that do not exist."""
     from dataclasses import asdict
 
-    from scalevit.config.memory import memory_of
+    from scalevit.config.memory import step_memory
     from scalevit.study.planning.plan import RESERVED
     from scalevit.tools.memory_dry_run import largest_micro_batch
 
     room = made.device.memory * (1 - RESERVED)
     lived, above = largest_micro_batch(made.run, made.devices, room, made.memory.micro_batch)
-    planned = memory_of(made.run, made.shape, lived.micro_batch, made.devices).total
+    planned = step_memory(made.run, made.shape, lived.micro_batch, made.devices).total
     facts = {
         **asdict(lived), "planned": planned, "difference": planned / lived.peak - 1, "room": room,
         "fits": lived.peak <= room, "largest_micro_batch": lived.micro_batch if lived.peak <= room else None,
         "too_large": None if above is None else {"micro_batch": above.micro_batch, "peak": above.peak},
     }  # fmt: skip
     text = "\n".join([forward_text(made), *rehearsal_lines(facts)])
-    return Answer(text, made.as_dict() | {"rehearsal": facts})
+    return CommandResult(text, made.as_dict() | {"rehearsal": facts})
 
 
-def _backward(args: argparse.Namespace) -> Answer:
+def _backward(args: argparse.Namespace) -> CommandResult:
     from dataclasses import asdict
 
     from scalevit.study.planning.compute_budget import Basis, Budget, best
@@ -143,7 +143,7 @@ def _backward(args: argparse.Namespace) -> Answer:
         "plan": made.as_dict(),
         "run_yaml": dump(answer.best.run),
     }
-    return Answer(backward_text(budget, answer) + "\n\n" + forward_text(made), data)
+    return CommandResult(backward_text(budget, answer) + "\n\n" + forward_text(made), data)
 
 
 def _laws(args: argparse.Namespace):
@@ -165,7 +165,7 @@ def _bench(args: argparse.Namespace):
     return found
 
 
-def _groups(args: argparse.Namespace) -> Answer:
+def _groups(args: argparse.Namespace) -> CommandResult:
     from scalevit.optim.param_groups import group_table
 
     if not args.target:
@@ -175,7 +175,7 @@ def _groups(args: argparse.Namespace) -> Answer:
         f"{row['name']:<44} {row['group']:<8} decay {row['decay']:<8g} lr × {row['lr_scale']:g}"
         for row in rows
     ]
-    return Answer("\n".join(lines), {"parameters": rows})
+    return CommandResult("\n".join(lines), {"parameters": rows})
 
 
 def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:

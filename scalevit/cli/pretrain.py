@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalevit import config
-from scalevit.config.result import RESUMABLE, Answer
+from scalevit.config.result import RESUMABLE, CommandResult
 
 if TYPE_CHECKING:
-    from scalevit.train.run import Outcome
+    from scalevit.train.run import PretrainResult
 
 SUMMARY = "train a model; continues by itself when its folder holds a checkpoint"
 
@@ -26,35 +26,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-minutes", type=float, help="save and stop after so long (exit status 3)")
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     run = config.load(args.target, args.overrides)
     if args.dry_run:
-        return dry(run, args.out)
+        return dry_run(run, args.out)
     if args.out is None:
         raise ValueError(f"where should the run go? say --out, such as --out runs/{run.name}")
     from scalevit.distributed import world
     from scalevit.train.run import pretrain
 
-    answer = told(pretrain(run, args.out, max_minutes=args.max_minutes))
+    answer = command_result(pretrain(run, args.out, max_minutes=args.max_minutes))
     world.leave(answer.code)
     return answer
 
 
-def told(outcome: Outcome) -> Answer:
+def command_result(outcome: PretrainResult) -> CommandResult:
     """What came of a run, for people and for programs."""
     data = {"folder": str(outcome.folder), "step": outcome.step, "stopped": outcome.stopped}
     if outcome.stopped is not None:
-        return Answer(f"{outcome.folder}: stopped at step {outcome.step}, resumable", data, RESUMABLE)
-    return Answer(f"{outcome.folder}: complete, {outcome.step} steps", data | {"model": str(outcome.model)})
+        return CommandResult(f"{outcome.folder}: stopped at step {outcome.step}, resumable", data, RESUMABLE)
+    return CommandResult(f"{outcome.folder}: complete, {outcome.step} steps", data | {"model": str(outcome.model)})
 
 
-def dry(run: config.Run, out: Path | None) -> Answer:
+def dry_run(run: config.Run, out: Path | None) -> CommandResult:
     """Every check of a real run, and what it would do; nothing is created."""
-    from scalevit.train.run import mistakes, open_batches
+    from scalevit.train.run import preflight_errors, open_batches
 
-    found = mistakes(run, out)
+    found = preflight_errors(run, out)
     if found:
-        raise config.Mistakes(found)
+        raise config.ConfigErrors(found)
     if run.data.source:
         open_batches(run)
     shape, size = run.model.resolve(), (run.model.image, run.model.pool, run.model.classes)
@@ -68,4 +68,4 @@ def dry(run: config.Run, out: Path | None) -> Answer:
         f"{run.name}: {data['parameters']:,} parameters, {run.schedule.steps:,} steps of "
         f"{run.train.batch:,} images, {data['train_flops']:.3g} FLOPs; all checks pass, nothing created"
     )
-    return Answer("\n".join([text, *config.missing(run)]), data)
+    return CommandResult("\n".join([text, *config.missing_source(run)]), data)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalevit import config
 from scalevit.artifacts import records, run_folder
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 if TYPE_CHECKING:
     from scalevit.distributed.world import World
@@ -66,7 +66,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     protocol = _protocol(args)
     from scalevit.distributed import world as mesh
 
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> Answer:
     return answer
 
 
-def _probe(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> Answer:
+def _probe(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> CommandResult:
     """Probe results as the command's answer; every process computes the same, and they share the images."""
     from scalevit.evals.backbones import open_model
     from scalevit.evals.compare import compare
@@ -99,7 +99,7 @@ def _probe(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> A
         from scalevit.evals.figures import draw_accuracies
 
         draw_accuracies(lines, args.figure)
-    answer = Answer(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
+    answer = CommandResult(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
     if args.records and world.first:
         _record(Path(models[0]), lines, time.monotonic() - began, args.records)
     if args.suite:
@@ -262,7 +262,7 @@ def _text(
     return "\n\n".join([*blocks, "\n".join([how, *notes])])
 
 
-def _with_means(answer: Answer, means: Sequence[Mean], suite: str) -> Answer:
+def _with_means(answer: CommandResult, means: Sequence[Mean], suite: str) -> CommandResult:
     """The answer with the suite's means."""
     width = max(len(_probe_label(mean)) for mean in means)
     rows = [
@@ -271,7 +271,7 @@ def _with_means(answer: Answer, means: Sequence[Mean], suite: str) -> Answer:
         for mean in means
     ]
     text = "\n".join([answer.text, "", f"{suite}: mean accuracy in % over data sets", *rows])
-    return Answer(
+    return CommandResult(
         text, answer.data | {"suite": {"name": suite, "means": [_mean_json(mean) for mean in means]}}
     )
 
@@ -288,12 +288,12 @@ def _probe_label(mean: Mean) -> str:
 
 
 def _with_pictures(
-    answer: Answer,
+    answer: CommandResult,
     models: Sequence[Backbone],
     sets: Sequence[ProbeSet],
     lines: Sequence[ProbeResult],
     folder: Path,
-) -> Answer:
+) -> CommandResult:
     """The answer with the names of the figures: accuracies of each data set, and attention maps and nearest
     neighbours of each model, in a folder per model where there are several."""
     from scalevit.evals import figures
@@ -309,7 +309,7 @@ def _with_pictures(
         for path in draw(model, data, place)
     ]
     drawn = [*curves, *drawn]
-    return Answer("\n".join([answer.text, "", *drawn]), answer.data | {"pictures": drawn})
+    return CommandResult("\n".join([answer.text, "", *drawn]), answer.data | {"pictures": drawn})
 
 
 def _cell(accuracy: FewShot) -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 if TYPE_CHECKING:
     from scalevit.study.report.results import Results
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.report import figures, html, summary
     from scalevit.study.report.images import gallery
 
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> Answer:
         data["studies"].append(
             {"folder": str(source), "summary": words, "figures": [str(path) for path in drawn]}
         )
-    return Answer("\n".join([*(line for line in lines if line), f"report: {page}"]), data)
+    return CommandResult("\n".join([*(line for line in lines if line), f"report: {page}"]), data)
 
 
 def _read(source: Path) -> Results:

@@ -9,7 +9,7 @@ from typing import Any
 
 from scalevit import config
 from scalevit.artifacts import checkpoint, records, run_folder
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 SUMMARY = "how far a run, or a folder of runs, has come"
 
@@ -35,11 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="draw the table again so often")
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     if args.watch and not args.json:
         return watch(args.folder, args.watch)
     rows = [status(folder) for folder in below(args.folder)]
-    return Answer(table(rows), {"runs": rows})
+    return CommandResult(table(rows), {"runs": rows})
 
 
 def below(folder: Path) -> list[Path]:
@@ -95,7 +95,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def watch(folder: Path, seconds: float) -> Answer:
+def watch(folder: Path, seconds: float) -> CommandResult:
     """Draw the table until every run is complete or somebody presses Ctrl-C."""
     from rich.console import Console
     from rich.live import Live
@@ -109,4 +109,4 @@ def watch(folder: Path, seconds: float) -> Answer:
                 time.sleep(seconds)
     except KeyboardInterrupt:
         pass
-    return Answer(table(rows), {"runs": rows})
+    return CommandResult(table(rows), {"runs": rows})

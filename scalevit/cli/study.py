@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalevit.config.result import DONE, FAILED, RESUMABLE, Answer
+from scalevit.config.result import DONE, CHECK_FAILED, RESUMABLE, CommandResult
 
 if TYPE_CHECKING:
     from scalevit.study.design.grid import Node, Spec
@@ -95,7 +95,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="status: draw it again so often")
 
 
-def main(args: argparse.Namespace) -> Answer:
+def main(args: argparse.Namespace) -> CommandResult:
     if any(limit is not None and limit <= 0 for limit in (args.budget, args.hours)):
         raise ValueError("--budget and --hours must be positive")
     if args.slots < 0 or args.attempts < 1:
@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> Answer:
     return SUBCOMMANDS.get(args.spec, _start)(args)
 
 
-def _start(args: argparse.Namespace) -> Answer:
+def _start(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.design import grid
 
     if args.out is None:
@@ -133,7 +133,7 @@ def _designed(args: argparse.Namespace, spec: Spec) -> tuple[Spec, str]:
     return replace(made.spec, note=made.reason()), made.reason()
 
 
-def _rated(args: argparse.Namespace, spec: Spec, why: str) -> Answer:
+def _rated(args: argparse.Namespace, spec: Spec, why: str) -> CommandResult:
     """The study with learning rates from a sweep, which is a study of its own beside it."""
     from scalevit.study.design import lr_sweep
     from scalevit.study.report import results
@@ -142,26 +142,26 @@ def _rated(args: argparse.Namespace, spec: Spec, why: str) -> Answer:
     if args.dry_run:
         shown, main = _dry(args, sweep, why), _dry(args, spec, why)
         text = f"the sweep's first half, in {folder}:\n{shown.text}\n\nthe study:\n{main.text}"
-        return Answer(text, {**main.data, "sweep": shown.data})
+        return CommandResult(text, {**main.data, "sweep": shown.data})
     if not (folder / results.SPEC).exists() or not _spec(folder).longer:
         answer = _train(args, folder, sweep)
-        if isinstance(answer, Answer):
+        if isinstance(answer, CommandResult):
             return answer
     sweep = lr_sweep.second(sweep, folder)
     answer = _train(args, folder, sweep)
-    if isinstance(answer, Answer):
+    if isinstance(answer, CommandResult):
         return answer
     found, exponent = lr_sweep.choose(spec, sweep, folder)
     print(lr_sweep.words(found, exponent), file=sys.stderr, flush=True)
     return _run(args, args.out, lr_sweep.applied(spec, found, exponent))
 
 
-def _resume(args: argparse.Namespace) -> Answer:
+def _resume(args: argparse.Namespace) -> CommandResult:
     folder = _folder(args)
     return _run(args, folder, _spec(folder))
 
 
-def _add(args: argparse.Namespace) -> Answer:
+def _add(args: argparse.Namespace) -> CommandResult:
     """Widen the grid; what is done stays done because nodes that exist keep their meaning."""
     from dataclasses import replace
 
@@ -199,16 +199,16 @@ def _spec(folder: Path) -> Spec:
 # --------------------------------------------------------------------------- the study itself
 
 
-def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> Answer:
+def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> CommandResult:
     from scalevit.study.design import grid
 
     outcome = _train(args, folder, spec)
-    if isinstance(outcome, Answer):
+    if isinstance(outcome, CommandResult):
         return outcome
     return _conclude(folder, spec, grid.expand(spec, folder.absolute() / "runs"), outcome)
 
 
-def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome | Answer:
+def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome | CommandResult:
     """Every node that is not done yet; an answer when that was cut short."""
     from scalevit.study.design import grid
     from scalevit.study.launch import progress, scheduler
@@ -226,11 +226,11 @@ def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome |
             outcome = scheduler.launch(nodes, folder, display, scheduler.PRETRAIN, executor, args.attempts)
     except OSError as error:
         text = f"{folder}: {error}; what is done stays done; mend it, then: scalevit study resume {folder}"
-        return Answer(text, {"folder": str(folder), "error": str(error)}, RESUMABLE)
+        return CommandResult(text, {"folder": str(folder), "error": str(error)}, RESUMABLE)
     if outcome.stopped:
         done = sum(state == "done" for state in outcome.states.values())
         text = f"{folder}: stopped, {done} of {len(nodes)} nodes done; resume: scalevit study resume {folder}"
-        return Answer(text, {"folder": str(folder), "states": dict(outcome.states)}, RESUMABLE)
+        return CommandResult(text, {"folder": str(folder), "states": dict(outcome.states)}, RESUMABLE)
     return outcome
 
 
@@ -266,7 +266,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: StudyOutcome) -> Answer:
+def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: StudyOutcome) -> CommandResult:
     """Forecast, figures and report, from the records alone."""
     from scalevit.study.report import figures, html, results, summary
 
@@ -289,29 +289,29 @@ def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: StudyOutcome
         data |= {"summary": words, "report": str(page), "figures": [str(path) for path in drawn]}
     if failed:
         lines.append(f"not done: {', '.join(failed)}; try again with: scalevit study resume {folder}")
-    return Answer("\n".join(line for line in lines if line), data, FAILED if failed else DONE)
+    return CommandResult("\n".join(line for line in lines if line), data, CHECK_FAILED if failed else DONE)
 
 
-def _dry(args: argparse.Namespace, spec: Spec, why: str = "") -> Answer:
+def _dry(args: argparse.Namespace, spec: Spec, why: str = "") -> CommandResult:
     from scalevit.study.design import grid
     from scalevit.study.launch import status as timetable
 
     nodes = grid.expand(spec, args.out.absolute() / "runs")
     text, data = timetable.show(nodes, args.out, args.slots)
-    return Answer(text, {**data, "reason": why})
+    return CommandResult(text, {**data, "reason": why})
 
 
-def _status(args: argparse.Namespace) -> Answer:
+def _status(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.launch import status as timetable
 
     folder = _folder(args)
     nodes = _nodes(folder)
     if args.watch and not args.json:
-        return Answer(*timetable.watch(nodes, folder, args.watch))
-    return Answer(*timetable.status(nodes, folder))
+        return CommandResult(*timetable.watch(nodes, folder, args.watch))
+    return CommandResult(*timetable.status(nodes, folder))
 
 
-def _stop(args: argparse.Namespace) -> Answer:
+def _stop(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.launch.status import status
     from scalevit.study.launch.stop import stop
 
@@ -321,7 +321,7 @@ def _stop(args: argparse.Namespace) -> Answer:
     done = status(nodes, folder)[1]["counts"]["done"]
     text = f"{folder}: {working} nodes stopped, {done} of {len(nodes)} done"
     text += f"; resume: scalevit study resume {folder}"
-    return Answer(text, {"folder": str(folder), "stopped": working, "done": done})
+    return CommandResult(text, {"folder": str(folder), "stopped": working, "done": done})
 
 
 def _nodes(folder: Path) -> list[Node]:
@@ -330,6 +330,6 @@ def _nodes(folder: Path) -> list[Node]:
     return grid.expand(_spec(folder), folder.absolute() / "runs")
 
 
-SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
+SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], CommandResult]] = {
     "resume": _resume, "add": _add, "status": _status, "stop": _stop,
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """The configuration of a run, without torch: dataclasses, presets, YAML in and out, validation."""
 
-from scalevit.config.load import changed, dump, load, resolved, run_id, to_dict
+from scalevit.config.load import override, dump, load, with_explicit_shape, run_id, to_dict
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.run import (
     Branch,
@@ -15,7 +15,7 @@ from scalevit.config.run import (
     Start,
     Train,
 )
-from scalevit.config.validate import Mistakes, missing, sharing_mistakes, validate
+from scalevit.config.validate import ConfigErrors, missing_source, parallel_errors, validate
 
 __all__ = [
     "Branch", "Data", "Guard", "Mistakes", "Model", "Optimizer", "Parallel", "Preprocessing", "Probe", "Run",

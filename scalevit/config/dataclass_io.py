@@ -18,7 +18,7 @@ def from_dict(kind: type, tree: Mapping[str, Any], mistakes: list[str], where: s
     before, values = len(mistakes), {}
     for key, value in tree.items():
         if key not in hints:
-            near = ", ".join(f"{where}{name}" for name in nearest(str(key), [*hints]))
+            near = ", ".join(f"{where}{name}" for name in nearest_names(str(key), [*hints]))
             mistakes.append(f"{where}{key}: no such key; nearest: {near}")
         elif dataclasses.is_dataclass(hints[key]):
             inner = value if isinstance(value, Mapping) else {}
@@ -62,7 +62,7 @@ def _scalar(hint: type, value: Any, where: str, mistakes: list[str]) -> Any:
     return value
 
 
-def nearest(name: str, known: Sequence[str]) -> list[str]:
+def nearest_names(name: str, known: Sequence[str]) -> list[str]:
     """Up to three known names closest to `name`, or all when none is close and they are few."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return close or list(known[:8])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scalevit.config.dataclass_io import nearest
+from scalevit.config.dataclass_io import nearest_names
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ ASSUMED_MFU = 0.35
 def device(name: str) -> Device:
     """The device of that name. Raises ValueError with the nearest names."""
     if name.lower() not in DEVICES:
-        raise ValueError(f"unknown device {name!r}; known: {', '.join(nearest(name.lower(), [*DEVICES]))}")
+        raise ValueError(f"unknown device {name!r}; known: {', '.join(nearest_names(name.lower(), [*DEVICES]))}")
     return DEVICES[name.lower()]
 
 
-def known_as(driver: str) -> Device | None:
+def device_from_driver(driver: str) -> Device | None:
     """The device that its driver calls so; None when it is not in the table."""
     return next((known for known in DEVICES.values() if known.driver in driver), None)
 
 
-def peak_of(driver: str) -> float | None:
+def peak_from_driver(driver: str) -> float | None:
     """Dense bf16 FLOP/s of the device that its driver calls so; None when it is not in the table."""
-    known = known_as(driver)
+    known = device_from_driver(driver)
     return None if known is None else 1e12 * known.peak

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scalevit.config.dataclass_io import from_dict, nearest
+from scalevit.config.dataclass_io import from_dict, nearest_names
 from scalevit.config.presets import PRESETS
 from scalevit.config.run import Run
-from scalevit.config.validate import Mistakes, validate
+from scalevit.config.validate import ConfigErrors, validate
 
 
 def load(target: str, overrides: Sequence[str] = ()) -> Run:
@@ -29,12 +29,12 @@ def load(target: str, overrides: Sequence[str] = ()) -> Run:
     elif Path(target).is_file():
         base = _read_yaml(Path(target))
     else:
-        near = nearest(target, [*PRESETS])
+        near = nearest_names(target, [*PRESETS])
         raise ValueError(f"no preset and no file called {target!r}; nearest presets: {', '.join(near)}")
     return _complete(base, overrides)
 
 
-def changed(run: Run, overrides: Sequence[str]) -> Run:
+def override(run: Run, overrides: Sequence[str]) -> Run:
     """The run with `section.key=value` overrides applied. Raises `Mistakes` as `load` does."""
     return _complete(to_dict(run), overrides)
 
@@ -47,7 +47,7 @@ def _complete(base: dict[str, Any], overrides: Sequence[str]) -> Run:
     if run is not None:
         mistakes += validate(run)
     if mistakes or run is None:
-        raise Mistakes(mistakes)
+        raise ConfigErrors(mistakes)
     return run
 
 
@@ -63,14 +63,14 @@ def dump(run: Run) -> str:
     return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
 
 
-def resolved(run: Run) -> Run:
+def with_explicit_shape(run: Run) -> Run:
     """The same run with the five numbers of its shape written out."""
     return replace(run, model=replace(run.model, **dataclasses.asdict(run.model.resolve())))
 
 
 def run_id(run: Run) -> str:
     """A stable short name of what decides the weights: no names, folders, logging or probes."""
-    facts = to_dict(resolved(run))
+    facts = to_dict(with_explicit_shape(run))
     for section, key in (("data", "workers"), ("data", "tolerate"), ("branch", "trunk"), ("model", "shape")):
         facts[section].pop(key)
     for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at"):

@@ -39,7 +39,7 @@ def lr_at(schedule: Schedule, step: int) -> float:
     return lr
 
 
-def branch(schedule: Schedule, at: int, cooldown: int) -> Schedule:
+def branch_schedule(schedule: Schedule, at: int, cooldown: int) -> Schedule:
     """The schedule that follows its trunk until step `at` and then cools down to 0 within `cooldown` steps.
 
     Only a schedule without a horizon (rsqrt, constant) can be branched: others already knew where to end."""

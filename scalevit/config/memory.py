@@ -55,7 +55,7 @@ class Memory:
         return math.fsum(getattr(self, kind) for kind in KINDS)
 
 
-def shards_of(run: Run, devices: int) -> int:
+def shard_count(run: Run, devices: int) -> int:
     """Devices that share one copy of the weights."""
     return {"ddp": 1, "fsdp": devices, "hybrid": run.parallel.shard or 1}[run.parallel.strategy]
 
@@ -66,17 +66,17 @@ def optimizer_bytes(run: Run, resolved: Shape) -> int:
     return resolved.optimizer_bytes(run.optimizer.name, model.image, model.pool, model.classes, momentum)
 
 
-def memory_of(run: Run, resolved: Shape, micro_batch: int, devices: int) -> Memory:
+def step_memory(run: Run, resolved: Shape, micro_batch: int, devices: int) -> Memory:
     """The fullest moment of a step of `run` on one of `devices` devices, `micro_batch` images at once."""
-    counted = _Counted(run, resolved, micro_batch, devices)
+    counted = _StepBytes(run, resolved, micro_batch, devices)
     moments = [moment for moment in MOMENTS if counted.shards > 1 or moment is not _last_block_scatters]
     fullest = max((moment(counted) for moment in moments), key=lambda memory: memory.total)
     sizes = {kind: getattr(fullest, kind) / GIB for kind in KINDS}
-    return replace(fullest, **sizes, micro_batch=micro_batch, shards=shards_of(run, devices))
+    return replace(fullest, **sizes, micro_batch=micro_batch, shards=shard_count(run, devices))
 
 
 @dataclass(frozen=True)
-class _Counted:
+class _StepBytes:
     """Bytes of what the moments are made of, on one of `devices` devices with `images` at once."""
 
     run: Run
@@ -94,7 +94,7 @@ class _Counted:
 
     @cached_property
     def shards(self) -> int:
-        return shards_of(self.run, self.devices)
+        return shard_count(self.run, self.devices)
 
     @property
     def share(self) -> int:
@@ -165,7 +165,7 @@ class _Counted:
     def kept(self) -> float:
         """What the forward pass keeps of patches and blocks."""
         patches = self.images * 3 * self.run.model.image**2 * self.itemsize
-        per_token = self.shape.depth * KEPT[self.run.parallel.recompute](self.shape, self.itemsize)
+        per_token = self.shape.depth * SAVED_FOR_BACKWARD[self.run.parallel.recompute](self.shape, self.itemsize)
         return self.tokens * per_token + patches
 
     def pooled(self) -> float:
@@ -219,11 +219,11 @@ class _Counted:
 # --------------------------------------------------------------------------- moments
 
 
-def _last_block_goes(of: _Counted) -> Memory:
+def _last_block_goes(of: _StepBytes) -> Memory:
     """The forward pass is inside of the last block, behind its GELU; the images as floats are not let go yet,
     and weights of two blocks are here where they are sharded."""
     d, m, i = of.shape.width, of.shape.mlp, of.itemsize
-    own, pixels = KEPT[of.run.parallel.recompute](of.shape, i) - FP32 * d, of.run.model.image**2
+    own, pixels = SAVED_FOR_BACKWARD[of.run.parallel.recompute](of.shape, i) - FP32 * d, of.run.model.image**2
     return replace(
         of.always, moment="the forward pass ends", gradients=of.gradients(0), activations=of.kept(),
         copies=of.copies(of.shape.depth, False), gathered=of.gathered(2, 0),
@@ -231,7 +231,7 @@ def _last_block_goes(of: _Counted) -> Memory:
     )  # fmt: skip
 
 
-def _forward_ends(of: _Counted) -> Memory:
+def _forward_ends(of: _StepBytes) -> Memory:
     """All activations, all copies, and the loss."""
     wide = of.itemsize < FP32
     loss = of.images * of.run.model.classes * (2 * FP32 + of.itemsize + wide * FP32)
@@ -242,7 +242,7 @@ def _forward_ends(of: _Counted) -> Memory:
     )  # fmt: skip
 
 
-def _head_returns(of: _Counted) -> Memory:
+def _head_returns(of: _StepBytes) -> Memory:
     """The backward pass is at the head: all activations, and the gradient of one large matrix."""
     head = of.shape.width * of.run.model.classes
     alive = of.shape.depth if of.run.parallel.recompute == "none" else 0
@@ -254,7 +254,7 @@ def _head_returns(of: _Counted) -> Memory:
     )  # fmt: skip
 
 
-def _pool_returns(of: _Counted) -> Memory:
+def _pool_returns(of: _StepBytes) -> Memory:
     """It is at the pooling: all activations, and gradients of what was pooled."""
     mapped, top = of.run.model.pool == "map", of.top
     alive = of.shape.depth if of.run.parallel.recompute == "none" else 0
@@ -265,9 +265,9 @@ def _pool_returns(of: _Counted) -> Memory:
     )  # fmt: skip
 
 
-def _last_block_returns(of: _Counted) -> Memory:
+def _last_block_returns(of: _StepBytes) -> Memory:
     """It is at the last block, which has perhaps been computed again."""
-    own = of.tokens * KEPT[of.run.parallel.recompute](of.shape, of.itemsize)
+    own = of.tokens * SAVED_FOR_BACKWARD[of.run.parallel.recompute](of.shape, of.itemsize)
     alive = of.shape.depth if of.run.parallel.recompute == "none" else 1
     done = of.top + of.shape.width * of.shape.mlp
     return replace(
@@ -277,10 +277,10 @@ def _last_block_returns(of: _Counted) -> Memory:
     )  # fmt: skip
 
 
-def _last_block_scatters(of: _Counted) -> Memory:
+def _last_block_scatters(of: _StepBytes) -> Memory:
     """It has passed the last block, whose gradients are here twice until they are sent; only where
     sharded."""
-    own = of.tokens * KEPT[of.run.parallel.recompute](of.shape, of.itemsize)
+    own = of.tokens * SAVED_FOR_BACKWARD[of.run.parallel.recompute](of.shape, of.itemsize)
     alive = of.shape.depth - 1 if of.run.parallel.recompute == "none" else 1
     return replace(
         of.always, moment="gradients are sent", activations=of.kept() - own, copies=of.copies(alive, False),
@@ -289,7 +289,7 @@ def _last_block_scatters(of: _Counted) -> Memory:
     )  # fmt: skip
 
 
-def _first_block_returns(of: _Counted) -> Memory:
+def _first_block_returns(of: _StepBytes) -> Memory:
     """It is at the first block, and all other gradients are there."""
     patches = of.images * 3 * of.run.model.image**2 * of.itemsize
     return replace(
@@ -299,13 +299,13 @@ def _first_block_returns(of: _Counted) -> Memory:
     )  # fmt: skip
 
 
-def _weights_move(of: _Counted) -> Memory:
+def _weights_move(of: _StepBytes) -> Memory:
     """The most that is updated at once, for which every optimizer takes fp32 memory."""
     gradients, room = of.gradients(of.numbers), FP32 * of.updated
     return replace(of.always, moment="the weights are updated", gradients=gradients, workspace=room)
 
 
-MOMENTS: tuple[Callable[[_Counted], Memory], ...] = (
+MOMENTS: tuple[Callable[[_StepBytes], Memory], ...] = (
     _last_block_goes, _forward_ends, _head_returns, _pool_returns, _last_block_returns, _last_block_scatters,
     _first_block_returns, _weights_move,
 )  # fmt: skip
@@ -326,7 +326,7 @@ def _products(shape: Shape, i: int) -> int:
 
 
 #: Bytes a token that a block keeps for its backward pass, by what is recomputed.
-KEPT: dict[str, Callable[[Shape, int], int]] = {
+SAVED_FOR_BACKWARD: dict[str, Callable[[Shape, int], int]] = {
     "none": _whole,
     "selective": _products,
     "full": lambda shape, i: FP32 * shape.width,

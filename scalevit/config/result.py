@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-DONE, FAILED, MISTAKE, RESUMABLE = 0, 1, 2, 3
+DONE, CHECK_FAILED, USER_ERROR, RESUMABLE = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """`data` is one JSON object; `text` is what a person reads; `code` is 0 done, 1 a check failed,
     2 the user's mistake, 3 stopped early but resumable."""
 

@@ -9,12 +9,12 @@ from scalevit.config.lr_schedule import Schedule
 from scalevit.config.run import Data, Model, Parallel, Run
 
 
-class Mistakes(ValueError):
+class ConfigErrors(ValueError):
     """All mistakes of a configuration, one a line."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__("\n".join(mistakes))
-        self.mistakes = tuple(mistakes)
+        self.errors = tuple(mistakes)
 
 
 def validate(run: Run) -> list[str]:
@@ -22,7 +22,7 @@ def validate(run: Run) -> list[str]:
     return [*_model_mistakes(run.model), *_schedule_mistakes(run.schedule), *_train_mistakes(run)]
 
 
-def missing(run: Run) -> list[str]:
+def missing_source(run: Run) -> list[str]:
     """What planning can do without and training cannot: the images."""
     if run.data.source:
         return []
@@ -118,7 +118,7 @@ def _mixture_mistakes(data: Data) -> Iterator[str]:
         yield "data.more: of a mixture all images are used; leave data.images=0 and data.part=all"
 
 
-def sharing_mistakes(parallel: Parallel, batch: int, size: int) -> list[str]:
+def parallel_errors(parallel: Parallel, batch: int, size: int) -> list[str]:
     """Why `size` processes, one a device, cannot share such batches and models, with what would be
     possible."""
     found = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalevit.config.dataclass_io import nearest
+from scalevit.config.dataclass_io import nearest_names
 from scalevit.config.run import Data
 from scalevit.data.loader import Batches, Samples, Source
 from scalevit.data.order import Mixture, Order, Positions
@@ -90,7 +90,7 @@ def _form(source: str) -> str:
         return "procedural"
     if "/" in source or Path(source).exists() or set(source) & set("*{."):
         return "store"
-    near = ", ".join(nearest(source, FAMILIES))
+    near = ", ".join(nearest_names(source, FAMILIES))
     raise ValueError(f"data.source={source!r} is neither a path nor a procedural family; nearest: {near}")
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from scalevit.config.result import FAILED, MISTAKE, RESUMABLE
+from scalevit.config.result import CHECK_FAILED, USER_ERROR, RESUMABLE
 
 #: Seconds between two beats; after which a silent process is taken for dead; that one which has failed is
 #: given to leave by itself; and after which one that lives has certainly beaten again.
@@ -90,7 +90,7 @@ class Heartbeat:
         _leave_in(LEAVE)
         lost = self._lost() if isinstance(error, RuntimeError) else None
         mistake = isinstance(error, ValueError | OSError)
-        status = FAILED if not mistake else MISTAKE if isinstance(error, ValueError) else RESUMABLE
+        status = CHECK_FAILED if not mistake else USER_ERROR if isinstance(error, ValueError) else RESUMABLE
         reason = str(error) if mistake else f"{type(error).__name__}: {error}"
         stands = self._post(status, lost or f"rank {self.rank} failed at {self.mark}: {reason.strip()}")
         self._linger()
@@ -104,7 +104,7 @@ class Heartbeat:
                 self._beat()
             except RuntimeError:
                 if not self._over.is_set():
-                    self._end(f"{FAILED} {self._keeper}, noticed at {self.mark}", tell=True)
+                    self._end(f"{CHECK_FAILED} {self._keeper}, noticed at {self.mark}", tell=True)
 
     def _beat(self) -> None:
         self._beats += 1
@@ -112,7 +112,7 @@ class Heartbeat:
         if self.store.check(["end"]):
             self._end(self.store.get("end").decode())
         if self._parent not in (None, os.getppid()):
-            self._end(f"{FAILED} the launcher of rank {self.rank} is gone, noticed at {self.mark}", tell=True)
+            self._end(f"{CHECK_FAILED} the launcher of rank {self.rank} is gone, noticed at {self.mark}", tell=True)
         self._listen()
         if self.rank == 0:
             self._compare()
@@ -125,7 +125,7 @@ class Heartbeat:
         self._heard = pulse
         if self._waited >= self.silent:
             text = f"rank {other} has not been heard of for {self._waited:.0f} s"
-            self._post(FAILED, f"{text}, noticed at {self.mark}")
+            self._post(CHECK_FAILED, f"{text}, noticed at {self.mark}")
 
     def _compare(self) -> None:
         """Where all are; whoever is behind is waited for."""
@@ -136,7 +136,7 @@ class Heartbeat:
         if self._stuck >= self.patience:
             behind = ", ".join(str(rank) for rank, mark in enumerate(marks) if mark == min(marks))
             text = f"rank {behind} hangs at {min(marks)}"
-            self._post(FAILED, f"{text}; the others have waited for {self._stuck:.0f} s")
+            self._post(CHECK_FAILED, f"{text}; the others have waited for {self._stuck:.0f} s")
 
     def _pulses(self, ranks: Sequence[int]) -> list[Pulse]:
         """What these processes said last."""
@@ -201,7 +201,7 @@ class Heartbeat:
 
 def _leave_in(seconds: float) -> None:
     """A launcher that has seen a process die ends the others: not before they have said why."""
-    leave = threading.Timer(seconds, os._exit, [FAILED])
+    leave = threading.Timer(seconds, os._exit, [CHECK_FAILED])
     leave.daemon = True
     leave.start()
     if threading.current_thread() is threading.main_thread():

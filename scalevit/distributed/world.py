@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from scalevit.artifacts import dcp
-from scalevit.config.result import MISTAKE
+from scalevit.config.result import USER_ERROR
 from scalevit.config.run import Parallel
-from scalevit.config.validate import sharing_mistakes
+from scalevit.config.validate import parallel_errors
 from scalevit.distributed.shards import is_sharded, local, offset_of
 from scalevit.distributed.watchdog import Heartbeat, connect
 
@@ -68,7 +68,7 @@ class World:
         if error is not None:
             assert self.heart is not None
             self.heart.agreed = True
-            raise error if self.first else SystemExit(MISTAKE)
+            raise error if self.first else SystemExit(USER_ERROR)
 
     def tell(self, value: Any) -> Any:
         """What the first process says."""
@@ -234,4 +234,4 @@ def arranged(parallel: Parallel, size: int, device: torch.device) -> Any:
 
 def mistakes(parallel: Parallel, batch: int) -> list[str]:
     """Why this many processes cannot train so, with what would be possible."""
-    return sharing_mistakes(parallel, batch, processes())
+    return parallel_errors(parallel, batch, processes())

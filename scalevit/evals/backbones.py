@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scalevit.config.dataclass_io import nearest
+from scalevit.config.dataclass_io import nearest_names
 from scalevit.config.run import Preprocessing
 from scalevit.evals.attention_maps import attention_maps
 from scalevit.evals.normalisation import mismatch_warning, with_preset
@@ -142,7 +142,7 @@ def fingerprint(state: Mapping[str, Tensor], about: str) -> str:
 def _timm(name: str, image: int, device: torch.device) -> Backbone:
     timm = import_timm()
     if not timm.is_model(name):
-        near = ", ".join(nearest(name.split(".")[0], timm.list_models()))
+        near = ", ".join(nearest_names(name.split(".")[0], timm.list_models()))
         raise ValueError(f"timm has no model {name!r}; nearest: {near}")
     module, note = _with_weights(timm, name)
     return _of_timm(module.to(device), f"timm:{name}", image, note)
@@ -246,7 +246,7 @@ def _callable(module: str, attribute: str, image: int, device: torch.device) -> 
         sys.path.pop(0)
     function = getattr(found, attribute, None)
     if not callable(function):
-        near = ", ".join(nearest(attribute, [n for n in vars(found) if callable(getattr(found, n))]))
+        near = ", ".join(nearest_names(attribute, [n for n in vars(found) if callable(getattr(found, n))]))
         raise ValueError(f"{module} has no callable {attribute!r}; nearest: {near}")
     name, side = f"{module}:{attribute}", image or 224
     told, device = None, device if isinstance(function, nn.Module) else CPU

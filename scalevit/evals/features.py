@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from scalevit.config.dataclass_io import nearest
+from scalevit.config.dataclass_io import nearest_names
 from scalevit.config.run import Preprocessing
 from scalevit.distributed.world import World
 from scalevit.evals.backbones import LOGITS, Backbone
@@ -65,7 +65,7 @@ def extract(
     wanted = tuple(layers)
     for layer in wanted:
         if layer not in backbone.layers and not (layer == LOGITS and backbone.outputs):
-            near = ", ".join(nearest(layer, backbone.layers))
+            near = ", ".join(nearest_names(layer, backbone.layers))
             raise ValueError(f"{backbone.name} has no layer {layer!r}; nearest: {near}")
     blocks = [range(i, min(i + batch, len(images))) for i in range(0, len(images), batch)]
     shares = share.gather(_features_of_rank(backbone, images, blocks, whole, wanted, share))

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from scalevit import config
-from scalevit.config.dataclass_io import nearest
+from scalevit.config.dataclass_io import nearest_names
 from scalevit.model.reference_layout import same_layout
 
 
@@ -44,12 +44,12 @@ def assign(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, Rule]:
     Raises ValueError when a rule matches no name at all, or no rule matches a name."""
     for rule in rules:
         if not any(re.fullmatch(rule.pattern, name) for name in names):
-            near = ", ".join(nearest(rule.pattern.replace("\\", ""), names))
+            near = ", ".join(nearest_names(rule.pattern.replace("\\", ""), names))
             raise ValueError(f"the pattern {rule.pattern!r} matches no parameter; nearest names: {near}")
     found = {name: next((r for r in rules if re.fullmatch(r.pattern, name)), None) for name in names}
     for name, rule in found.items():
         if rule is None:
-            near = ", ".join(nearest(name, [other for other in names if found[other]]))
+            near = ", ".join(nearest_names(name, [other for other in names if found[other]]))
             raise ValueError(f"no pattern covers the parameter {name!r}; nearest covered names: {near}")
     return {name: rule for name, rule in found.items() if rule is not None}
 

@@ -19,9 +19,9 @@ from scalevit.kernels import fp8_linear
 from scalevit.kernels.fp8_autotune import LayerTiming, autotune
 from scalevit.model import losses
 from scalevit.tools.doctor import median_seconds, synchronize
-from scalevit.train.loop import Micro, Recipe, State, accumulate
-from scalevit.train.precision import compile_blocks, mistakes, uncompiled
-from scalevit.train.state import build
+from scalevit.train.loop import MicroBatch, Recipe, State, accumulate_gradients
+from scalevit.train.precision import compile_blocks, eager, precision_errors
+from scalevit.train.state import build_state
 
 #: A change that gives less is not told of.
 MIN_GAIN = 1.1
@@ -99,7 +99,7 @@ def verdict(run: Run, found: dict[str, Any]) -> str:
 def fp8_layers(run: Run) -> list[LayerTiming]:
     """How each linear layer of the run's blocks is fastest here; empty where nothing computes in fp8, and for
     a run in fp32."""
-    if run.train.precision == "fp32" or mistakes("fp8"):
+    if run.train.precision == "fp32" or precision_errors("fp8"):
         return []
     return autotune(run, 1, torch.device("cuda"))
 
@@ -118,13 +118,13 @@ class _Bench:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.run, size = run, run.train.micro_batch or run.train.batch
         self.batches = batches_of(run.data, image=run.model.image, classes=run.model.classes, batch=size)
-        self.state: State = build(run, replace(world.ALONE, device=device))
+        self.state: State = build_state(run, replace(world.ALONE, device=device))
         if run.train.precision == "fp8":
             fp8_linear.set_granularities(
                 self.blocks, {choice.layer: choice.way for choice in fp8_layers(run)}
             )
         found = self.batches[0]
-        self.micro: Micro = (found.images.to(device), found.labels.to(device))
+        self.micro: MicroBatch = (found.images.to(device), found.labels.to(device))
         self.count = run.train.batch // size
 
     @property
@@ -150,7 +150,7 @@ class _Bench:
         def work() -> None:
             for parameter in self.state.model.parameters():
                 parameter.grad = None
-            accumulate(self.state, [self.micro], recipe)
+            accumulate_gradients(self.state, [self.micro], recipe)
             synchronize(self.state.device)
 
         return median_seconds(work)
@@ -180,7 +180,7 @@ class _Bench:
             torch.set_num_threads(parts.threads)
             yield SettingChange(f"OMP_NUM_THREADS={parts.cores}", found)
         if train.compile and parts.on_cpu:
-            with uncompiled(True):
+            with eager(True):
                 yield SettingChange("train.compile=false", gain(lambda: self.passes(precision)))
         if not train.compile and parts.step * self.run.schedule.steps > LONG_RUN_SECONDS:
             compile_blocks(self.blocks)

@@ -26,7 +26,7 @@ from scalevit.model import losses
 from scalevit.model.vit import ViT
 from scalevit.optim.weight_averaging import start_average
 from scalevit.tools.memory_tracker import MemoryTracker
-from scalevit.train.loop import Recipe, State, accumulate, clip
+from scalevit.train.loop import Recipe, State, accumulate_gradients, clip_gradients
 
 GIB = 2**30
 
@@ -155,8 +155,8 @@ def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
         losses.LOSSES[run.train.loss],
         normaliser(run.start.preprocessing),
     )
-    accumulate(state, batch, recipe)
-    clip([local(p.grad) for p in state.model.parameters() if p.grad is not None], recipe.clip, state.world)
+    accumulate_gradients(state, batch, recipe)
+    clip_gradients([local(p.grad) for p in state.model.parameters() if p.grad is not None], recipe.clip, state.world)
     state.optimizer.step()
 
 

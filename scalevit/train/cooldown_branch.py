@@ -10,7 +10,7 @@ from scalevit.artifacts import checkpoint, run_folder
 from scalevit.config import lr_schedule
 
 
-def mistakes(run: config.Run) -> list[str]:
+def branch_errors(run: config.Run) -> list[str]:
     """Why the run cannot start from its trunk's checkpoint: another past, or no such checkpoint."""
     trunk = Path(run.branch.trunk)
     try:
@@ -18,7 +18,7 @@ def mistakes(run: config.Run) -> list[str]:
     except ValueError as error:
         return [f"branch.trunk: {error}"]
     try:
-        common = lr_schedule.branch(past.schedule, run.branch.step, run.schedule.cooldown)
+        common = lr_schedule.branch_schedule(past.schedule, run.branch.step, run.schedule.cooldown)
     except ValueError as error:
         return [f"branch.trunk={trunk}: {error}"]
     odd = _differing_past(replace(past, schedule=replace(common, steps=run.schedule.steps)), run)
@@ -39,7 +39,7 @@ def _differing_past(trunk: config.Run, run: config.Run) -> list[str]:
     return run_folder.differences(trunk, plain)
 
 
-def origin(branch: config.Branch) -> checkpoint.Saved:
+def parent_checkpoint(branch: config.Branch) -> checkpoint.Saved:
     """The trunk's checkpoint that the branch starts from. Raises ValueError when it is damaged."""
     folder = checkpoint.place(run_folder.checkpoints_in(Path(branch.trunk)), branch.step)
     wrong = checkpoint.damage(folder)

@@ -20,7 +20,7 @@ from scalevit.evals.finetune import finetune_split, weights_hash
 from scalevit.evals.in_training import open_set_cached
 from scalevit.model import weights
 from scalevit.train.reporter import RowFields
-from scalevit.train.run import Outcome, mistakes, pretrain
+from scalevit.train.run import PretrainResult, preflight_errors, pretrain
 
 #: Where below a run's folder the runs are that choose its rate, and what they are compared by.
 RATES, HELD_OUT_ACCURACY = "rates", "held_out_accuracy"
@@ -78,7 +78,7 @@ def plan(
     found, protocol = open_set_cached(data), PROTOCOLS[preset]
     base = _base(model, data, found, protocol)
     run = _with_dependent_settings(
-        config.changed(base, overrides), {override.partition("=")[0] for override in overrides}
+        config.override(base, overrides), {override.partition("=")[0] for override in overrides}
     )
     _require_possible(run, base)
     chosen = tuple(dict.fromkeys(rates or protocol.rates))
@@ -126,7 +126,7 @@ def _require_possible(run: config.Run, base: config.Run) -> None:
         raise ValueError("start, data.source and data.part: MODEL and DATA decide them")
     found = config.validate(run)
     if found:
-        raise config.Mistakes(found)
+        raise config.ConfigErrors(found)
 
 
 def _parent(model: str) -> str:
@@ -138,7 +138,7 @@ def _parent(model: str) -> str:
 # --------------------------------------------------------------------------- training
 
 
-def finetune(planned: FinetunePlan, out: Path, *, max_minutes: float | None = None) -> Outcome:
+def finetune(planned: FinetunePlan, out: Path, *, max_minutes: float | None = None) -> PretrainResult:
     """Choose a rate where several are given, each in a folder below `out`/rates, then train the last run into
     `out`; or go on with what is there. What every rate reached is copied into the records of `out`."""
     began = time.monotonic()
@@ -162,9 +162,9 @@ def finetune(planned: FinetunePlan, out: Path, *, max_minutes: float | None = No
 
 def _require_folder(planned: FinetunePlan, out: Path) -> None:
     """Before rates are tried: whether `out` can hold the last run, with whichever rate."""
-    found = [mistakes(planned.at(rate), out) for rate in planned.rates]
+    found = [preflight_errors(planned.at(rate), out) for rate in planned.rates]
     if all(found):
-        raise config.Mistakes(found[0])
+        raise config.ConfigErrors(found[0])
 
 
 def reached(folder: Path, metric: str) -> float:

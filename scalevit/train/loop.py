@@ -24,11 +24,11 @@ from scalevit.distributed.watchdog import COMPUTING, KEEPING, READING
 from scalevit.distributed.world import ALONE, World
 from scalevit.kernels.cuda_graph import CudaGraphRunner
 from scalevit.optim.weight_averaging import decay_at, update_average
-from scalevit.train.loss_guard import fault, remember, shifted
-from scalevit.train.precision import compute_in
+from scalevit.train.loss_guard import check_loss, update_history, skip_offset
+from scalevit.train.precision import autocast_for
 
 #: Inputs and labels of one micro-batch, on the device.
-Micro = tuple[Tensor, Tensor]
+MicroBatch = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -75,7 +75,7 @@ def _nothing(*_: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Hooks:
+class Callbacks:
     """Whom the loop tells what. log: step and values since the last line. stop: a reason to stop, or None.
     tick: after every step, for a display; gets the state and the newest logged values. rewind: put the last
     good state back, for this reason."""
@@ -89,12 +89,12 @@ class Hooks:
 
 
 def train(
-    state: State, batches: Callable[[int], Iterator[Sequence[Micro]]], recipe: Recipe, hooks: Hooks
+    state: State, batches: Callable[[int], Iterator[Sequence[MicroBatch]]], recipe: Recipe, hooks: Callbacks
 ) -> str | None:
     """Train from `state.step` to the schedule's end; gives the reason when stopped before.
 
     batches: the micro-batches number n, n + 1, … of the data, from a given n on."""
-    clock, stream = Clock(state), stream_of(state, batches)
+    clock, stream = StepTimer(state), batch_stream(state, batches)
     stopped, last = None, -1
     while state.step < recipe.schedule.steps and stopped is None:
         state.world.at(state.step, READING)
@@ -102,10 +102,10 @@ def train(
         state.world.at(state.step, COMPUTING)
         wrong = take_step(state, batch, recipe)
         if wrong is not None:
-            stopped = go_back(state, wrong, recipe.guard, hooks)
+            stopped = rewind(state, wrong, recipe.guard, hooks)
             if stopped is not None:
                 return stopped
-            stream = stream_of(state, batches)
+            stream = batch_stream(state, batches)
             continue
         clock.done(sum(len(labels) for _, labels in batch))
         due = Due(state.step, recipe)
@@ -151,19 +151,19 @@ class Due:
         return not self.last and self._every(self.recipe.train.eval_every)
 
 
-def stream_of(state: State, batches: Callable[[int], Iterator[Sequence[Micro]]]) -> Iterator[Sequence[Micro]]:
+def batch_stream(state: State, batches: Callable[[int], Iterator[Sequence[MicroBatch]]]) -> Iterator[Sequence[MicroBatch]]:
     """The batches from the state's step on, without those that the guard made the run skip."""
     step, number = state.step, -1
-    stream: Iterator[Sequence[Micro]] = iter(())
+    stream: Iterator[Sequence[MicroBatch]] = iter(())
     while True:
-        wanted = shifted(step, state.skips)
+        wanted = skip_offset(step, state.skips)
         if wanted != number:
             stream, number = batches(wanted), wanted
         yield next(stream)
         step, number = step + 1, number + 1
 
 
-def go_back(state: State, wrong: str, guard: Guard, hooks: Hooks) -> str | None:
+def rewind(state: State, wrong: str, guard: Guard, hooks: Callbacks) -> str | None:
     """Put the last good state back and skip the batches that led to the fault, or say why to stop."""
     failed, skips, rewinds = state.step, list(state.skips), state.rewinds + 1
     if rewinds > guard.rewinds:
@@ -177,15 +177,15 @@ def go_back(state: State, wrong: str, guard: Guard, hooks: Hooks) -> str | None:
 # --------------------------------------------------------------------------- one step
 
 
-def take_step(state: State, batch: Sequence[Micro], recipe: Recipe) -> str | None:
+def take_step(state: State, batch: Sequence[MicroBatch], recipe: Recipe) -> str | None:
     """One optimizer step on one batch, given as micro-batches; or none, and what is wrong with it."""
     rate = lr_at(recipe.schedule, state.step)
     for group in state.optimizer.param_groups:
-        set_rate(group, rate)
-    loss = accumulate(state, batch, recipe)
+        set_lr(group, rate)
+    loss = accumulate_gradients(state, batch, recipe)
     gradients = [local(p.grad) for p in state.model.parameters() if p.grad is not None]
-    norm = clip(gradients, recipe.clip, state.world)
-    wrong = look(state, loss, norm, recipe.guard)
+    norm = clip_gradients(gradients, recipe.clip, state.world)
+    wrong = check_step(state, loss, norm, recipe.guard)
     if wrong is None:
         state.optimizer.step()
     for parameter in state.model.parameters():  # zero_grad would import torch's compiler
@@ -199,19 +199,19 @@ def take_step(state: State, batch: Sequence[Micro], recipe: Recipe) -> str | Non
     return None
 
 
-def look(state: State, loss: Tensor, norm: Tensor, guard: Guard) -> str | None:
+def check_step(state: State, loss: Tensor, norm: Tensor, guard: Guard) -> str | None:
     """What is wrong with this step, the same on all processes. Waits for the device, unless it is off."""
     if not guard.on:
         return None
     state.world.mean(loss)
     found, size = torch.stack([loss, norm]).tolist()
-    wrong = fault(found, size, state.history, guard)
+    wrong = check_loss(found, size, state.history, guard)
     if wrong is None:
-        remember(state.history, found, guard)
+        update_history(state.history, found, guard)
     return wrong
 
 
-def set_rate(group: dict[str, Any], rate: float) -> None:
+def set_lr(group: dict[str, Any], rate: float) -> None:
     """Set a parameter group's learning rate, scaled by the group's own factor where it has one."""
     rate *= group.get("lr_scale", 1.0)
     if isinstance(group["lr"], Tensor):
@@ -220,14 +220,14 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"] = rate
 
 
-def accumulate(state: State, batch: Sequence[Micro], recipe: Recipe) -> Float[Tensor, ""]:
+def accumulate_gradients(state: State, batch: Sequence[MicroBatch], recipe: Recipe) -> Float[Tensor, ""]:
     """Gradients of the mean loss over all micro-batches; gives that loss, still on the device."""
     images = sum(len(labels) for _, labels in batch)
     total = torch.zeros((), device=state.device)
     forward = state.forward or state.model
 
     def compute(inputs: Tensor, labels: Tensor, share: float) -> Tensor:
-        with compute_in(recipe.train.precision, state.device):
+        with autocast_for(recipe.train.precision, state.device):
             outputs = forward(recipe.prepare(inputs))
             loss = recipe.loss(outputs, labels) * share
         loss.backward()
@@ -243,7 +243,7 @@ def accumulate(state: State, batch: Sequence[Micro], recipe: Recipe) -> Float[Te
     return total
 
 
-def clip(gradients: list[Tensor], limit: float, world: World = ALONE) -> Float[Tensor, ""]:
+def clip_gradients(gradients: list[Tensor], limit: float, world: World = ALONE) -> Float[Tensor, ""]:
     """Scale all gradients to a global norm of at most `limit`; gives the norm before. 0: no limit."""
     norm = world.norm(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
     if limit:
@@ -254,7 +254,7 @@ def clip(gradients: list[Tensor], limit: float, world: World = ALONE) -> Float[T
 # --------------------------------------------------------------------------- time
 
 
-class Clock:
+class StepTimer:
     """Speed and stalls since the last log line; reads device values only when a line is due."""
 
     def __init__(self, state: State) -> None:
@@ -263,7 +263,7 @@ class Clock:
         self.waited, self.images = 0.0, 0
         self.latest: Mapping[str, float] = {}
 
-    def wait(self, stream: Iterator[Sequence[Micro]]) -> Sequence[Micro]:
+    def wait(self, stream: Iterator[Sequence[MicroBatch]]) -> Sequence[MicroBatch]:
         began = time.perf_counter()
         batch = next(stream)
         self.waited += time.perf_counter() - began
@@ -295,13 +295,13 @@ class Clock:
 # --------------------------------------------------------------------------- in and out of a checkpoint
 
 
-def pieces(state: State) -> list[dcp.Piece]:
+def checkpoint_shards(state: State) -> list[dcp.Piece]:
     """What this process writes of the tensors that decide the rest of the run."""
     state.world.mean(state.meters)
-    return state.world.pieces(tensors(state))
+    return state.world.pieces(state_tensors(state))
 
 
-def tensors(state: State) -> dict[str, Tensor]:
+def state_tensors(state: State) -> dict[str, Tensor]:
     out = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     out |= {f"average.{name}": value for name, value in (state.average or {}).items()}
     for name, parameter in state.model.named_parameters():
@@ -310,7 +310,7 @@ def tensors(state: State) -> dict[str, Tensor]:
     return out | {"meters": state.meters}
 
 
-def facts(state: State) -> dict[str, Any]:
+def scalar_state(state: State) -> dict[str, Any]:
     """What of the state is no tensor."""
     return {
         "step": state.step, "seconds": state.seconds, "history": state.history, "skips": state.skips,
@@ -322,7 +322,7 @@ def restore(state: State, reader: dcp.Reader, facts: Mapping[str, Any]) -> None:
     """Put a checkpoint's values into a state, whatever the number of processes that wrote it.
 
     Raises ValueError when a tensor is missing, left over, or of another shape."""
-    ours = {name: value for name, value in tensors(state).items() if not name.startswith("optimizer.")}
+    ours = {name: value for name, value in state_tensors(state).items() if not name.startswith("optimizer.")}
     found = {name for name in reader.places if not name.startswith("optimizer.")}
     odd = sorted(ours.keys() ^ found)
     odd += [name for name in ours.keys() & found if reader.size(name) != tuple(ours[name].shape)]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from scalevit.config.run import Guard
 
 
-def fault(loss: float, norm: float, history: Sequence[float], guard: Guard) -> str | None:
+def check_loss(loss: float, norm: float, history: Sequence[float], guard: Guard) -> str | None:
     """What is wrong with a step of this loss and gradient norm, or None. history: the losses before it."""
     if not math.isfinite(loss):
         return f"a loss of {loss}"
@@ -28,13 +28,13 @@ def fault(loss: float, norm: float, history: Sequence[float], guard: Guard) -> s
     return None
 
 
-def remember(history: list[float], loss: float, guard: Guard) -> None:
+def update_history(history: list[float], loss: float, guard: Guard) -> None:
     """Add a loss to the history, of which the last `guard.window` are kept; nothing when nobody asks."""
     if guard.spike:
         history.append(loss)
         del history[: -guard.window]
 
 
-def shifted(step: int, skips: Sequence[tuple[int, int]]) -> int:
+def skip_offset(step: int, skips: Sequence[tuple[int, int]]) -> int:
     """Which batch step `step` takes, when from each (step, batches) of `skips` on so many are left out."""
     return step + sum(batches for first, batches in skips if step >= first)

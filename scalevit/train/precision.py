@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from scalevit.config.devices import peak_of
+from scalevit.config.devices import peak_from_driver
 from scalevit.kernels.triton.launch import TRITON_AVAILABLE
 
 #: The first compute capability whose tensor cores multiply eight-bit floats: Ada; then Hopper, Blackwell.
 FP8_SINCE = (8, 9)
 
 
-def mistakes(precision: str) -> list[str]:
+def precision_errors(precision: str) -> list[str]:
     """Why this machine cannot compute so."""
     if precision != "fp8":
         return []
@@ -38,7 +38,7 @@ def mistakes(precision: str) -> list[str]:
     ]
 
 
-def compute_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
+def autocast_for(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context in which forward passes run: "fp32", "bf16" or "fp8" """
     if precision == "fp32":
         return nullcontext()
@@ -60,14 +60,14 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
         block.compile(options=COMPILER)
 
 
-def uncompiled(compiled: bool) -> AbstractContextManager[object]:
+def eager(compiled: bool) -> AbstractContextManager[object]:
     """The context in which a model that trains compiled is measured: without gradients, and with batches of
     other sizes, it would be compiled again for each."""
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 @contextmanager
-def reproducible(wanted: bool) -> Iterator[None]:
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
     """The context in which the same step gives the same bits on a GPU, too: torch takes an operation's slower
     implementation where the fast one does not, and refuses where it has none."""
     if not wanted:
@@ -86,5 +86,5 @@ def peak_flops(precision: str, device: torch.device) -> float | None:
     """FLOP/s that this device's maker promises at this precision; None when unknown, as for every CPU."""
     if precision == "fp32" or device.type != "cuda":
         return None
-    peak = peak_of(torch.cuda.get_device_name(device))
+    peak = peak_from_driver(torch.cuda.get_device_name(device))
     return 2 * peak if peak and precision == "fp8" else peak

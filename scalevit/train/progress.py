@@ -18,7 +18,7 @@ class Display(Protocol):
     def say(self, text: str) -> None: ...
 
 
-class Quiet(AbstractContextManager["Quiet"]):
+class LineDisplay(AbstractContextManager["LineDisplay"]):
     """For logs and batch systems: events only."""
 
     def show(self, step: int, values: Mapping[str, float | None]) -> None:
@@ -33,11 +33,11 @@ class Quiet(AbstractContextManager["Quiet"]):
         return None
 
 
-def nothing(text: str) -> None:
+def discard(text: str) -> None:
     """Where the words of all processes but the first go."""
 
 
-class Silent(Quiet):
+class NoDisplay(LineDisplay):
     """For all processes but the first."""
 
     def say(self, text: str) -> None:
@@ -65,7 +65,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
     def show(self, step: int, values: Mapping[str, float | None]) -> None:
         if time.monotonic() - self.drawn > 0.1:
             self.drawn = time.monotonic()
-            self.bar.update(self.task, completed=step, values=describe(values))
+            self.bar.update(self.task, completed=step, values=format_values(values))
 
     def say(self, text: str) -> None:
         self.bar.console.print(text, markup=False, highlight=False)
@@ -76,17 +76,17 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         self.bar.stop()
 
 
-def describe(values: Mapping[str, float | None]) -> str:
+def format_values(values: Mapping[str, float | None]) -> str:
     """The values that are known, as people read them."""
     parts = []
-    for key, form in FORMS.items():
+    for key, form in FORMATS.items():
         value = values.get(key)
         if value is not None:
             parts.append(form.format(value))
     return " · ".join(parts)
 
 
-FORMS = {
+FORMATS = {
     "loss": "loss {:.4f}",
     "images_per_second": "{:,.0f} images/s",
     "mfu": "MFU {:.1%}",
@@ -97,6 +97,6 @@ FORMS = {
 }
 
 
-def display(name: str, steps: int, begin: int) -> Quiet | ProgressBar:
+def open_display(name: str, steps: int, begin: int) -> LineDisplay | ProgressBar:
     """The display that fits stderr."""
-    return ProgressBar(name, steps, begin) if sys.stderr.isatty() else Quiet()
+    return ProgressBar(name, steps, begin) if sys.stderr.isatty() else LineDisplay()

@@ -58,16 +58,16 @@ class Reporter:
     out: Path
     world: mesh.World
     log: Callable[[str], None]
-    display: progress.Quiet | progress.ProgressBar
+    display: progress.LineDisplay | progress.ProgressBar
     saved: int | None = None
     replaced: int = 0
-    trackers: trackers.Trackers = field(default_factory=lambda: trackers.Trackers(progress.nothing))
+    trackers: trackers.Trackers = field(default_factory=lambda: trackers.Trackers(progress.discard))
 
     @classmethod
     def begin(cls, run: config.Run, out: Path, world: mesh.World) -> Reporter:
         if not world.first:
-            return cls(RowFields.of(run), out, world, progress.nothing, progress.Silent())
-        return cls(RowFields.of(run), out, world, run_folder.Log(out), progress.Quiet())
+            return cls(RowFields.of(run), out, world, progress.discard, progress.NoDisplay())
+        return cls(RowFields.of(run), out, world, run_folder.Log(out), progress.LineDisplay())
 
     def show(self, step: int) -> None:
         """Events only up to now: from step `step` on trackers, and where stderr is a terminal a progress
@@ -76,7 +76,7 @@ class Reporter:
             run = self.facts.run
             self.trackers = trackers.Trackers(self.say)
             self.trackers.begin(run, self.out, step)
-            self.display = progress.display(run.name, run.schedule.steps, step)
+            self.display = progress.open_display(run.name, run.schedule.steps, step)
 
     def say(self, text: str) -> None:
         self.log(text)
@@ -90,7 +90,7 @@ class Reporter:
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """One line of log and one row a value."""
         shown = {**values, "mfu": self.mfu(values)}
-        self.log(f"step {step} · {progress.describe(shown)}")
+        self.log(f"step {step} · {progress.format_values(shown)}")
         rows = [
             self.facts.row("train", step, key, value) for key, value in shown.items() if value is not None
         ]

@@ -18,13 +18,13 @@ from scalevit.data.registry import batches_of
 from scalevit.distributed import world as mesh
 from scalevit.evals.in_training import validation_errors as probe_errors
 from scalevit.train import cooldown_branch, precision, trackers
-from scalevit.train.precision import reproducible
+from scalevit.train.precision import deterministic_algorithms
 from scalevit.train.session import Session
-from scalevit.train.signals import Stop
+from scalevit.train.signals import StopSignals
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PretrainResult:
     """folder: the run's. step: steps done. stopped: why the run ended before its last step, None when it is
     complete. model: the folder with the weights, ready for use."""
 
@@ -37,41 +37,41 @@ class Outcome:
         return self.folder / run_folder.MODEL
 
 
-def mistakes(run: config.Run, out: Path | None) -> list[str]:
+def preflight_errors(run: config.Run, out: Path | None) -> list[str]:
     """Everything that keeps this run from being trained, into `out` if that is said, its images apart, one
     line each; creates nothing."""
-    found = [*config.validate(run), *probe_errors(run.probe), *trackers.mistakes(run)]
+    found = [*config.validate(run), *probe_errors(run.probe), *trackers.tracker_errors(run)]
     found += run_folder.mistakes(run, out) if out is not None else []
     found += mesh.mistakes(run.parallel, run.train.batch)
-    found += precision.mistakes(run.train.precision)
+    found += precision.precision_errors(run.train.precision)
     if run.branch.trunk:
-        found += cooldown_branch.mistakes(run)
+        found += cooldown_branch.branch_errors(run)
     return found
 
 
-def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = None) -> Outcome:
+def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = None) -> PretrainResult:
     """Train `run` into the folder `out`, or go on with what is there; started by torchrun, together with the
     other processes.
 
-    Raises `config.Mistakes` with everything that is wrong, before anything is created. Ends early, with a
+    Raises `config.ConfigErrors` with everything that is wrong, before anything is created. Ends early, with a
     checkpoint, on SIGTERM, SIGUSR1, Ctrl-C, or after `max_minutes`."""
     out = Path(out)
     with mesh.join(run.parallel) as world:
-        found = [*config.missing(run), *mistakes(run, out)] if world.first else []
-        world.settle(config.Mistakes(found) if found else None)
+        found = [*config.missing_source(run), *preflight_errors(run, out)] if world.first else []
+        world.settle(config.ConfigErrors(found) if found else None)
         if world.tell(run_folder.ended(out)):
-            return Outcome(out, run.schedule.steps, None)
+            return PretrainResult(out, run.schedule.steps, None)
         batches = open_batches(run, world)
-        same = reproducible(run.train.deterministic)
-        with claimed(run, out, world), same, Stop(max_minutes) as stop:
+        same = deterministic_algorithms(run.train.deterministic)
+        with locked(run, out, world), same, StopSignals(max_minutes) as stop:
             session = Session.begin(run, out, batches, world)
             with session.reporter.display, session.reporter.trackers:
                 stopped = session.go(stop)
-    return Outcome(out, session.state.step, stopped)
+    return PretrainResult(out, session.state.step, stopped)
 
 
 @contextlib.contextmanager
-def claimed(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
+def locked(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
     """The first process holds the folder for all; a refusal ends all of them."""
     with contextlib.ExitStack() as stack:
         refusal = None

@@ -27,11 +27,11 @@ from scalevit.model import export, losses
 from scalevit.model.vit import ViT
 from scalevit.optim.weight_averaging import swap_in_average
 from scalevit.train import cooldown_branch
-from scalevit.train.loop import Hooks, Micro, Recipe, State, facts, pieces, restore, train
-from scalevit.train.precision import uncompiled
+from scalevit.train.loop import Callbacks, MicroBatch, Recipe, State, scalar_state, checkpoint_shards, restore, train
+from scalevit.train.precision import eager
 from scalevit.train.reporter import Reporter
-from scalevit.train.signals import Stop
-from scalevit.train.state import build, start_over
+from scalevit.train.signals import StopSignals
+from scalevit.train.state import build_state, reset
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Session:
         reporter = Reporter.begin(run, out, world)
         if world.heart is not None:
             world.heart.log = reporter.log
-        session = cls(run, out, batches, build(run, world), recipe, saver, reporter)
+        session = cls(run, out, batches, build_state(run, world), recipe, saver, reporter)
         origin = session.resume()
         reporter.show(session.state.step)
         reporter.say(f"{run.name}: {origin}; training to step {run.schedule.steps}")
@@ -80,7 +80,7 @@ class Session:
         fp8_linear.set_granularities(self.blocks, {choice.layer: choice.way for choice in found})
         self.reporter.chosen(self.state.step, found)
 
-    def go(self, stop: Stop) -> str | None:
+    def go(self, stop: StopSignals) -> str | None:
         """Train to the end and finish, or say why not. A disk that is full or a store that is away is a
         reason to stop, too: what is saved is whole, and the run goes on from there once that is mended."""
         try:
@@ -101,8 +101,8 @@ class Session:
                 self.reporter.stopped(self.state.step, self.state.seconds, stopped)
         return stopped
 
-    def hooks(self, stop: Stop) -> Hooks:
-        return Hooks(
+    def hooks(self, stop: StopSignals) -> Callbacks:
+        return Callbacks(
             log=self.write,
             save=self.save,
             evaluate=lambda state: self.reporter.record(self.evaluate()),
@@ -111,7 +111,7 @@ class Session:
             rewind=self.rewind,
         )
 
-    def micro_batches(self, first: int) -> Iterator[Sequence[Micro]]:
+    def micro_batches(self, first: int) -> Iterator[Sequence[MicroBatch]]:
         """Each step's share of the batch as micro-batches, on the device, from step `first` on."""
         device, size = self.state.device, self.run.train.micro_batch or self.run.train.batch
         for _, batch in self.batches.iter_from(first):
@@ -139,7 +139,7 @@ class Session:
             self.reporter.saved = found.step
             return f"from {found.folder}"
         if self.state.step or self.run.start.weights:
-            start_over(self.state, self.run)
+            reset(self.state, self.run)
         return f"from {self.run.start.weights or 'the start'}"
 
     def newest(self) -> checkpoint.Saved | ValueError | None:
@@ -149,7 +149,7 @@ class Session:
         try:
             found = checkpoint.latest(folder, self.reporter.say)
             if found is None and self.run.branch.trunk:
-                found = cooldown_branch.origin(self.run.branch)
+                found = cooldown_branch.parent_checkpoint(self.run.branch)
         except ValueError as error:
             return error
         except OSError as error:
@@ -170,10 +170,10 @@ class Session:
 
     def save(self, state: State) -> None:
         """Begin to write a checkpoint; it is in place by the time of the next one, at the latest."""
-        kept = facts(state)
+        kept = scalar_state(state)
         if self.run.train.precision == "fp8":
             kept["fp8"] = fp8_linear.granularities(self.blocks)
-        self.committed(self.saver.start(state.step, pieces(state), kept))
+        self.committed(self.saver.start(state.step, checkpoint_shards(state), kept))
 
     def committed(self, step: int | None) -> None:
         """A checkpoint is in place."""
@@ -187,7 +187,7 @@ class Session:
             return []
         assert isinstance(state.model, ViT)
         share = WorkShare.of(state.world)
-        with swap_in_average(state.model, state.average), uncompiled(run.train.compile):
+        with swap_in_average(state.model, state.average), eager(run.train.compile):
             found = probe_rows(state.model, run.probe, share)
             found += accuracy_rows(state.model, run.data, share) if run.data.part != "all" else []
         if floors:

@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
-class Stop:
+class StopSignals:
     """`reason` is None until somebody asks to stop. Use as a context: handlers last as long as it does.
 
     minutes: stop by itself after so long; None for never."""
@@ -32,7 +32,7 @@ class Stop:
             self.received = "the time limit"
         return self.received
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignals:
         # only a main thread may install handlers; elsewhere the embedding program's own apply
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}

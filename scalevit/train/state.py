@@ -18,7 +18,7 @@ from scalevit.train.malloc import keep_freed
 from scalevit.train.precision import compile_blocks
 
 
-def build(run: config.Run, world: mesh.World) -> State:
+def build_state(run: config.Run, world: mesh.World) -> State:
     """The state of step 0."""
     if world.device.type == "cpu":
         keep_freed()
@@ -34,7 +34,7 @@ def build(run: config.Run, world: mesh.World) -> State:
     forward = parallelize.share(model, run.parallel, world)
     if shard:
         model.to_empty(device=world.device)
-        begin_anew(model, run)
+        initialise(model, run)
     average = start_average(model) if run.train.averages else None
     meters = torch.zeros(3, device=world.device)
     recorded = run.train.compile and world.size == 1 and world.device.type == "cuda"
@@ -43,7 +43,7 @@ def build(run: config.Run, world: mesh.World) -> State:
 
 
 @torch.no_grad()
-def begin_anew(model: ViT, run: config.Run) -> None:
+def initialise(model: ViT, run: config.Run) -> None:
     """The first values of every tensor, of which each process keeps its share."""
     targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, value in model.initial_values(run.train.seed):
@@ -53,10 +53,10 @@ def begin_anew(model: ViT, run: config.Run) -> None:
             put(targets[name], value)
 
 
-def start_over(state: State, run: config.Run) -> None:
+def reset(state: State, run: config.Run) -> None:
     """The state of step 0 again, in place; what the guard learnt is kept by whoever calls."""
     assert isinstance(state.model, ViT)
-    begin_anew(state.model, run)
+    initialise(state.model, run)
     state.optimizer.state.clear()
     for name, value in (state.average or {}).items():
         value.copy_(state.model.get_parameter(name).detach())

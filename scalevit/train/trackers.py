@@ -86,7 +86,7 @@ TRACKERS: dict[str, Callable[[config.Run, Path, int], Tracker]] = {
 }
 
 
-def mistakes(run: config.Run) -> list[str]:
+def tracker_errors(run: config.Run) -> list[str]:
     """Trackers that the run asks for and that are not installed, one line each."""
     found = []
     for name in run.train.trackers:

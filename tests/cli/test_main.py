@@ -6,7 +6,7 @@ import json
 import pytest
 
 from scalevit.cli import main
-from scalevit.config.result import Answer
+from scalevit.config.result import CommandResult
 
 
 def test_help_names_every_command(capsys):
@@ -49,7 +49,7 @@ def test_several_mistakes_are_a_line_each(capsys):
 
 
 def test_json_has_no_infinities(capsys):
-    main._print(Answer("text", {"a": float("inf"), "b": [float("nan"), 1]}), as_json=True)
+    main._print(CommandResult("text", {"a": float("inf"), "b": [float("nan"), 1]}), as_json=True)
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1]}
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalevit.config.lr_schedule import Schedule, branch, last_common_step, lr_at
+from scalevit.config.lr_schedule import Schedule, branch_schedule, last_common_step, lr_at
 
 PAPER = Schedule("rsqrt", lr=8e-4, steps=1_000_000, warmup=10_000, timescale=10_000, cooldown=50_000)
 
@@ -45,7 +45,7 @@ def test_cosine_and_linear_end_where_they_say():
 @given(trunks, st.integers(0, 10_000), st.integers(1, 500), st.data())
 def test_a_branch_equals_its_trunk_until_it_leaves(trunk, at, cooldown, data):
     at = min(at, trunk.steps)
-    branched = branch(trunk, at, cooldown)
+    branched = branch_schedule(trunk, at, cooldown)
     step = data.draw(st.integers(0, at))
     assert lr_at(branched, step) == lr_at(trunk, step)
     assert lr_at(branched, at + cooldown) == 0
@@ -59,7 +59,7 @@ def test_rates_stay_between_zero_and_the_peak(trunk, step):
 
 def test_what_cannot_be_branched_is_refused():
     with pytest.raises(ValueError, match="cosine schedule cannot be branched"):
-        branch(Schedule("cosine"), 10, 10)
+        branch_schedule(Schedule("cosine"), 10, 10)
     with pytest.raises(ValueError, match="plateau ends at 950000"):
-        branch(PAPER, 960_000, 10)
+        branch_schedule(PAPER, 960_000, 10)
     assert last_common_step(PAPER) == 950_000

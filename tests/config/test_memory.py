@@ -7,7 +7,7 @@ import torch
 
 from scalevit.cli.main import main
 from scalevit.config.load import load
-from scalevit.config.memory import GIB, count_parameters, memory_of
+from scalevit.config.memory import GIB, count_parameters, step_memory
 from scalevit.tools.bench.memory import SHAPES, cases, row
 from scalevit.tools.memory_dry_run import dry_run_step, largest_micro_batch
 from scalevit.tools.memory_tracker import MemoryTracker
@@ -68,7 +68,7 @@ def test_a_rehearsal_agrees_with_the_plan(words, micro_batch):
     lived = dry_run_step(run, 8, micro_batch)
     numbers = count_parameters(run, run.model.resolve())["total"]
     shards = {"ddp": 1, "fsdp": 8, "hybrid": 4}[run.parallel.strategy]
-    assert memory_of(run, run.model.resolve(), micro_batch, 8).total == pytest.approx(lived.peak, rel=0.05)
+    assert step_memory(run, run.model.resolve(), micro_batch, 8).total == pytest.approx(lived.peak, rel=0.05)
     # parameters with one row, as positions, are on the first device alone
     assert lived.kinds["weights"] * GIB == pytest.approx(4 * numbers / shards, rel=0.04)
     passes = 2 * (8 // micro_batch)  # forward and backward of each micro-batch
@@ -110,4 +110,4 @@ def test_the_giant_is_rehearsed_on_256_devices():
     for words in (["parallel.strategy=fsdp"], ["parallel.strategy=fsdp", "parallel.recompute=full"]):
         run = load("paper/G14", words)
         lived = dry_run_step(run, 256, 64)
-        assert memory_of(run, run.model.resolve(), 64, 256).total == pytest.approx(lived.peak, rel=0.05)
+        assert step_memory(run, run.model.resolve(), 64, 256).total == pytest.approx(lived.peak, rel=0.05)

@@ -11,7 +11,7 @@ from scalevit.config.load import dump, load, run_id
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.presets import PRESETS
 from scalevit.config.run import Branch, Data, Model, Run, Train
-from scalevit.config.validate import Mistakes
+from scalevit.config.validate import ConfigErrors
 
 
 def test_every_preset_is_valid_and_there_are_thirteen():
@@ -55,10 +55,10 @@ def test_overrides_take_the_type_of_the_field():
 
 
 def test_all_mistakes_at_once_with_the_nearest_names():
-    with pytest.raises(Mistakes) as caught:
+    with pytest.raises(ConfigErrors) as caught:
         load("demo", ["modl.width=3", "model.widht=3", "model.pool=mapp", "train.batch=many", "nonsense"])
     text = str(caught.value)
-    assert len(caught.value.mistakes) == 5
+    assert len(caught.value.errors) == 5
     assert "model.widht: no such key; nearest: model.width" in text
     assert "modl: no such key; nearest: model" in text
     assert "'mapp' is none of map, gap, token" in text
@@ -66,7 +66,7 @@ def test_all_mistakes_at_once_with_the_nearest_names():
 
 
 def test_impossible_combinations_are_found_together():
-    with pytest.raises(Mistakes) as caught:
+    with pytest.raises(ConfigErrors) as caught:
         load(
             "paper/B16",
             [
@@ -80,7 +80,7 @@ def test_impossible_combinations_are_found_together():
             ],
         )
     text = str(caught.value)
-    assert len(caught.value.mistakes) == 7
+    assert len(caught.value.errors) == 7
     assert "nearest: 224, 240" in text
     assert "warmup 9000000000 + cooldown 50000 steps are longer than the run's 4000000" in text
     assert "nearest: [6, 8]" in text
@@ -130,5 +130,5 @@ def test_explicit_numbers_take_precedence_over_the_name():
 
 def test_training_needs_a_source_and_planning_does_not():
     run = load("paper/G14")
-    assert "say where your images are" in config.missing(run)[0]
-    assert config.missing(load("paper/G14", ["data.source=photos"])) == []
+    assert "say where your images are" in config.missing_source(run)[0]
+    assert config.missing_source(load("paper/G14", ["data.source=photos"])) == []

@@ -169,7 +169,7 @@ def test_a_full_disk_ends_all_processes(small_disk, tmp_path, job):
     (small_disk / "filler").unlink()
     again = job("schedule.steps=60", run=run, out=small_disk / "run")
     assert (again.communicate(timeout=60), again.returncode)[1] == 0
-    pretrain(config.changed(run, ["schedule.steps=60"]), tmp_path / "roomy")
+    pretrain(config.override(run, ["schedule.steps=60"]), tmp_path / "roomy")
     assert_close(losses(small_disk / "run"), losses(tmp_path / "roomy"))
 
 

@@ -73,8 +73,8 @@ def check_settings(command: str, args: argparse.Namespace) -> None:
         base = target if target in PRESETS else "demo"
         try:
             config.load(base, changes)
-        except config.Mistakes as error:  # combinations that only another base allows
-            assert not [line for line in error.mistakes if "nearest" in line or "expected" in line], error
+        except config.ConfigErrors as error:  # combinations that only another base allows
+            assert not [line for line in error.errors if "nearest" in line or "expected" in line], error
 
 
 def test_enough_commands_were_met_and_every_command_among_them():

@@ -21,7 +21,7 @@ FAULTS = {"nan": (1.0, math.nan, 0), "spike": (100.0, 100.0, 0), "slow": (1.0, 1
 
 def spoilt(kind):
     """`train.accumulate`, of which call number BAD goes wrong."""
-    real, calls = loop.accumulate, count()
+    real, calls = loop.accumulate_gradients, count()
     on_loss, on_gradients, seconds = FAULTS[kind]
 
     def accumulate(state, batch, recipe):
@@ -36,7 +36,7 @@ def spoilt(kind):
 
 
 if __name__ == "__main__":
-    loop.accumulate = spoilt(sys.argv[1])
+    loop.accumulate_gradients = spoilt(sys.argv[1])
     status = main.main(sys.argv[2:])
     sys.stdout.flush()
     if "RANK" not in os.environ:

@@ -6,7 +6,7 @@ from torch import nn
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.run import Guard, Train
 from scalevit.optim.weight_averaging import start_average
-from scalevit.train.loop import Recipe, State, pieces
+from scalevit.train.loop import Recipe, State, checkpoint_shards
 
 STEPS, BATCH = 12, 8
 
@@ -32,7 +32,7 @@ def batch(step):
 
 
 def everything(state):
-    return {piece.name: piece.data.clone() for piece in pieces(state)}
+    return {piece.name: piece.data.clone() for piece in checkpoint_shards(state)}
 
 
 def assert_same(one, other):

@@ -7,7 +7,7 @@ from torch import nn
 
 from scalevit.artifacts import dcp
 from scalevit.config.lr_schedule import lr_at
-from scalevit.train.loop import Hooks, accumulate, clip, facts, pieces, restore, train
+from scalevit.train.loop import Callbacks, accumulate_gradients, clip_gradients, scalar_state, checkpoint_shards, restore, train
 
 
 def batches(micro=BATCH):
@@ -25,7 +25,7 @@ def test_a_step_is_the_textbook_one():
     state = fresh(optimizer=torch.optim.SGD)
     weights = {name: p.detach().clone() for name, p in state.model.named_parameters()}
     average = {name: p.clone() for name, p in weights.items()}
-    rule = recipe(clip=0.3)
+    rule = recipe(clip_gradients=0.3)
     for step in range(STEPS):
         leaves = {name: p.clone().requires_grad_() for name, p in weights.items()}
         x, y = batch(step)
@@ -36,7 +36,7 @@ def test_a_step_is_the_textbook_one():
         for name, p in leaves.items():
             weights[name] = weights[name] - lr_at(rule.schedule, step) * p.grad * min(1, 0.3 / norm)
             average[name] = 0.9 * average[name] + 0.1 * weights[name]
-    train(state, batches(), rule, Hooks())
+    train(state, batches(), rule, Callbacks())
     for name, p in state.model.named_parameters():
         torch.testing.assert_close(p.detach(), weights[name], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(state.average[name], average[name], rtol=1e-5, atol=1e-6)
@@ -50,7 +50,7 @@ def test_a_polyak_average_is_the_mean_of_the_last_weights():
         seen.append({name: p.detach().clone() for name, p in state.model.named_parameters()})
         assert state.step >= 5 or all(torch.equal(state.average[n], seen[-1][n]) for n in state.average)
 
-    train(state, batches(), knobs, Hooks(tick=remember))
+    train(state, batches(), knobs, Callbacks(tick=remember))
     for name, value in state.average.items():
         mean = torch.stack([weights[name] for weights in seen[4:]]).mean(0)  # those of steps 5 … 12
         torch.testing.assert_close(value, mean, rtol=1e-6, atol=1e-7)
@@ -61,26 +61,26 @@ def test_gradients_are_added_up_where_they_are():
     state, seen = fresh(), []
     for parameter in state.model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.data_ptr()))
-    accumulate(state, next(batches(2)(0)), recipe())
+    accumulate_gradients(state, next(batches(2)(0)), recipe())
     assert len(seen) == 4 * 4 and len({*seen}) == 4
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_accumulating_changes_nothing_but_rounding(micro):
     whole, parts = fresh(), fresh()
-    train(whole, batches(), recipe(), Hooks())
-    train(parts, batches(micro), recipe(), Hooks())
+    train(whole, batches(), recipe(), Callbacks())
+    train(parts, batches(micro), recipe(), Callbacks())
     for a, b in zip(whole.model.parameters(), parts.model.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_clipping_leaves_small_gradients_alone():
     small, large = [torch.tensor([0.3, 0.4])], [torch.tensor([3.0, 0.0]), torch.tensor([4.0])]
-    assert clip(small, 1.0).item() == pytest.approx(0.5)
+    assert clip_gradients(small, 1.0).item() == pytest.approx(0.5)
     assert small[0].tolist() == pytest.approx([0.3, 0.4])
-    assert clip(large, 1.0).item() == pytest.approx(5.0)
+    assert clip_gradients(large, 1.0).item() == pytest.approx(5.0)
     assert torch.cat(large).tolist() == pytest.approx([0.6, 0.0, 0.8])
-    assert clip(large, 0.0).item() == pytest.approx(1.0)
+    assert clip_gradients(large, 0.0).item() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("at", [1, 4, 5, 11])
@@ -89,7 +89,7 @@ def test_resuming_leaves_no_trace(tmp_path, at, optimizer):
     """Logged means too: they are part of the state."""
 
     def run(state, rule, logged):
-        train(state, batches(), rule, Hooks(log=lambda step, values: logged.append((step, values["loss"]))))
+        train(state, batches(), rule, Callbacks(log=lambda step, values: logged.append((step, values["loss"]))))
 
     rule, straight, broken = recipe(), fresh(optimizer=optimizer), fresh(optimizer=optimizer)
     logged, again = [], []
@@ -99,8 +99,8 @@ def test_resuming_leaves_no_trace(tmp_path, at, optimizer):
     def stop():
         return "enough" if broken.step == at else None
 
-    hooks = Hooks(
-        save=lambda s: saved.append((everything(s), facts(s))), stop=stop,
+    hooks = Callbacks(
+        save=lambda s: saved.append((everything(s), scalar_state(s))), stop=stop,
         log=lambda step, values: again.append((step, values["loss"])),
     )  # fmt: skip
     assert train(broken, batches(), rule, hooks) == "enough"
@@ -115,7 +115,7 @@ def test_resuming_leaves_no_trace(tmp_path, at, optimizer):
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
-    places, _ = dcp.write_pieces(tmp_path, 0, pieces(fresh(ema=False)))
+    places, _ = dcp.write_pieces(tmp_path, 0, checkpoint_shards(fresh(ema=False)))
     dcp.write_index(tmp_path, places)
     with pytest.raises(ValueError, match=r"average\.0\.bias"):
         restore(fresh(), dcp.Reader(tmp_path), {})
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 
 def test_what_is_due_when():
     saves, logs, evaluations = [], [], []
-    hooks = Hooks(
+    hooks = Callbacks(
         save=lambda s: saves.append(s.step), log=lambda step, values: logs.append(step),
         evaluate=lambda s: evaluations.append(s.step),
     )  # fmt: skip
@@ -133,15 +133,15 @@ def test_what_is_due_when():
 
 def test_stopping_saves_where_it_stops():
     saves = []
-    hooks = Hooks(save=lambda s: saves.append(s.step), stop=lambda: "please")
+    hooks = Callbacks(save=lambda s: saves.append(s.step), stop=lambda: "please")
     assert train(fresh(), batches(), recipe(), hooks) == "please"
     assert saves == [1]
 
 
 def test_bf16_computes_low_and_keeps_high():
     low, high = fresh(), fresh()
-    train(low, batches(), recipe(precision="bf16"), Hooks())
-    train(high, batches(), recipe(), Hooks())
+    train(low, batches(), recipe(precision="bf16"), Callbacks())
+    train(high, batches(), recipe(), Callbacks())
     kept = [*low.model.parameters(), *low.average.values()]
     assert {value.dtype for value in kept} == {torch.float32}
     a, b = (torch.cat([p.detach().flatten() for p in s.model.parameters()]) for s in (low, high))

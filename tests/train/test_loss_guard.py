@@ -11,8 +11,8 @@ from tiny_loop import BATCH, assert_same, batch, everything, fresh, recipe
 
 from scalevit.artifacts import dcp
 from scalevit.config.run import Guard
-from scalevit.train.loop import Hooks, facts, pieces, restore, train
-from scalevit.train.loss_guard import fault, remember, shifted
+from scalevit.train.loop import Callbacks, scalar_state, checkpoint_shards, restore, train
+from scalevit.train.loss_guard import check_loss, update_history, skip_offset
 
 BAD = 7
 
@@ -20,25 +20,25 @@ BAD = 7
 def test_what_is_wrong():
     guard = Guard(spike=6.0, window=5)
     usual = [2.0, 2.1, 1.9, 2.05, 1.95]
-    assert fault(2.2, 1.0, usual, guard) is None
-    assert "nan" in (fault(math.nan, 1.0, usual, guard) or "")
-    assert "inf" in (fault(2.0, math.inf, usual, guard) or "")
-    assert "2 ± 0.05 is usual" in (fault(2.4, 1.0, usual, guard) or "")
-    assert fault(2.29, 1.0, usual, guard) is None  # 6 × 0.05 above the median is 2.3
-    assert fault(9.0, 1.0, usual[:4], guard) is None  # too little history
-    assert fault(9.0, 1.0, usual, Guard(window=5)) is None  # spikes are not looked at unless asked
+    assert check_loss(2.2, 1.0, usual, guard) is None
+    assert "nan" in (check_loss(math.nan, 1.0, usual, guard) or "")
+    assert "inf" in (check_loss(2.0, math.inf, usual, guard) or "")
+    assert "2 ± 0.05 is usual" in (check_loss(2.4, 1.0, usual, guard) or "")
+    assert check_loss(2.29, 1.0, usual, guard) is None  # 6 × 0.05 above the median is 2.3
+    assert check_loss(9.0, 1.0, usual[:4], guard) is None  # too little history
+    assert check_loss(9.0, 1.0, usual, Guard(window=5)) is None  # spikes are not looked at unless asked
 
 
 def test_history_is_a_window():
     history: list[float] = []
     for loss in range(9):
-        remember(history, loss, Guard(spike=1.0, window=4))
+        update_history(history, loss, Guard(spike=1.0, window=4))
     assert history == [5, 6, 7, 8]
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 4)), max_size=4))
 def test_skipping_only_moves_on(skips):
-    taken = [shifted(step, skips) for step in range(40)]
+    taken = [skip_offset(step, skips) for step in range(40)]
     assert taken == sorted(set(taken))
     assert taken[-1] == 39 + sum(count for _, count in skips)
 
@@ -71,8 +71,8 @@ def keeping(tmp_path, told):
     def save(state):
         folder = tmp_path / str(state.step)
         folder.mkdir()
-        dcp.write_index(folder, dcp.write_pieces(folder, 0, pieces(state))[0])
-        kept[state.step] = (folder, facts(state))
+        dcp.write_index(folder, dcp.write_pieces(folder, 0, checkpoint_shards(state))[0])
+        kept[state.step] = (folder, scalar_state(state))
 
     def rewind(state, why):
         told.append(why)
@@ -88,7 +88,7 @@ def keeping(tmp_path, told):
             value.copy_(start.average[name])
         state.meters.zero_()
 
-    return Hooks(save=save, rewind=rewind)
+    return Callbacks(save=save, rewind=rewind)
 
 
 @pytest.mark.parametrize("save_every", [0, 4])
@@ -102,7 +102,7 @@ def test_the_run_is_the_one_that_never_saw_that_data(tmp_path, save_every, poiso
     assert word in told[0]
     assert f"at step {BAD}" in told[0]
     without = poisoned(poison, shift=lambda number: number + (number >= BAD))
-    assert train(clean, without, recipe(guard=guard), Hooks()) is None
+    assert train(clean, without, recipe(guard=guard), Callbacks()) is None
     assert_same(state, clean)
     assert (state.skips, state.rewinds) == ([(BAD, 1)], 1)
 
@@ -113,7 +113,7 @@ def test_a_gradient_that_is_no_number_is_caught_though_the_loss_is_one(tmp_path)
     assert train(state, poisoned(lambda x, y: (x, y)), recipe(save_every=4), keeping(tmp_path, told)) is None
     assert told == [f"a gradient norm of nan at step {BAD}"]
     without = poisoned(lambda x, y: (x, y), shift=lambda number: number + (number >= BAD))
-    assert train(clean, without, recipe(), Hooks()) is None
+    assert train(clean, without, recipe(), Callbacks()) is None
     assert_same(state, clean)
 
 
@@ -132,5 +132,5 @@ def test_a_run_that_keeps_failing_stops_with_what_it_knows(tmp_path):
 
 def test_without_the_guard_nothing_is_looked_at(tmp_path):
     state = fresh()
-    assert train(state, poisoned(spoil), recipe(guard=Guard(on=False)), Hooks()) is None
+    assert train(state, poisoned(spoil), recipe(guard=Guard(on=False)), Callbacks()) is None
     assert not all(p.isfinite().all() for p in state.model.parameters())

@@ -7,17 +7,17 @@ import sys
 import pytest
 import torch
 
-from scalevit.config.devices import DEVICES, peak_of
-from scalevit.train.precision import compute_in, peak_flops, reproducible
+from scalevit.config.devices import DEVICES, peak_from_driver
+from scalevit.train.precision import autocast_for, peak_flops, deterministic_algorithms
 
 CPU = torch.device("cpu")
 
 
 def test_bf16_computes_products_in_bf16_and_keeps_fp32_inputs():
     left = torch.randn(8, 8)
-    with compute_in("bf16", CPU):
+    with autocast_for("bf16", CPU):
         assert (left @ left).dtype == torch.bfloat16
-    with compute_in("fp32", CPU):
+    with autocast_for("fp32", CPU):
         assert (left @ left).dtype == torch.float32
     assert left.dtype == torch.float32
 
@@ -33,7 +33,7 @@ def test_bf16_computes_products_in_bf16_and_keeps_fp32_inputs():
     ],
 )
 def test_peaks_are_found_by_the_name_that_a_driver_gives(driver, peak):
-    assert peak_of(driver) == peak
+    assert peak_from_driver(driver) == peak
     assert len(DEVICES) >= 10
 
 
@@ -95,6 +95,6 @@ def test_a_run_is_compiled_once_and_never_again(tmp_path):
 def test_reproducible_lasts_as_long_as_its_context(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     for wanted in (False, True):
-        with reproducible(wanted):
+        with deterministic_algorithms(wanted):
             assert torch.are_deterministic_algorithms_enabled() == wanted
         assert not torch.are_deterministic_algorithms_enabled()

@@ -17,7 +17,7 @@ from scalevit.artifacts import checkpoint, records, run_folder
 from scalevit.cli.main import main
 from scalevit.config.presets import PRESETS
 from scalevit.train import loop
-from scalevit.train.run import mistakes, pretrain
+from scalevit.train.run import preflight_errors, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_what_a_run_leaves(done):
     rows = records.read(done)
     last = {row["metric"]: row["value"] for row in rows if row["kind"] == "train" and row["step"] == STEPS}
     about = [row for row in rows if row["kind"] == "run"]
-    assert config.load(str(done / "run.yaml")) == config.resolved(TINY)
+    assert config.load(str(done / "run.yaml")) == config.with_explicit_shape(TINY)
     assert {"loss", "grad_norm", "lr", "images_per_second", "stall"} <= set(last)
     assert len(about) == 1
     assert {"commit", "versions", "device", "world", "command", "seconds", "mfu"} <= set(about[0])
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_costs_steps_and_nothing_else(done, tmp_path, capsy
 def test_a_faulty_step_is_left_out(tmp_path, monkeypatch, fault, word, save_every):
     """Back to the start, or to the checkpoint of step 5: either way as if that batch were not there."""
     expected = without_step_that_fails(monkeypatch, tmp_path / "without")
-    monkeypatch.setattr(loop, "accumulate", spoilt(fault))
+    monkeypatch.setattr(loop, "accumulate_gradients", spoilt(fault))
     run = replace(WATCHED, train=replace(WATCHED.train, save_every=save_every))
     assert pretrain(run, tmp_path / "run").stopped is None
     assert weights(tmp_path / "run") == expected
@@ -124,7 +124,7 @@ def test_a_branch_that_cannot_be(done, tmp_path, capsys, at, steps, message):
 def test_a_branch_off_another_past_is_refused(done, tmp_path):
     schedule = replace(TINY.schedule, steps=10, cooldown=3, lr=0.5)
     run = replace(TINY, schedule=schedule, branch=config.Branch(str(done), 7))
-    (line,) = mistakes(run, tmp_path / "b")
+    (line,) = preflight_errors(run, tmp_path / "b")
     assert "schedule.lr" in line
 
 
@@ -133,7 +133,7 @@ def test_all_mistakes_at_once_and_nothing_created(done, tmp_path):
         TINY, data=config.Data(source=""), train=replace(TINY.train, batch=9),
         schedule=replace(TINY.schedule, warmup=STEPS),
     )  # fmt: skip
-    with pytest.raises(config.Mistakes) as error:
+    with pytest.raises(config.ConfigErrors) as error:
         pretrain(bad, tmp_path / "run")
     text = str(error.value)
     assert all(word in text for word in ("data.source", "micro_batch", "warmup"))

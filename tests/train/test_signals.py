@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from scalevit.train.signals import Stop
+from scalevit.train.signals import StopSignals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_is_a_reason_and_handlers_come_back(number):
     before = signal.getsignal(number)
-    with Stop() as stop:
+    with StopSignals() as stop:
         assert stop.reason is None
         os.kill(os.getpid(), number)
         assert stop.reason == number.name
@@ -19,8 +19,8 @@ def test_a_signal_is_a_reason_and_handlers_come_back(number):
 
 
 def test_a_time_limit_is_a_reason():
-    assert Stop(minutes=0).reason == "the time limit"
-    assert Stop(minutes=5).reason is None
+    assert StopSignals(minutes=0).reason == "the time limit"
+    assert StopSignals(minutes=5).reason is None
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])

@@ -28,7 +28,7 @@ class Held:
 
 def watched(monkeypatch, **held):
     """The tiny run with these trackers in the place of packages."""
-    monkeypatch.setattr(trackers, "mistakes", lambda run: [])
+    monkeypatch.setattr(trackers, "tracker_errors", lambda run: [])
     for name, tracker in held.items():
         monkeypatch.setitem(trackers.TRACKERS, name, lambda *_, tracker=tracker: tracker)
     return replace(TINY, train=replace(TINY.train, trackers=tuple(held)))

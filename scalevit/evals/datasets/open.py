@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalevit.config.dataclass_io import nearest
+from scalevit.config.dataclass_io import nearest_names
 from scalevit.evals.datasets.arrays import holds_weights, open_npz
 from scalevit.evals.datasets.builtin import NAMES
 from scalevit.evals.datasets.idx import idx_files, open_idx
@@ -41,7 +41,7 @@ def open_set(target: str) -> ProbeSet:
         return open_shards(path)
     if path.is_dir():
         return open_idx(path.name, path) if idx_files(path) else _folder(path)
-    near = ", ".join(nearest(target, [*NAMES]))
+    near = ", ".join(nearest_names(target, [*NAMES]))
     raise ValueError(f"no data set, .npz or folder {target!r}; nearest names: {near}")
 
 

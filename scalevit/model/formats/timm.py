@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from scalevit.config.dataclass_io import nearest
+from scalevit.config.dataclass_io import nearest_names
 from scalevit.config.run import Model, Preprocessing
 from scalevit.model.formats import files
 from scalevit.model.formats.name_mapping import SourceTensors, stacked
@@ -53,7 +53,7 @@ def read_name(name: str) -> ModelPackage:
     """The pretrained model that timm knows under this name; downloads its weights."""
     timm = import_timm()
     if not timm.is_model(name):
-        near = nearest(name, timm.list_models(module="vision_transformer"))
+        near = nearest_names(name, timm.list_models(module="vision_transformer"))
         raise ValueError(f"timm has no model {name!r}; nearest: {', '.join(near)}")
     try:
         return from_module(timm.create_model(name, pretrained=True))

@@ -71,7 +71,7 @@ class Finetune:
     def run(self, trained: config.Run) -> config.Run:
         """The run as far as its cost goes; the head keeps its classes, on which few FLOPs depend."""
         keys = [word for word in self.overrides if not word.startswith("schedule.")]
-        made = config.changed(trained, keys)
+        made = config.override(trained, keys)
         plan = replace(trained.schedule, steps=self.steps, warmup=0, cooldown=0)
         return replace(made, schedule=plan, train=replace(made.train, batch=self.batch))
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from scalevit import config
 from scalevit.config import lr_schedule
-from scalevit.config.dataclass_io import from_dict, nearest
+from scalevit.config.dataclass_io import from_dict, nearest_names
 from scalevit.study.design import downstream
 from scalevit.study.design.downstream import Finetune, FollowUp, ProbeSpec
 
@@ -120,7 +120,7 @@ def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
     """The study that a preset's name or a YAML file describes; `overrides` change its base run. size: of the
     paper's ablations, "cpu" or "gpu".
 
-    Raises `config.Mistakes` with every mistake of the study and of its runs at once."""
+    Raises `config.ConfigErrors` with every mistake of the study and of its runs at once."""
     from scalevit.study.design.ablations import ABLATIONS
 
     if target in PRESETS:
@@ -130,7 +130,7 @@ def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
     elif Path(target).is_file():
         spec = read(Path(target))
     else:
-        near = nearest(target, [*PRESETS, *ABLATIONS])
+        near = nearest_names(target, [*PRESETS, *ABLATIONS])
         raise ValueError(f"no study and no file called {target!r}; nearest studies: {', '.join(near)}")
     spec = replace(spec, overrides=(*spec.overrides, *overrides))
     expand(spec)
@@ -159,7 +159,7 @@ def read(path: Path) -> Spec:
         tree["base"] = str(beside)
     spec = from_dict(Spec, tree, mistakes)
     if mistakes or spec is None:
-        raise config.Mistakes([f"{path}: {mistake}" for mistake in mistakes])
+        raise config.ConfigErrors([f"{path}: {mistake}" for mistake in mistakes])
     return replace(spec, **axes)
 
 
@@ -233,7 +233,7 @@ def _assignments(pairs: Any) -> tuple[str, ...]:
 
 def expand(spec: Spec, runs: Path | str = "runs") -> list[Node]:
     """Every node of the study, trunks before their branches; `runs` is the folder that holds the runs'
-    folders. Raises `config.Mistakes` with the mistakes of all runs."""
+    folders. Raises `config.ConfigErrors` with the mistakes of all runs."""
     mistakes = _mistakes(spec)
     nodes: list[Node] = []
     if not mistakes:
@@ -241,15 +241,15 @@ def expand(spec: Spec, runs: Path | str = "runs") -> list[Node]:
         for model, recipe, images, seed in axes:
             try:
                 nodes += _family(spec, model, recipe, images, seed, Path(runs))
-            except config.Mistakes as error:
-                mistakes += [line for line in error.mistakes if line not in mistakes]
+            except config.ConfigErrors as error:
+                mistakes += [line for line in error.errors if line not in mistakes]
     if not mistakes:
         nodes += _following(spec, nodes, mistakes)
     lost = {*spec.only} - {node.name for node in nodes}
     if lost and not mistakes:
         mistakes.append(f"only: the grid has no run called {', '.join(sorted(lost)[:3])}")
     if mistakes:
-        raise config.Mistakes(mistakes)
+        raise config.ConfigErrors(mistakes)
     return nodes
 
 
@@ -259,9 +259,9 @@ def _following(spec: Spec, trained: Sequence[Node], mistakes: list[str]) -> list
     for node, follow in itertools.product(trained, (*spec.probes, *spec.finetunes)):
         try:
             flops, run = follow.flops(node.run), follow.run(node.run)
-        except config.Mistakes as error:
+        except config.ConfigErrors as error:
             mistakes += [
-                f"finetunes: {line}" for line in error.mistakes if f"finetunes: {line}" not in mistakes
+                f"finetunes: {line}" for line in error.errors if f"finetunes: {line}" not in mistakes
             ]
             continue
         found.append(
@@ -321,7 +321,7 @@ def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int,
         if at < run.schedule.warmup
     ]
     if mistakes:
-        raise config.Mistakes(mistakes)
+        raise config.ConfigErrors(mistakes)
     *shorter, longest = points
     trunk = family.trunk(longest, tuple(points.values()))
     nodes = [trunk, *(family.branch(trunk, runs, steps, points[steps]) for steps in shorter)]
@@ -368,7 +368,7 @@ class _Family:
     def branch(self, trunk: Node, runs: Path, steps: int, at: int) -> Node:
         run = replace(
             self.run,
-            schedule=lr_schedule.branch(trunk.run.schedule, at, steps - at),
+            schedule=lr_schedule.branch_schedule(trunk.run.schedule, at, steps - at),
             branch=config.Branch(trunk=str(runs / trunk.name), step=at),
         )
         return self._node("branch", f"{self.stem}-{steps}", run, trunk.name, at, steps)
@@ -387,7 +387,7 @@ class _Family:
         run = replace(run, name=name)
         mistakes = config.validate(run)
         if mistakes:
-            raise config.Mistakes(mistakes)
+            raise config.ConfigErrors(mistakes)
         per_step = step_flops(run)
         return Node(
             name, kind, run, self.model, self.recipe, self.images, self.seed, after, at,

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from scalevit import config
 from scalevit.artifacts import records
-from scalevit.config.result import MISTAKE, RESUMABLE
+from scalevit.config.result import USER_ERROR, RESUMABLE
 from scalevit.study.design import grid
 from scalevit.study.launch import attempt
 from scalevit.study.launch.attempt import Attempt
@@ -207,7 +207,7 @@ def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
     for node in nodes:
         home = folder / "runs" / node.name
         home.mkdir(parents=True, exist_ok=True)
-        path, text = home / "run.yaml", config.dump(config.resolved(node.run))
+        path, text = home / "run.yaml", config.dump(config.with_explicit_shape(node.run))
         if node.follow is not None:
             path, text = home / FOLLOW, json.dumps(_meaning(node))
         if not path.exists() or path.read_text() != text:
@@ -339,7 +339,7 @@ class _Loop:
         if code == RESUMABLE and step > before:
             self.work.attempts[name] -= 1
             self.set(name, "waiting", f"stopped at step {step}, goes on")
-        elif code == MISTAKE or self.work.attempts.get(name, 0) >= self.attempts:
+        elif code == USER_ERROR or self.work.attempts.get(name, 0) >= self.attempts:
             self.work.errors[name] = tail
             self.set(name, "failed", f"{_ended_by(code)}\n{tail}")
         else:

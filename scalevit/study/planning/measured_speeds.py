@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scalevit.config.devices import Device, known_as
+from scalevit.config.devices import Device, device_from_driver
 from scalevit.config.model_sizes import Shape, shape
 from scalevit.config.run import Run
 
@@ -45,7 +45,7 @@ class MeasuredSpeeds:
     def hardware(self) -> Device:
         """The device of the table that the file names; else this machine, whose peak is the ceiling found."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        return known_as(self.device) or Device(
+        return device_from_driver(self.device) or Device(
             self.device, self.ceiling / 1e12, memory, math.nan, self.device
         )
 

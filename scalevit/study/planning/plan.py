@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from scalevit.config.devices import ASSUMED_MFU, MEASURED, Device, device
-from scalevit.config.memory import Memory, count_parameters, memory_of
+from scalevit.config.memory import Memory, count_parameters, step_memory
 from scalevit.config.model_sizes import LETTERS, Shape, shape
 from scalevit.config.run import Run
-from scalevit.config.validate import sharing_mistakes
+from scalevit.config.validate import parallel_errors
 from scalevit.study.laws.joint import ExpectedError
 from scalevit.study.planning.expected_error import Laws, paper
 from scalevit.study.planning.measured_speeds import MeasuredSpeeds
@@ -90,7 +90,7 @@ def plan(
         raise ValueError(f"at least one device is needed, found {devices}")
     if price is not None and not 0 < price < math.inf:
         raise ValueError(f"a device's price for an hour is above 0, found {price:g}")
-    odd = sharing_mistakes(run.parallel, run.train.batch, devices)
+    odd = parallel_errors(run.parallel, run.train.batch, devices)
     if odd:
         raise ValueError("; ".join(odd))
     resolved, laws = run.model.resolve(), laws or paper()
@@ -135,16 +135,16 @@ def largest_that_fits(run: Run, resolved: Shape, hardware: Device, devices: int)
     where none does."""
     share = max(1, run.train.batch // devices)
     if run.train.micro_batch:
-        return memory_of(run, resolved, min(share, run.train.micro_batch), devices)
+        return step_memory(run, resolved, min(share, run.train.micro_batch), devices)
     parts = [size for size in range(1, share + 1) if share % size == 0]
     # more images at once never take less, but for the last step: the whole share at once adds nothing up
-    whole = memory_of(run, resolved, share, devices)
+    whole = step_memory(run, resolved, share, devices)
     if fits_on(whole, hardware):
         return whole
     few = bisect.bisect_right(
-        parts, 0, hi=len(parts) - 1, key=lambda n: not fits_on(memory_of(run, resolved, n, devices), hardware)
+        parts, 0, hi=len(parts) - 1, key=lambda n: not fits_on(step_memory(run, resolved, n, devices), hardware)
     )
-    return memory_of(run, resolved, parts[max(0, few - 1)], devices)
+    return step_memory(run, resolved, parts[max(0, few - 1)], devices)
 
 
 def made_to_fit(run: Run, resolved: Shape, hardware: Device, devices: int) -> Run | None:
@@ -154,7 +154,7 @@ def made_to_fit(run: Run, resolved: Shape, hardware: Device, devices: int) -> Ru
     levels = ("none", "selective", "full")
     frugal = [replace(run, parallel=replace(run.parallel, strategy=way, recompute="full")) for way in ways]
     share = max(1, run.train.batch // devices)
-    if not any(fits_on(memory_of(one, resolved, n, devices), hardware) for one in frugal for n in (1, share)):
+    if not any(fits_on(step_memory(one, resolved, n, devices), hardware) for one in frugal for n in (1, share)):
         return None
     for strategy in ways:
         for level in levels[levels.index(run.parallel.recompute) :]:
@@ -229,7 +229,7 @@ def _warnings(
     if not fits or memory.micro_batch < min(share, run.train.micro_batch or share):
         other = made_to_fit(run, run.model.resolve(), hardware, devices)
         at_once = min(share, run.train.micro_batch or share)
-        needed = memory_of(run, run.model.resolve(), at_once, devices).total
+        needed = step_memory(run, run.model.resolve(), at_once, devices).total
         found.append(
             f"does not fit as it is: {needed:.1f} GiB with {at_once} images at once, {hardware.name} has "
             f"{hardware.memory:.0f}; "

@@ -21,8 +21,8 @@ from scalevit.config.run import Guard, Model, Run, Train
 from scalevit.data.normalise import normaliser
 from scalevit.distributed import world
 from scalevit.model import losses
-from scalevit.train.loop import Micro, Recipe, State, facts, pieces, take_step
-from scalevit.train.state import build
+from scalevit.train.loop import MicroBatch, Recipe, State, scalar_state, checkpoint_shards, take_step
+from scalevit.train.state import build_state
 
 MIB, GIB = 2**20, 2**30
 M_MMAP_THRESHOLD = -3
@@ -49,7 +49,7 @@ def _run(model: Model, batch: int) -> Run:
     return Run(model=model, schedule=schedule, train=train, guard=Guard(on=False))
 
 
-def _started(run: Run) -> tuple[State, list[Micro], Recipe]:
+def _started(run: Run) -> tuple[State, list[MicroBatch], Recipe]:
     """A state after its first step, which builds the optimizer's."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loss, prepare = losses.LOSSES[run.train.loss], normaliser(run.start.preprocessing)
@@ -57,7 +57,7 @@ def _started(run: Run) -> tuple[State, list[Micro], Recipe]:
     side, count = run.model.image, run.train.batch
     images = torch.zeros(count, side, side, 3, dtype=torch.uint8, device=device)
     batch = [(images, torch.zeros(count, dtype=torch.long, device=device))]
-    state = build(run, replace(world.ALONE, device=device))
+    state = build_state(run, replace(world.ALONE, device=device))
     take_step(state, batch, recipe)
     return state, batch, recipe
 
@@ -82,7 +82,7 @@ def _time(model: Model, batch: int, every: int, rounds: int, folder: Path) -> di
 
     usual, saves = [step() for _ in range(PLAIN)], []
     for _ in range(rounds):
-        copying = seconds(lambda: saver.start(state.step, pieces(state), facts(state)))
+        copying = seconds(lambda: saver.start(state.step, checkpoint_shards(state), scalar_state(state)))
         beside = []
         while saver.pending is not None and not saver.pending.report.done():
             beside.append(step())
@@ -134,7 +134,7 @@ def _memory(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     state, _, _ = _started(_run(TENTH, 1))
     saver = Saver(folder, state.world, Keep(1))
     with growth() as grown:
-        saver.start(state.step, pieces(state), facts(state))
+        saver.start(state.step, checkpoint_shards(state), scalar_state(state))
         saver.finish()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     numbers = sum(parameter.numel() for parameter in state.model.parameters())

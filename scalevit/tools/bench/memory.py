@@ -14,15 +14,15 @@ from typing import Any, Literal
 import torch
 
 from scalevit.config.lr_schedule import Schedule
-from scalevit.config.memory import GIB, memory_of
+from scalevit.config.memory import GIB, step_memory
 from scalevit.config.run import Guard, Model, Optimizer, Parallel, Run, Train
 from scalevit.data.normalise import normaliser
 from scalevit.distributed import world
 from scalevit.kernels import fake_device
 from scalevit.model import losses
 from scalevit.tools.memory_tracker import MemoryTracker
-from scalevit.train.loop import Micro, Recipe, State, take_step
-from scalevit.train.state import build
+from scalevit.train.loop import MicroBatch, Recipe, State, take_step
+from scalevit.train.state import build_state
 
 MIB = 2**20
 #: Shapes of other proportions of width, depth, tokens and classes, small enough for a CPU; images at once.
@@ -76,7 +76,7 @@ def row(
         train=Train(batch=images * micro_batches, micro_batch=images, precision=precision),
         parallel=Parallel(recompute=recompute), guard=Guard(on=False),
     )  # fmt: skip
-    planned = memory_of(run, model.resolve(), images, 1)
+    planned = step_memory(run, model.resolve(), images, 1)
     found = peak(run, device)
     return {
         "shape": shape, "optimizer": optimizer, "precision": precision, "recompute": recompute,
@@ -88,7 +88,7 @@ def row(
 def peak(run: Run, device: torch.device) -> int:
     """Bytes in use at the fullest moment of a training step, after one that built the optimizer's state."""
     with fake_device.fake_accelerator():
-        state = build(run, replace(world.ALONE, device=device))
+        state = build_state(run, replace(world.ALONE, device=device))
         take_step(state, _batch(run, device)[:1], _recipe(run))
         return _allocated(state, run) if device.type == "cuda" else _counted(state, run)
 
@@ -116,7 +116,7 @@ def _recipe(run: Run) -> Recipe:
     return Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
 
 
-def _batch(run: Run, device: torch.device) -> list[Micro]:
+def _batch(run: Run, device: torch.device) -> list[MicroBatch]:
     side, count = run.model.image, run.train.batch
     images = torch.zeros(count, side, side, 3, dtype=torch.uint8, device=device)
     labels = torch.zeros(count, dtype=torch.long, device=device)

@@ -167,7 +167,7 @@ def test_the_timetable_respects_slots_trunks_and_the_total(tmp_path):
 
 def test_all_mistakes_of_a_study_are_told_at_once_with_the_nearest_names(tmp_path):
     text = SPEC.replace("width: 32", "widht: 32").replace("train.batch: 64", "train.bach: 64")
-    with pytest.raises(config.Mistakes) as caught:
+    with pytest.raises(config.ConfigErrors) as caught:
         spec(tmp_path, text)
     assert "model.width" in str(caught.value) and "train.batch" in str(caught.value)
 

@@ -88,7 +88,7 @@ def test_the_run_file_describes_the_node(tmp_path):
     scheduler.prepare(nodes, tmp_path)
     for node in nodes:
         again = config.load(str(tmp_path / "runs" / node.name / "run.yaml"))
-        assert again == config.resolved(node.run)
+        assert again == config.with_explicit_shape(node.run)
 
 
 def test_progress_reads_the_last_step_from_a_file_that_is_cut_in_the_middle_of_a_line(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scalevit.cli import main
 from scalevit.config.devices import DEVICES
 from scalevit.config.load import load
-from scalevit.config.memory import KINDS, memory_of
+from scalevit.config.memory import KINDS, step_memory
 from scalevit.config.model_sizes import Shape, shape
 from scalevit.config.presets import PRESETS
 from scalevit.study.planning.candidates import ANCHOR, candidates, sovit
@@ -61,7 +61,7 @@ def test_parameters_agree_with_the_machine_half(name, extra):
 def test_memory_by_kind_adds_up_and_shards():
     run = load("paper/G14")
     giant, sharded = run.model.resolve(), load("paper/G14", ["parallel.strategy=fsdp"])
-    whole, shared = memory_of(run, giant, 8, 64), memory_of(sharded, giant, 8, 64)
+    whole, shared = step_memory(run, giant, 8, 64), step_memory(sharded, giant, 8, 64)
     assert whole.total == pytest.approx(sum(getattr(whole, part) for part in KINDS))
     assert shared.weights == pytest.approx(whole.weights / 64)
     assert (whole.shards, shared.shards) == (1, 64)

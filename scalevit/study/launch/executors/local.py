@@ -24,11 +24,11 @@ PROCESS = 0.6
 
 def expected_memory(node: grid.Node) -> float:
     """GiB of main memory that the node's process should take where there is no accelerator."""
-    from scalevit.study.planning.plan import memory_of
+    from scalevit.study.planning.plan import step_memory
 
     run = node.run
     micro_batch = run.train.micro_batch or run.train.batch
-    return PROCESS + memory_of(run, run.model.resolve(), micro_batch, 1).total
+    return PROCESS + step_memory(run, run.model.resolve(), micro_batch, 1).total
 
 
 def available_memory() -> float:

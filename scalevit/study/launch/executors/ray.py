@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scalevit.config.result import DONE, FAILED, RESUMABLE
+from scalevit.config.result import DONE, CHECK_FAILED, RESUMABLE
 from scalevit.study.design import grid
 from scalevit.study.launch.attempt import Attempt
 
@@ -79,7 +79,7 @@ class Ray:
             one.log.parent.mkdir(exist_ok=True)
             with one.log.open("a") as log:
                 log.write(f"ray: {error}\n")
-            return FAILED
+            return CHECK_FAILED
 
     def stop(self, kill: bool) -> None:
         for task in self.tasks.values():

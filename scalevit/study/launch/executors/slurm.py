@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalevit.config.result import DONE, FAILED
+from scalevit.config.result import DONE, CHECK_FAILED
 from scalevit.study.design import grid
 from scalevit.study.launch import attempt
 from scalevit.study.launch.attempt import EARLIER, Attempt
@@ -137,7 +137,7 @@ class Slurm:
         one.log.parent.mkdir(exist_ok=True)
         with one.log.open("a") as log:
             log.write(f"job {job} ended without a word\n{attempt.log_tail(error)}\n")
-        return FAILED
+        return CHECK_FAILED
 
     def stop(self, kill: bool) -> None:
         """What waits in the queue is taken out. What runs is told to save and end, again at every look: a
