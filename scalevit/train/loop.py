@@ -156,7 +156,7 @@ def batch_stream(state: State, batches: Callable[[int], Iterator[Sequence[MicroB
     step, number = state.step, -1
     stream: Iterator[Sequence[MicroBatch]] = iter(())
     while True:
-        wanted = skip_offset(step, state.skips)
+        wanted = step + skip_offset(step, state.skips)
         if wanted != number:
             stream, number = batches(wanted), wanted
         yield next(stream)

@@ -36,5 +36,6 @@ def update_history(history: list[float], loss: float, guard: Guard) -> None:
 
 
 def skip_offset(step: int, skips: Sequence[tuple[int, int]]) -> int:
-    """Which batch step `step` takes, when from each (step, batches) of `skips` on so many are left out."""
-    return step + sum(batches for first, batches in skips if step >= first)
+    """The skip offset of step `step`: how far its batch lies ahead of its own number, since each
+    (step, batches) of `skips` left out so many batches from that step on."""
+    return sum(batches for first, batches in skips if step >= first)

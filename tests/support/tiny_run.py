@@ -38,7 +38,7 @@ WATCHED = replace(TINY, guard=config.Guard(spike=50.0, window=4))
 def without_step_that_fails(monkeypatch, out, run=WATCHED):
     """The weights of the run that never saw the batch of the step that goes wrong in `faulty_run`."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "shifted", lambda step, skips: step + (step >= BAD))
+        patch.setattr(loop, "skip_offset", lambda step, skips: int(step >= BAD))
         pretrain(run, out)
     return weights(out)
 

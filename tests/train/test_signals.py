@@ -27,8 +27,8 @@ def test_a_time_limit_is_a_reason():
 def test_a_second_interrupt_ends_at_once(second):
     """By the terminal, or by a launcher that was interrupted twice itself."""
     program = (
-        "import os, signal; from scalevit.train.signals import Stop\n"
-        "with Stop():\n"
+        "import os, signal; from scalevit.train.signals import StopSignals\n"
+        "with StopSignals():\n"
         "    os.kill(os.getpid(), signal.SIGINT); print('once', flush=True)\n"
         f"    os.kill(os.getpid(), {int(second)}); print('never', flush=True)\n"
     )
