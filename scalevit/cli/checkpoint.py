@@ -71,7 +71,9 @@ def verify(found: list[checkpoint.Saved]) -> CommandResult:
     rows = [{"step": entry.step, "damage": checkpoint.damage(entry.folder)} for entry in found]
     lines = [f"step {row['step']:>9}  {'; '.join(row['damage']) or 'whole'}" for row in rows]
     damaged = any(row["damage"] for row in rows)
-    return CommandResult("\n".join(lines), {"checkpoints": rows, "whole": not damaged}, CHECK_FAILED if damaged else 0)
+    return CommandResult(
+        "\n".join(lines), {"checkpoints": rows, "whole": not damaged}, CHECK_FAILED if damaged else 0
+    )
 
 
 def consolidate(folder: str, step: int | None, out: Path | None) -> CommandResult:

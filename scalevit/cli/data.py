@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scalevit.config.result import DONE, CHECK_FAILED, RESUMABLE, CommandResult
+from scalevit.config.result import CHECK_FAILED, DONE, RESUMABLE, CommandResult
 
 if TYPE_CHECKING:
     from scalevit.data.dedup.search import Match

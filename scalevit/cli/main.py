@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from scalevit import __version__
-from scalevit.config.result import USER_ERROR, RESUMABLE, CommandResult
+from scalevit.config.result import RESUMABLE, USER_ERROR, CommandResult
 
 #: Error numbers of a full disk and of a used-up quota.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalevit.config.result import DONE, CHECK_FAILED, CommandResult
+from scalevit.config.result import CHECK_FAILED, DONE, CommandResult
 
 if TYPE_CHECKING:
     from scalevit.tools.parity import Check

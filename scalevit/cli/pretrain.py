@@ -45,12 +45,14 @@ def command_result(outcome: PretrainResult) -> CommandResult:
     data = {"folder": str(outcome.folder), "step": outcome.step, "stopped": outcome.stopped}
     if outcome.stopped is not None:
         return CommandResult(f"{outcome.folder}: stopped at step {outcome.step}, resumable", data, RESUMABLE)
-    return CommandResult(f"{outcome.folder}: complete, {outcome.step} steps", data | {"model": str(outcome.model)})
+    return CommandResult(
+        f"{outcome.folder}: complete, {outcome.step} steps", data | {"model": str(outcome.model)}
+    )
 
 
 def dry_run(run: config.Run, out: Path | None) -> CommandResult:
     """Every check of a real run, and what it would do; nothing is created."""
-    from scalevit.train.run import preflight_errors, open_batches
+    from scalevit.train.run import open_batches, preflight_errors
 
     found = preflight_errors(run, out)
     if found:

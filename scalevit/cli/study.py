@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalevit.config.result import DONE, CHECK_FAILED, RESUMABLE, CommandResult
+from scalevit.config.result import CHECK_FAILED, DONE, RESUMABLE, CommandResult
 
 if TYPE_CHECKING:
     from scalevit.study.design.grid import Node, Spec

@@ -1,6 +1,6 @@
 """The configuration of a run, without torch: dataclasses, presets, YAML in and out, validation."""
 
-from scalevit.config.load import override, dump, load, with_explicit_shape, run_id, to_dict
+from scalevit.config.load import dump, load, override, run_id, to_dict, with_explicit_shape
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.run import (
     Branch,
@@ -18,7 +18,7 @@ from scalevit.config.run import (
 from scalevit.config.validate import ConfigErrors, missing_source, parallel_errors, validate
 
 __all__ = [
-    "Branch", "Data", "Guard", "Mistakes", "Model", "Optimizer", "Parallel", "Preprocessing", "Probe", "Run",
-    "Schedule", "Start", "Train", "changed", "dump", "load", "missing", "resolved", "run_id",
-    "sharing_mistakes", "to_dict", "validate",
+    "Branch", "ConfigErrors", "Data", "Guard", "Model", "Optimizer", "Parallel", "Preprocessing", "Probe",
+    "Run", "Schedule", "Start", "Train", "dump", "load", "missing_source", "override", "parallel_errors",
+    "run_id", "to_dict", "validate", "with_explicit_shape",
 ]  # fmt: skip

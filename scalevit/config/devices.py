@@ -69,7 +69,9 @@ ASSUMED_MFU = 0.35
 def device(name: str) -> Device:
     """The device of that name. Raises ValueError with the nearest names."""
     if name.lower() not in DEVICES:
-        raise ValueError(f"unknown device {name!r}; known: {', '.join(nearest_names(name.lower(), [*DEVICES]))}")
+        raise ValueError(
+            f"unknown device {name!r}; known: {', '.join(nearest_names(name.lower(), [*DEVICES]))}"
+        )
     return DEVICES[name.lower()]
 
 

@@ -165,7 +165,9 @@ class _StepBytes:
     def kept(self) -> float:
         """What the forward pass keeps of patches and blocks."""
         patches = self.images * 3 * self.run.model.image**2 * self.itemsize
-        per_token = self.shape.depth * SAVED_FOR_BACKWARD[self.run.parallel.recompute](self.shape, self.itemsize)
+        per_token = self.shape.depth * SAVED_FOR_BACKWARD[self.run.parallel.recompute](
+            self.shape, self.itemsize
+        )
         return self.tokens * per_token + patches
 
     def pooled(self) -> float:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from scalevit.config.result import CHECK_FAILED, USER_ERROR, RESUMABLE
+from scalevit.config.result import CHECK_FAILED, RESUMABLE, USER_ERROR
 
 #: Seconds between two beats; after which a silent process is taken for dead; that one which has failed is
 #: given to leave by itself; and after which one that lives has certainly beaten again.
@@ -112,7 +112,9 @@ class Heartbeat:
         if self.store.check(["end"]):
             self._end(self.store.get("end").decode())
         if self._parent not in (None, os.getppid()):
-            self._end(f"{CHECK_FAILED} the launcher of rank {self.rank} is gone, noticed at {self.mark}", tell=True)
+            self._end(
+                f"{CHECK_FAILED} the launcher of rank {self.rank} is gone, noticed at {self.mark}", tell=True
+            )
         self._listen()
         if self.rank == 0:
             self._compare()

@@ -156,7 +156,9 @@ def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
         normaliser(run.start.preprocessing),
     )
     accumulate_gradients(state, batch, recipe)
-    clip_gradients([local(p.grad) for p in state.model.parameters() if p.grad is not None], recipe.clip, state.world)
+    clip_gradients(
+        [local(p.grad) for p in state.model.parameters() if p.grad is not None], recipe.clip, state.world
+    )
     state.optimizer.step()
 
 

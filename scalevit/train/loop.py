@@ -24,7 +24,7 @@ from scalevit.distributed.watchdog import COMPUTING, KEEPING, READING
 from scalevit.distributed.world import ALONE, World
 from scalevit.kernels.cuda_graph import CudaGraphRunner
 from scalevit.optim.weight_averaging import decay_at, update_average
-from scalevit.train.loss_guard import check_loss, update_history, skip_offset
+from scalevit.train.loss_guard import check_loss, skip_offset, update_history
 from scalevit.train.precision import autocast_for
 
 #: Inputs and labels of one micro-batch, on the device.
@@ -151,7 +151,9 @@ class Due:
         return not self.last and self._every(self.recipe.train.eval_every)
 
 
-def batch_stream(state: State, batches: Callable[[int], Iterator[Sequence[MicroBatch]]]) -> Iterator[Sequence[MicroBatch]]:
+def batch_stream(
+    state: State, batches: Callable[[int], Iterator[Sequence[MicroBatch]]]
+) -> Iterator[Sequence[MicroBatch]]:
     """The batches from the state's step on, without those that the guard made the run skip."""
     step, number = state.step, -1
     stream: Iterator[Sequence[MicroBatch]] = iter(())

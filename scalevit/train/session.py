@@ -27,7 +27,16 @@ from scalevit.model import export, losses
 from scalevit.model.vit import ViT
 from scalevit.optim.weight_averaging import swap_in_average
 from scalevit.train import cooldown_branch
-from scalevit.train.loop import Callbacks, MicroBatch, Recipe, State, scalar_state, checkpoint_shards, restore, train
+from scalevit.train.loop import (
+    Callbacks,
+    MicroBatch,
+    Recipe,
+    State,
+    checkpoint_shards,
+    restore,
+    scalar_state,
+    train,
+)
 from scalevit.train.precision import eager
 from scalevit.train.reporter import Reporter
 from scalevit.train.signals import StopSignals

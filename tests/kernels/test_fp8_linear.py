@@ -219,7 +219,9 @@ def test_a_machine_that_cannot_says_what_is_needed(tmp_path, capsys):
 
 def test_a_run_that_goes_on_computes_as_before(tmp_path, monkeypatch):
     """What was chosen is in the records, the log and the checkpoint, and is not measured again."""
-    monkeypatch.setattr(precision, "precision_errors", lambda how: [])  # the emulation is too slow to be offered
+    monkeypatch.setattr(
+        precision, "precision_errors", lambda how: []
+    )  # the emulation is too slow to be offered
     chosen = {4992: "never", 192: "tensor", 64: "row", 128: "bf16"}
 
     def timed(tokens, inputs, outputs, device):

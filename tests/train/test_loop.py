@@ -7,7 +7,15 @@ from torch import nn
 
 from scalevit.artifacts import dcp
 from scalevit.config.lr_schedule import lr_at
-from scalevit.train.loop import Callbacks, accumulate_gradients, clip_gradients, scalar_state, checkpoint_shards, restore, train
+from scalevit.train.loop import (
+    Callbacks,
+    accumulate_gradients,
+    checkpoint_shards,
+    clip_gradients,
+    restore,
+    scalar_state,
+    train,
+)
 
 
 def batches(micro=BATCH):
@@ -89,7 +97,9 @@ def test_resuming_leaves_no_trace(tmp_path, at, optimizer):
     """Logged means too: they are part of the state."""
 
     def run(state, rule, logged):
-        train(state, batches(), rule, Callbacks(log=lambda step, values: logged.append((step, values["loss"]))))
+        train(
+            state, batches(), rule, Callbacks(log=lambda step, values: logged.append((step, values["loss"])))
+        )
 
     rule, straight, broken = recipe(), fresh(optimizer=optimizer), fresh(optimizer=optimizer)
     logged, again = [], []

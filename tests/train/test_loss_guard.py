@@ -11,8 +11,8 @@ from tiny_loop import BATCH, assert_same, batch, everything, fresh, recipe
 
 from scalevit.artifacts import dcp
 from scalevit.config.run import Guard
-from scalevit.train.loop import Callbacks, scalar_state, checkpoint_shards, restore, train
-from scalevit.train.loss_guard import check_loss, update_history, skip_offset
+from scalevit.train.loop import Callbacks, checkpoint_shards, restore, scalar_state, train
+from scalevit.train.loss_guard import check_loss, skip_offset, update_history
 
 BAD = 7
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scalevit.config.devices import DEVICES, peak_from_driver
-from scalevit.train.precision import autocast_for, peak_flops, deterministic_algorithms
+from scalevit.train.precision import autocast_for, deterministic_algorithms, peak_flops
 
 CPU = torch.device("cpu")
 

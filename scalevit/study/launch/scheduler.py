@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from scalevit import config
 from scalevit.artifacts import records
-from scalevit.config.result import USER_ERROR, RESUMABLE
+from scalevit.config.result import RESUMABLE, USER_ERROR
 from scalevit.study.design import grid
 from scalevit.study.launch import attempt
 from scalevit.study.launch.attempt import Attempt

@@ -142,7 +142,10 @@ def largest_that_fits(run: Run, resolved: Shape, hardware: Device, devices: int)
     if fits_on(whole, hardware):
         return whole
     few = bisect.bisect_right(
-        parts, 0, hi=len(parts) - 1, key=lambda n: not fits_on(step_memory(run, resolved, n, devices), hardware)
+        parts,
+        0,
+        hi=len(parts) - 1,
+        key=lambda n: not fits_on(step_memory(run, resolved, n, devices), hardware),
     )
     return step_memory(run, resolved, parts[max(0, few - 1)], devices)
 
@@ -154,7 +157,9 @@ def made_to_fit(run: Run, resolved: Shape, hardware: Device, devices: int) -> Ru
     levels = ("none", "selective", "full")
     frugal = [replace(run, parallel=replace(run.parallel, strategy=way, recompute="full")) for way in ways]
     share = max(1, run.train.batch // devices)
-    if not any(fits_on(step_memory(one, resolved, n, devices), hardware) for one in frugal for n in (1, share)):
+    if not any(
+        fits_on(step_memory(one, resolved, n, devices), hardware) for one in frugal for n in (1, share)
+    ):
         return None
     for strategy in ways:
         for level in levels[levels.index(run.parallel.recompute) :]:

@@ -21,7 +21,7 @@ from scalevit.config.run import Guard, Model, Run, Train
 from scalevit.data.normalise import normaliser
 from scalevit.distributed import world
 from scalevit.model import losses
-from scalevit.train.loop import MicroBatch, Recipe, State, scalar_state, checkpoint_shards, take_step
+from scalevit.train.loop import MicroBatch, Recipe, State, checkpoint_shards, scalar_state, take_step
 from scalevit.train.state import build_state
 
 MIB, GIB = 2**20, 2**30

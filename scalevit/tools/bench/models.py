@@ -32,7 +32,7 @@ from scalevit.tools.bench.interleaved import bench_device, device_name, time_int
 from scalevit.tools.bench.markdown import markdown, share, times
 from scalevit.train.loop import Recipe, State, take_step
 from scalevit.train.malloc import keep_freed
-from scalevit.train.precision import compile_blocks, autocast_for, peak_flops
+from scalevit.train.precision import autocast_for, compile_blocks, peak_flops
 
 OURS, CEILING = "scalevit", "matrix products"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scalevit.config.result import DONE, CHECK_FAILED, RESUMABLE
+from scalevit.config.result import CHECK_FAILED, DONE, RESUMABLE
 from scalevit.study.design import grid
 from scalevit.study.launch.attempt import Attempt
 

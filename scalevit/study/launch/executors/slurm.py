@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalevit.config.result import DONE, CHECK_FAILED
+from scalevit.config.result import CHECK_FAILED, DONE
 from scalevit.study.design import grid
 from scalevit.study.launch import attempt
 from scalevit.study.launch.attempt import EARLIER, Attempt
