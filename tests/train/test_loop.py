@@ -33,7 +33,7 @@ def test_a_step_is_the_textbook_one():
     state = fresh(optimizer=torch.optim.SGD)
     weights = {name: p.detach().clone() for name, p in state.model.named_parameters()}
     average = {name: p.clone() for name, p in weights.items()}
-    rule = recipe(clip_gradients=0.3)
+    rule = recipe(clip=0.3)
     for step in range(STEPS):
         leaves = {name: p.clone().requires_grad_() for name, p in weights.items()}
         x, y = batch(step)
