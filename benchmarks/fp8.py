@@ -136,7 +136,7 @@ def steps(out: Path) -> None:
     for name, times in (("G/14", (1, 2)), ("L/16", (1,))):
         batch = batch_of(name)
         choices = fp8_autotune.autotune(run_of(name, batch), 1, DEVICE)
-        chosen = {choice.layer: choice.way for choice in choices}
+        chosen = {choice.layer: choice.granularity for choice in choices}
         say(name, "chosen:", *choices)
         model = ViT(words(name), device=DEVICE)
         fp8_linear.convert_blocks(model.blocks)
@@ -192,7 +192,7 @@ def layers(out: Path) -> None:
         for one in fp8_autotune.autotune(run_of(name, batch_of(name)), 1, DEVICE):
             times = [f"{one.milliseconds.get(way, 0):.3f}" for way in fp8_linear.GRANULARITIES]
             shape = f"{one.tokens} × {one.inputs} → {one.outputs}"
-            lines.append([f"{name} {one.layer}", shape, *times, one.way, f"{one.gain:.2f}"])
+            lines.append([f"{name} {one.layer}", shape, *times, one.granularity, f"{one.gain:.2f}"])
     print(
         markdown(
             ["layer", "shape", *(f"{way}, ms" for way in fp8_linear.GRANULARITIES), "chosen", "gain"], lines
@@ -352,7 +352,7 @@ def passes(
     compiled: bool = False,
 ) -> list[Tensor]:
     layer = fp8_linear.Fp8Linear.of(copy.deepcopy(plain).to(device))
-    layer.way = way
+    layer.granularity = way
     if compiled:
         layer.compile(dynamic=False)
     x = x.detach().to(device).requires_grad_()

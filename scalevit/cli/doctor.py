@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> CommandResult:
         facts["verdict"] = bottleneck.verdict(run, facts["run"])
         lines.append(facts["verdict"])
         layers = bottleneck.fp8_layers(run)
-        facts["fp8"] = {choice.layer: {"way": choice.way} | choice.milliseconds for choice in layers}
+        facts["fp8"] = {choice.layer: {"way": choice.granularity} | choice.milliseconds for choice in layers}
         lines += [f"fp8: {choice}" for choice in layers]
     return CommandResult("\n".join(lines), facts)
 

@@ -2,9 +2,8 @@
 
 The products of a small layer are over before their factors are in eight bits; those of a large one take
 little more than half the time. Where that turns depends on the device, so each layer's forward pass and
-gradients are timed each way when a run begins. Checkpoints keep what was chosen: a run that goes on,
-elsewhere or beside noisy neighbours, computes as before.
-"""
+gradients are timed in each granularity when a run begins. Checkpoints keep what was chosen: a run that goes
+on, elsewhere or beside noisy neighbours, computes as before."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ MIN_SPEEDUP = 1.05
 
 @dataclass(frozen=True)
 class LayerTiming:
-    """One layer of every block. milliseconds: of its forward pass and gradients, in each way that it can."""
+    """Timing of one layer of every block. milliseconds: of its forward and backward pass, by granularity."""
 
     layer: str
     tokens: int
@@ -34,7 +33,7 @@ class LayerTiming:
     milliseconds: dict[fp8_linear.Granularity, float]
 
     @property
-    def way(self) -> fp8_linear.Granularity:
+    def granularity(self) -> fp8_linear.Granularity:
         """The fastest, where it is faster enough."""
         best = min(self.milliseconds, key=self.milliseconds.__getitem__)
         return best if self.milliseconds["bf16"] >= MIN_SPEEDUP * self.milliseconds[best] else "bf16"
@@ -42,14 +41,14 @@ class LayerTiming:
     @property
     def gain(self) -> float:
         """How many times faster than in bf16."""
-        return self.milliseconds["bf16"] / self.milliseconds[self.way]
+        return self.milliseconds["bf16"] / self.milliseconds[self.granularity]
 
     def __str__(self) -> str:
         shape = f"{self.layer} ({self.tokens} tokens, {self.inputs} → {self.outputs})"
         if len(self.milliseconds) == 1:
             return f"{shape}: bf16, since fp8 needs multiples of {fp8_linear.ALIGNMENT}"
-        times = " · ".join(f"{way} {ms:.3f} ms" for way, ms in self.milliseconds.items())
-        return f"{shape}: {self.way}, {self.gain:.2f} × bf16 ({times})"
+        times = " · ".join(f"{granularity} {ms:.3f} ms" for granularity, ms in self.milliseconds.items())
+        return f"{shape}: {self.granularity}, {self.gain:.2f} × bf16 ({times})"
 
 
 def autotune(run: Run, processes: int, device: torch.device) -> list[LayerTiming]:
@@ -74,7 +73,7 @@ def linear_shapes(run: Run, processes: int) -> Iterator[tuple[str, int, int, int
 def time_layer(
     tokens: int, inputs: int, outputs: int, device: torch.device
 ) -> dict[fp8_linear.Granularity, float]:
-    """Median milliseconds of forward pass and both gradients in each way that this shape allows."""
+    """Median milliseconds of forward pass and both gradients in each granularity that this shape allows."""
     layer = fp8_linear.Fp8Linear(inputs, outputs, device=device)
     x = torch.randn(tokens, inputs, device=device, dtype=torch.bfloat16, requires_grad=True)
     gradient = torch.randn(tokens, outputs, device=device, dtype=torch.bfloat16)
@@ -87,9 +86,9 @@ def time_layer(
 
     fits = not any(size % fp8_linear.ALIGNMENT for size in (tokens, inputs, outputs))
     found: dict[fp8_linear.Granularity, float] = {}
-    for way in fp8_linear.GRANULARITIES if fits else fp8_linear.GRANULARITIES[:1]:
-        layer.way = way
-        found[way] = milliseconds(step, device)
+    for granularity in fp8_linear.GRANULARITIES if fits else fp8_linear.GRANULARITIES[:1]:
+        layer.granularity = granularity
+        found[granularity] = milliseconds(step, device)
     return found
 
 

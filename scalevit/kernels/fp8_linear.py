@@ -1,10 +1,10 @@
 """Linear layers whose three products are computed in fp8.
 
-A number is kept as q · unit, q in eight bits: e4m3 (4 bits of exponent, 3 of mantissa) for activations and
-weights, and for gradients e5m2 where a whole tensor shares its unit, e4m3 where every row has its own. The
-unit puts the largest number at the format's largest one, found anew in each step: nothing is remembered, so a
-run goes on after a stop as if there had been none. Products add up in fp32; their results are bf16, the
-weights' gradient fp32. Weights stay fp32 parameters under their usual names.
+A number is kept as q · scale, q in eight bits: e4m3 (4 bits of exponent, 3 of mantissa) for activations and
+weights, and for gradients e5m2 where a whole tensor shares its scale, e4m3 where every row has its own. The
+scale puts the largest number at the format's largest one, and is computed anew in each step: nothing is
+remembered, so a run continues after a stop as if there had been none. Products add up in fp32; their results
+are bf16, the weights' gradient fp32. Weights stay fp32 parameters under their usual names.
 
 On anything but a CUDA device the same numbers are multiplied in fp32 (`product`): slow, and the reference.
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from scalevit.kernels import linear
 
-#: How a layer computes: plainly, in fp8 with one unit for a tensor, or with one for each row (and, for the
+#: How a layer computes: plainly, in fp8 with one scale for a tensor, or with one for each row (and, for the
 #: gradient of the weights, each column).
 Granularity = Literal["bf16", "tensor", "row"]
 GRANULARITIES: tuple[Granularity, ...] = ("bf16", "tensor", "row")
@@ -36,42 +36,44 @@ ALIGNMENT = 16
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 FORMAT_MAX = {E4M3: 448.0, E5M2: 57344.0}
-#: Numbers all smaller than this are as good as zero; their unit must not become zero.
+#: Numbers all smaller than this are as good as zero; their scale must not become zero.
 MIN_AMAX = 1e-30
 
 
 @torch.library.custom_op(
     "scalevit::quantise",
     mutates_args=(),
-    schema="(Tensor x, Tensor row_units, Tensor column_units, ScalarType dtype) -> (Tensor, Tensor)",
+    schema="(Tensor x, Tensor row_scales, Tensor column_scales, ScalarType dtype) -> (Tensor, Tensor)",
 )
 def cast_scaled(
-    x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype
+    x: Tensor, row_scales: Tensor, column_scales: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """x / unit in `dtype`: by rows as it lies, and by columns transposed; both contiguous."""
+    """x / scale in `dtype`: by rows as it lies, and by columns transposed; both contiguous."""
     wide = x.float()
-    across = wide.t() * column_units.reciprocal()
-    return (wide * row_units.reciprocal()).to(dtype), across.to(dtype).contiguous()
+    across = wide.t() * column_scales.reciprocal()
+    return (wide * row_scales.reciprocal()).to(dtype), across.to(dtype).contiguous()
 
 
 @cast_scaled.register_fake
-def _(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, row_scales: Tensor, column_scales: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=dtype), x.new_empty((x.shape[1], x.shape[0]), dtype=dtype)
 
 
 @cast_scaled.register_kernel("cuda")
-def _(x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, row_scales: Tensor, column_scales: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     from scalevit.kernels.triton.quantise import quantise_kernel as kernel
 
-    return kernel(x, row_units, column_units, dtype)
+    return kernel(x, row_scales, column_scales, dtype)
 
 
-def quantise(x: Tensor, dtype: torch.dtype, way: Granularity) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A matrix (r, c) in eight bits as it lies (r, c) and transposed (c, r), and the units of both: scalars,
+def quantise(
+    x: Tensor, dtype: torch.dtype, granularity: Granularity
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A matrix (r, c) in eight bits as it lies (r, c) and transposed (c, r), and the scales of both: scalars,
     or (r, 1) and (c, 1)."""
     # by rows first, where the compiler can do it in the kernel that makes x
     largest = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True)
-    if way == "tensor":
+    if granularity == "tensor":
         rows = columns = _scale(largest.amax(), dtype)
     else:
         rows = _scale(largest, dtype)
@@ -84,7 +86,7 @@ def _scale(largest: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def scaled_matmul(
-    left: Tensor, right: Tensor, left_units: Tensor, right_units: Tensor, bias: Tensor | None = None,
+    left: Tensor, right: Tensor, left_scales: Tensor, right_scales: Tensor, bias: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16, fast: bool = True,
 ) -> Tensor:  # fmt: skip
     """left (a, k) times right (b, k) transposed, plus the bias (b), in `dtype`.
@@ -92,10 +94,10 @@ def scaled_matmul(
     fast: partial sums may stay in the tensor cores' own registers, which hold fewer bits than fp32."""
     if left.is_cuda:
         return torch._scaled_mm(
-            left, right.t(), scale_a=left_units, scale_b=right_units.t(), bias=bias, out_dtype=dtype,
+            left, right.t(), scale_a=left_scales, scale_b=right_scales.t(), bias=bias, out_dtype=dtype,
             use_fast_accum=fast,
         )  # fmt: skip
-    found = (left.float() * left_units) @ (right.float() * right_units).t()
+    found = (left.float() * left_scales) @ (right.float() * right_scales).t()
     return (found if bias is None else found + bias).to(dtype)
 
 
@@ -103,32 +105,34 @@ class _Linear(torch.autograd.Function):
     """x weightᵀ + bias and its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: Granularity) -> Tensor:
-        x8, x8t, x_rows, x_columns = quantise(x, E4M3, way)
-        w8, w8t, w_rows, w_columns = quantise(weight, E4M3, way)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, granularity: Granularity) -> Tensor:
+        x8, x8t, x_rows, x_columns = quantise(x, E4M3, granularity)
+        w8, w8t, w_rows, w_columns = quantise(weight, E4M3, granularity)
         ctx.save_for_backward(x8t, x_columns, w8t, w_columns)
-        ctx.way, ctx.biased = way, bias is not None
+        ctx.granularity, ctx.has_bias = granularity, bias is not None
         return scaled_matmul(x8, w8, x_rows, w_rows, None if bias is None else bias.to(torch.bfloat16))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x8t, x_columns, w8t, w_columns = ctx.saved_tensors
         g = gradient.contiguous()
-        g8, g8t, g_rows, g_columns = quantise(g, E5M2 if ctx.way == "tensor" else E4M3, ctx.way)
+        g8, g8t, g_rows, g_columns = quantise(
+            g, E5M2 if ctx.granularity == "tensor" else E4M3, ctx.granularity
+        )
         inputs = scaled_matmul(g8, w8t, g_rows, w_columns)
-        if ctx.way == "tensor":  # a sum over all tokens, where few bits would show
+        if ctx.granularity == "tensor":  # a sum over all tokens, where few bits would show
             weight = scaled_matmul(g8t, x8t, g_columns, x_columns, dtype=torch.float32, fast=False)
         else:
             weight = scaled_matmul(g8t, x8t, g_columns, x_columns, fast=False).float()
-        return inputs, weight, g.sum(0, dtype=torch.float32) if ctx.biased else None, None
+        return inputs, weight, g.sum(0, dtype=torch.float32) if ctx.has_bias else None, None
 
 
 class Fp8Linear(linear.Linear):
-    """A linear layer that computes in its `way` while it trains under autocast, and plainly otherwise: what
-    is evaluated is what others will load."""
+    """Linear layer that computes in fp8, in its `granularity`, while it trains under autocast; in evaluation
+    it computes plainly, as whoever loads the weights will."""
 
     #: None until it is decided, and then as bf16.
-    way: Granularity | None = None
+    granularity: Granularity | None = None
 
     @classmethod
     def of(cls, plain: nn.Linear) -> Fp8Linear:
@@ -140,17 +144,17 @@ class Fp8Linear(linear.Linear):
     def forward(self, input: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         return self._multiply(input, self.bias)
 
-    def product(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+    def matmul(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """Without the bias, which others add."""
         return self._multiply(x, None)
 
     def _multiply(self, input: Float[Tensor, "*b i"], bias: Tensor | None) -> Float[Tensor, "*b o"]:
         training = torch.is_grad_enabled() and torch.is_autocast_enabled(input.device.type)
         tokens = input.numel() // self.in_features
-        if self.way in (None, "bf16") or not training or tokens % ALIGNMENT:
+        if self.granularity in (None, "bf16") or not training or tokens % ALIGNMENT:
             return F.linear(input, self.weight, bias)
         x = input.reshape(tokens, self.in_features).to(torch.bfloat16)
-        y: Tensor = _Linear.apply(x, self.weight, bias, self.way)  # pyright: ignore
+        y: Tensor = _Linear.apply(x, self.weight, bias, self.granularity)  # pyright: ignore
         return y.view(*input.shape[:-1], self.out_features)
 
 
@@ -163,13 +167,13 @@ def convert_blocks(blocks: Iterable[nn.Module]) -> None:
 
 
 def set_granularities(blocks: Iterable[nn.Module], ways: dict[str, Granularity]) -> None:
-    """Let each layer of each block, named as in LAYERS, compute in its way."""
+    """Let each layer of each block, named as in LAYERS, compute in its granularity."""
     for block in blocks:
-        for name, way in ways.items():
-            getattr(getattr(block, FP8_LAYERS[name]), name).way = way
+        for name, granularity in ways.items():
+            getattr(getattr(block, FP8_LAYERS[name]), name).granularity = granularity
 
 
 def granularities(blocks: nn.ModuleList) -> dict[str, Granularity]:
     """How each layer of every block computes; empty as long as that is not decided."""
     layers = {name: getattr(getattr(blocks[0], parent), name) for name, parent in FP8_LAYERS.items()}
-    return {name: layer.way for name, layer in layers.items() if layer.way is not None}
+    return {name: layer.granularity for name, layer in layers.items() if layer.granularity is not None}

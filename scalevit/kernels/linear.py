@@ -32,10 +32,10 @@ class Linear(nn.Linear):
     def forward(self, input: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         return linear(input, self.weight, self.bias)
 
-    def product(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+    def matmul(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         return linear(x, self.weight, None)
 
-    def is_watched(self) -> bool:
+    def has_hooks(self) -> bool:
         """Whether somebody's hooks want the layer itself to be called."""
         hooks = (self._forward_pre_hooks, self._forward_hooks, self._backward_pre_hooks, self._backward_hooks)
         return any(hooks)
@@ -56,7 +56,7 @@ def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[Linear]:
-    return type(layer) is Linear and layer.bias is not None and not layer.is_watched()
+    return type(layer) is Linear and layer.bias is not None and not layer.has_hooks()
 
 
 def _multiplies(x: Tensor, inputs: int, weight: Tensor, bias: Tensor | None) -> bool:

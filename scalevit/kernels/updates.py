@@ -35,10 +35,10 @@ class StepCoefficients:
     it; shrink: 1 − lr λ; second: β₂ of this step; eps: as the rule has it; debias1, debias2: 1 − β^t."""
 
     lr: float
-    shrink: float
+    weight_factor: float
     momentum: float
-    ours: float
-    second: float = 0.0
+    update_weight: float
+    beta2: float = 0.0
     eps: float = 0.0
     debias1: float = 1.0
     debias2: float = 1.0
@@ -50,7 +50,7 @@ class ElementwiseUpdate:
     parameter's size that the rule keeps, beside the momentum."""
 
     rule: str
-    kept: tuple[str, ...]
+    state_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FactoredUpdate:
     rows_first: bool
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def state_names(self) -> tuple[str, ...]:
         """Second moments by row, (A, I, B), and by column, (A, B, J)."""
         return ("rows", "columns") if self.rows_first else ("columns", "rows")
 
@@ -80,35 +80,40 @@ class UpdateLaunch:
 
     def __init__(self, kind: UpdateKind, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
         self.kind, self.parameters, self.states = kind, parameters, states
-        self.tensors = [[state[name] for name in ("momentum", *kind.kept)] for state in states]
+        self.tensors = [[state[name] for name in ("momentum", *kind.state_names)] for state in states]
         weights = [local(parameter.detach()) for parameter in parameters]
         columns = [weights, *([local(tensor) for tensor in column] for column in zip(*self.tensors))]
         assert all(tensor.is_contiguous() for column in columns for tensor in column)
         self.sizes = tuple(tensor.numel() for tensor in weights)
-        self.device, self.kept = weights[0].device, columns[1][0].dtype
+        self.device, self.momentum_dtype = weights[0].device, columns[1][0].dtype
         self._addresses = _addresses(tensor for column in columns for tensor in column)
-        self._lifted = list[int]()
+        self._gradient_addresses = list[int]()
         self.table = self.gradients = _table(self._addresses, self.device)
         self._triton = use_triton(weights[0])
 
-    def holds(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
+    def matches(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether these are still the states of its parameters, and these still lie where they did."""
         if _addresses(map(local, self.parameters)) != self._addresses[: len(self.parameters)]:
             return False
-        found = ([states[p].get(name) for name in ("momentum", *self.kind.kept)] for p in self.parameters)
+        found = (
+            [states[p].get(name) for name in ("momentum", *self.kind.state_names)] for p in self.parameters
+        )
         return all(a is b for mine, theirs in zip(self.tensors, found) for a, b in zip(mine, theirs))
 
     @property
     def aligned(self) -> bool:
         """Whether 16 bytes of every tensor can be read at once."""
-        return all(address % 16 == 0 for address in (*self._addresses, *self._lifted))
+        return all(address % 16 == 0 for address in (*self._addresses, *self._gradient_addresses))
 
     def run(self, rates: StepCoefficients) -> None:
         """Update weights and states by the parameters' gradients."""
         gradients = [local(p.grad).contiguous() for p in self.parameters if p.grad is not None]
-        lifted = _addresses(gradients)
-        if lifted != self._lifted:
-            self._lifted, self.gradients = lifted, _table(lifted, self.device)
+        gradient_addresses = _addresses(gradients)
+        if gradient_addresses != self._gradient_addresses:
+            self._gradient_addresses, self.gradients = (
+                gradient_addresses,
+                _table(gradient_addresses, self.device),
+            )
         if self._triton:
             from scalevit.kernels.triton import updates as kernels
         else:

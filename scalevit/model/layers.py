@@ -95,12 +95,12 @@ class Mlp(nn.Module):
         self.gelu = GELUS[gelu]
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        fused = self.gelu is tanh_gelu and isinstance(self.fc1, Linear) and not self.fc1.is_watched()
+        fused = self.gelu is tanh_gelu and isinstance(self.fc1, Linear) and not self.fc1.has_hooks()
         y = mlp(x, self.fc1, self.fc2) if fused else None
         if y is not None:
             return y
         if fused and (use_triton(x) or dispatch.use_native(x)):
-            return self.fc2(bias_gelu(self.fc1.product(x), self.fc1.bias))
+            return self.fc2(bias_gelu(self.fc1.matmul(x), self.fc1.bias))
         return self.fc2(self.gelu(self.fc1(x)))
 
     def parameter_specs(self) -> dict[str, ParameterSpec]:

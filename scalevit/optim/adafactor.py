@@ -7,11 +7,10 @@ For a tensor G of the reference, factored over its two largest axes i and j (bot
     r ← β₂ r + (1 − β₂) mean_j(G² + 1e-30)        c ← β₂ c + (1 − β₂) mean_i(G² + 1e-30)
     u = G / sqrt(r c / mean_i(r))                  m ← 0.9 m + 0.1 u        θ ← θ − lr (m + λ θ)
 
-(Shazeer and Stern 2018; 0.9 becomes 0.8984375 in bf16, see momentum.py). Query, key and value of each head
-have statistics of their own although ours are one matrix: views (layout.py) say where the reference's tensors
-lie. The statistics of sharded parameters are small and whole on every process; their sums cross the network
-in one message a step.
-"""
+(Shazeer and Stern 2018; 0.9 becomes 0.8984375 in bf16, see base.py). Query, key and value of each head have
+statistics of their own although ours are one matrix: layouts (model/reference_layout.py) say where the
+reference's tensors lie. The statistics of sharded parameters are small and whole on every process; their sums
+cross the network in one message a step."""
 
 from __future__ import annotations
 
@@ -45,9 +44,10 @@ from scalevit.optim.base import (
 
 @dataclass(frozen=True)
 class Factoring:
-    """Our memory of a parameter, row-major, as (a, i, b, j, c): i and j are the factored axes, and `largest`
-    and `second` say which of the two (1 or 3) is which. Rows hold means over the largest, columns over the
-    second. Without `factored`, every element has a second moment of its own: (parts, n, 1, 1, 1)."""
+    """Factored shape: our memory of a parameter, row-major, as (a, i, b, j, c): i and j are the factored
+    axes, `largest` and `second` say which of the two (1 or 3) is which. Rows hold means over the largest,
+    columns over the second. Without `factored`, every element has a second moment of its own: (parts, n, 1,
+    1, 1)."""
 
     shape: tuple[int, int, int, int, int]
     parts: int
@@ -65,18 +65,18 @@ class Factoring:
 
 
 @cache
-def factor_axes(view: ReferenceLayout, min_dim: int) -> Factoring:
-    """How the reference factors the tensors of a view: over the last two of its axes sorted by size, when
-    both have at least `min_dim` elements; of equally long axes the later ones."""
-    order = sorted(range(len(view.shape)), key=view.shape.__getitem__)
-    if len(order) < 2 or view.shape[order[-2]] < min_dim:
-        return Factoring((view.parts, math.prod(view.shape), 1, 1, 1), view.parts, False)
-    second, largest = view.axes[order[-2]], view.axes[order[-1]]
+def factor_axes(layout: ReferenceLayout, min_dim: int) -> Factoring:
+    """Axes that the reference factors the tensors of a layout over: the last two of its axes sorted by size,
+    when both have at least `min_dim` elements; of equally long axes the later ones."""
+    order = sorted(range(len(layout.shape)), key=layout.shape.__getitem__)
+    if len(order) < 2 or layout.shape[order[-2]] < min_dim:
+        return Factoring((layout.parts, math.prod(layout.shape), 1, 1, 1), layout.parts, False)
+    second, largest = layout.axes[order[-2]], layout.axes[order[-1]]
     i, j = sorted((second, largest))
-    split = view.split
+    split = layout.split
     a, b, c = math.prod(split[:i]), math.prod(split[i + 1 : j]), math.prod(split[j + 1 :])
-    shape = (view.parts * a, split[i], b, split[j], c)
-    return Factoring(shape, view.parts, True, 1 if largest == i else 3, 3 if largest == i else 1)
+    shape = (layout.parts * a, split[i], b, split[j], c)
+    return Factoring(shape, layout.parts, True, 1 if largest == i else 3, 3 if largest == i else 1)
 
 
 #: Dimension, start and length of a part of a tensor.
@@ -85,21 +85,22 @@ LocalRange = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class LocalPart:
-    """Part of the local memory, its shape, and where it lies along the dimensions that it does not span."""
+    """A rectangular part of the local shard: its first element, size and shape, and its range along the
+    dimensions that it does not span."""
 
     start: int
     size: int
     shape: tuple[int, ...]
     cuts: tuple[LocalRange, ...]
 
-    def of(self, flattened: Tensor) -> Tensor:
+    def slice(self, flattened: Tensor) -> Tensor:
         return flattened.narrow(0, self.start, self.size)
 
-    def within(self, whole: Tensor) -> Tensor:
-        """What belongs to this piece of a tensor that has length 1 where it says the same for all."""
+    def broadcast_slice(self, statistic: Tensor) -> Tensor:
+        """The slice of a statistic (of length 1 along reduced axes) that broadcasts to this part."""
         for dim, start, length in self.cuts:
-            whole = whole if whole.shape[dim] == 1 else whole.narrow(dim, start, length)
-        return whole
+            statistic = statistic if statistic.shape[dim] == 1 else statistic.narrow(dim, start, length)
+        return statistic
 
 
 @cache
@@ -116,45 +117,49 @@ def _local_parts(shape: tuple[int, ...], start: int, stop: int, most: int) -> li
 
 @dataclass
 class _ParameterStep:
-    """One parameter in one step. kept: β₂ of this step; scratch: memory for one piece, None where allocating
+    """One parameter in one step. beta2: β₂ of this step; scratch: memory for one part, None where allocating
     is cheap."""
 
     group: dict[str, Any]
     state: dict[str, Any]
-    fold: Factoring
+    factoring: Factoring
     span: Span
     parameter: Tensor
     gradient: Tensor
-    kept: float
+    beta2: float
     scratch: Tensor | None
 
     @cached_property
     def sums(self) -> Tensor:
-        """Σ G² along rows and columns of a factored one, one after the other."""
+        """Σ G² along rows and columns of a factored parameter, concatenated."""
         return torch.zeros(
-            math.prod(self.fold.rows) + math.prod(self.fold.columns), device=self.gradient.device
+            math.prod(self.factoring.rows) + math.prod(self.factoring.columns), device=self.gradient.device
         )
 
-    def pieces(self) -> list[LocalPart]:
+    def parts(self) -> list[LocalPart]:
         size = chunk_size(self.gradient.device)
-        return _local_parts(self.fold.shape, self.span.start, self.span.stop, size)
+        return _local_parts(self.factoring.shape, self.span.start, self.span.stop, size)
 
-    def room(self, piece: LocalPart) -> Tensor | None:
-        return None if self.scratch is None else self.scratch.narrow(0, 0, piece.size).view(piece.shape)
+    def buffer_of(self, part: LocalPart) -> Tensor | None:
+        return None if self.scratch is None else self.scratch.narrow(0, 0, part.size).view(part.shape)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """What an element is multiplied with for its row, and then for its column."""
+        """Factors of rows and of columns, whose product scales an element of the gradient."""
         rows, columns = self.state["rows"], self.state["columns"]
-        return _inverse_root(rows / rows.mean(dim=self.fold.second, keepdim=True)), _inverse_root(columns)
+        return _inverse_root(rows / rows.mean(dim=self.factoring.second, keepdim=True)), _inverse_root(
+            columns
+        )
 
 
 def _inverse_root(value: Tensor) -> Tensor:
-    """Exact to the last bit of fp32: torch's rsqrt is off by some, which can tip a momentum's rounding."""
+    """1 / √value, exact to the last bit of fp32: torch's rsqrt is off by a few units in the last place, which
+    can tip a momentum's rounding."""
     return value.double().rsqrt().float()
 
 
 class Adafactor(DecoupledOptimizer):
-    """Groups may carry `views` (else a parameter is taken as it is), `lr` and `weight_decay`.
+    """Adafactor (Shazeer and Stern 2018) with momentum; groups may carry `layouts` (without them a
+    parameter is taken as it is), `lr` and `weight_decay`.
 
     clip_threshold: largest root mean square of a reference tensor's update, None for no limit."""
 
@@ -177,96 +182,96 @@ class Adafactor(DecoupledOptimizer):
         super().__init__(params, defaults)
 
     def _moments(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Tensor]:
-        folded = _factoring_of(group, index, parameter)
-        if not folded.factored:
+        factoring = _factoring_of(group, index, parameter)
+        if not factoring.factored:
             return {"second_moment": torch.zeros_like(parameter, dtype=torch.float32)}
-        shapes = {"rows": folded.rows, "columns": folded.columns}
+        shapes = {"rows": factoring.rows, "columns": factoring.columns}
         return {name: torch.zeros(shape, device=parameter.device) for name, shape in shapes.items()}
 
     def _kind(self, group: dict[str, Any], index: int, parameter: Tensor) -> UpdateKind | None:
-        folded = _factoring_of(group, index, parameter)
+        factoring = _factoring_of(group, index, parameter)
         if group["clip_threshold"] is not None:
             return None
-        if not folded.factored:
+        if not factoring.factored:
             return ElementwiseUpdate("adafactor", ("second_moment",))
-        if is_sharded(parameter) or folded.shape[-1] > 1:
+        if is_sharded(parameter) or factoring.shape[-1] > 1:
             return None
-        return FactoredUpdate(*folded.shape[:4], rows_first=folded.second == 1)
+        return FactoredUpdate(*factoring.shape[:4], rows_first=factoring.second == 1)
 
     def _rates(self, group: dict[str, Any], step: float) -> StepCoefficients:
-        kept = beta2(step, group["decay_rate"], group["beta2_cap"])
-        return step_coefficients(group, 1 - group["beta1"], kept, group["eps"])
+        beta2 = beta2_at(step, group["decay_rate"], group["beta2_cap"])
+        return step_coefficients(group, 1 - group["beta1"], beta2, group["eps"])
 
-    def _apply(self, due: list[GradientParameter]) -> None:
-        room = scratch_buffer(due[0][2].device) if due else None
-        works, alike = list[_ParameterStep](), dict[tuple[int, float], list[_ParameterStep]]()
-        for work in (self._work(*one, room) for one in due):
-            if work.fold.factored or work.group["clip_threshold"] is not None:
-                works.append(work)
+    def _apply(self, pending: list[GradientParameter]) -> None:
+        buffer = scratch_buffer(pending[0][2].device) if pending else None
+        parameters, alike = list[_ParameterStep](), dict[tuple[int, float], list[_ParameterStep]]()
+        for item in (self._parameter_step(*slot, buffer) for slot in pending):
+            if item.factoring.factored or item.group["clip_threshold"] is not None:
+                parameters.append(item)
             else:
-                alike.setdefault((id(work.group), work.kept), []).append(work)
+                alike.setdefault((id(item.group), item.beta2), []).append(item)
         for batch in alike.values():
             _step_elements(batch)
-        sharded = [work for work in works if work.span.group is not None]
-        whole = [[work] for work in works if work.span.group is None]
+        sharded = [item for item in parameters if item.span.group is not None]
+        whole = [[item] for item in parameters if item.span.group is None]
         for batch in [sharded, *whole] if sharded else whole:
             _step_together(batch)
 
-    def _work(
+    def _parameter_step(
         self, group: dict[str, Any], index: int, parameter: Tensor, scratch: Tensor | None
     ) -> _ParameterStep:
-        folded = _factoring_of(group, index, parameter)
+        factoring = _factoring_of(group, index, parameter)
         state = self._start(parameter, group, index)
         state["step"] += 1
-        kept = beta2(state["step"].item(), group["decay_rate"], group["beta2_cap"])
+        beta2 = beta2_at(state["step"].item(), group["decay_rate"], group["beta2_cap"])
         weights, gradient = flat_local(parameter), flat_local(parameter.grad)  # pyright: ignore[reportArgumentType]
-        return _ParameterStep(group, state, folded, span(parameter), weights, gradient, kept, scratch)
+        return _ParameterStep(group, state, factoring, span(parameter), weights, gradient, beta2, scratch)
 
 
 def _factoring_of(group: dict[str, Any], index: int, parameter: Tensor) -> Factoring:
-    view = group["views"][index] if group["views"] else same_layout(tuple(parameter.shape))
-    return factor_axes(view, group["min_dim"])
+    layout = group["layouts"][index] if group["layouts"] else same_layout(tuple(parameter.shape))
+    return factor_axes(layout, group["min_dim"])
 
 
 @lru_cache
-def beta2(step: float, decay_rate: float, cap: float) -> float:
+def beta2_at(step: float, decay_rate: float, cap: float) -> float:
     """β₂ of step 1, 2, …, in fp32 as the authors'."""
     return float((1 - torch.tensor(step) ** -decay_rate).clamp(max=cap))
 
 
 def _step_together(batch: list[_ParameterStep]) -> None:
-    """All processes walk through the same batch, so that their messages meet."""
-    for work in batch:
-        if work.fold.factored:
-            _sum_squares(work)
-    _reduce([work.sums for work in batch], batch[0].span)
-    for work in batch:
-        _renew(work)
+    """Factored update of a batch; all processes take the same batch, so that their collectives match."""
+    for item in batch:
+        if item.factoring.factored:
+            _sum_squares(item)
+    _reduce([item.sums for item in batch], batch[0].span)
+    for item in batch:
+        _renew(item)
     norms = _squared_norms(batch)
-    for work, norm in zip(batch, norms, strict=True):
-        _update(work, norm)
+    for item, norm in zip(batch, norms, strict=True):
+        _update(item, norm)
 
 
-def _step_elements(works: list[_ParameterStep]) -> None:
-    """Parameters of one group that are not factored, and whose updates are not clipped: each element for
-    itself, so that many small ones are one batch."""
-    group, kept = works[0].group, works[0].kept
+def _step_elements(parameters: list[_ParameterStep]) -> None:
+    """Unfactored update of parameters of one group whose updates are not clipped: element by element,
+    so that many small parameters are one batch."""
+    group, beta2 = parameters[0].group, parameters[0].beta2
     rows = [
         [w.parameter, w.gradient, flat_local(w.state["momentum"]), flat_local(w.state["second_moment"])]
-        for w in works
+        for w in parameters
     ]
     for batch in tensor_batches(rows):
         weights, gradients, momenta, second = batch.columns
-        torch._foreach_copy_(batch.rooms, gradients)
-        batch.room.square_().add_(group["eps"])
-        torch._foreach_mul_(second, kept)
-        torch._foreach_add_(second, batch.rooms, alpha=1 - kept)
-        torch._foreach_copy_(batch.rooms, second)
-        batch.room.rsqrt_()
-        torch._foreach_mul_(batch.rooms, gradients)
-        batch.room.mul_(1 - group["beta1"])
-        update_momenta(momenta, batch.rooms, group)
-        apply_updates(weights, batch.rooms, group)
+        torch._foreach_copy_(batch.buffers, gradients)
+        batch.buffer.square_().add_(group["eps"])
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_add_(second, batch.buffers, alpha=1 - beta2)
+        torch._foreach_copy_(batch.buffers, second)
+        batch.buffer.rsqrt_()
+        torch._foreach_mul_(batch.buffers, gradients)
+        batch.buffer.mul_(1 - group["beta1"])
+        update_momenta(momenta, batch.buffers, group)
+        apply_updates(weights, batch.buffers, group)
 
 
 def _reduce(sums: list[Tensor], over: Span) -> None:
@@ -278,77 +283,77 @@ def _reduce(sums: list[Tensor], over: Span) -> None:
         own.copy_(total)
 
 
-def _sum_squares(work: _ParameterStep) -> None:
-    rows, columns = _split(work.sums, work.fold)
-    for piece in work.pieces():
-        gradient = piece.of(work.gradient).view(piece.shape)
-        squares = torch.mul(gradient, gradient, out=work.room(piece))
-        piece.within(rows).add_(squares.sum(dim=work.fold.largest, keepdim=True))
-        piece.within(columns).add_(squares.sum(dim=work.fold.second, keepdim=True))
+def _sum_squares(item: _ParameterStep) -> None:
+    rows, columns = _split(item.sums, item.factoring)
+    for part in item.parts():
+        gradient = part.slice(item.gradient).view(part.shape)
+        squares = torch.mul(gradient, gradient, out=item.buffer_of(part))
+        part.broadcast_slice(rows).add_(squares.sum(dim=item.factoring.largest, keepdim=True))
+        part.broadcast_slice(columns).add_(squares.sum(dim=item.factoring.second, keepdim=True))
 
 
-def _renew(work: _ParameterStep) -> None:
-    """The second moments of this step."""
-    group, state, kept = work.group, work.state, work.kept
-    if not work.fold.factored:
-        squares = work.gradient.square().add_(group["eps"])
-        flat_local(state["second_moment"]).mul_(kept).add_(squares, alpha=1 - kept)
+def _renew(item: _ParameterStep) -> None:
+    """Second moments of this step, updated in place."""
+    group, state, beta2 = item.group, item.state, item.beta2
+    if not item.factoring.factored:
+        squares = item.gradient.square().add_(group["eps"])
+        flat_local(state["second_moment"]).mul_(beta2).add_(squares, alpha=1 - beta2)
         return
-    rows, columns = _split(work.sums, work.fold)
-    shape, largest, second = work.fold.shape, work.fold.largest, work.fold.second
-    state["rows"].mul_(kept).add_(rows.div_(shape[largest]).add_(group["eps"]), alpha=1 - kept)
-    state["columns"].mul_(kept).add_(columns.div_(shape[second]).add_(group["eps"]), alpha=1 - kept)
+    rows, columns = _split(item.sums, item.factoring)
+    shape, largest, second = item.factoring.shape, item.factoring.largest, item.factoring.second
+    state["rows"].mul_(beta2).add_(rows.div_(shape[largest]).add_(group["eps"]), alpha=1 - beta2)
+    state["columns"].mul_(beta2).add_(columns.div_(shape[second]).add_(group["eps"]), alpha=1 - beta2)
 
 
-def _directions(work: _ParameterStep, scale: float = 1.0) -> Iterator[tuple[LocalPart, Tensor]]:
-    """Piece by piece, `scale` times the gradient over the root of its second moment."""
-    if not work.fold.factored:
-        second = flat_local(work.state["second_moment"])
-        for piece in work.pieces():
-            gradient, v = piece.of(work.gradient).view(piece.shape), piece.of(second).view(piece.shape)
-            yield piece, torch.rsqrt(v, out=work.room(piece)).mul_(gradient).mul_(scale)
+def _directions(item: _ParameterStep, scale: float = 1.0) -> Iterator[tuple[LocalPart, Tensor]]:
+    """Part by part, `scale` times the gradient over the root of its second moment."""
+    if not item.factoring.factored:
+        second = flat_local(item.state["second_moment"])
+        for part in item.parts():
+            gradient, v = part.slice(item.gradient).view(part.shape), part.slice(second).view(part.shape)
+            yield part, torch.rsqrt(v, out=item.buffer_of(part)).mul_(gradient).mul_(scale)
         return
-    rows, columns = work.factors()
+    rows, columns = item.factors()
     rows = rows * scale  # small, unlike the gradient
-    for piece in work.pieces():
-        gradient = piece.of(work.gradient).view(piece.shape)
-        update = torch.mul(gradient, piece.within(rows), out=work.room(piece))
-        yield piece, update.mul_(piece.within(columns))
+    for part in item.parts():
+        gradient = part.slice(item.gradient).view(part.shape)
+        update = torch.mul(gradient, part.broadcast_slice(rows), out=item.buffer_of(part))
+        yield part, update.mul_(part.broadcast_slice(columns))
 
 
 def _squared_norms(batch: list[_ParameterStep]) -> list[Tensor | None]:
-    """Of each part's update, where updates are clipped."""
-    if all(work.group["clip_threshold"] is None for work in batch):
+    """Squared norms of the updates of each reference tensor, where updates are clipped; else None."""
+    if all(item.group["clip_threshold"] is None for item in batch):
         return [None] * len(batch)
     sums = []
-    for work in batch:
-        norms = torch.zeros(work.fold.shape[0], 1, 1, 1, 1, device=work.gradient.device)
-        for piece, update in _directions(work):
-            piece.within(norms).add_(update.square().sum(dim=(1, 2, 3, 4), keepdim=True))
+    for item in batch:
+        norms = torch.zeros(item.factoring.shape[0], 1, 1, 1, 1, device=item.gradient.device)
+        for part, update in _directions(item):
+            part.broadcast_slice(norms).add_(update.square().sum(dim=(1, 2, 3, 4), keepdim=True))
         sums.append(norms.view(-1))
     _reduce(sums, batch[0].span)
-    return [norms.view(work.fold.parts, -1).sum(dim=1) for work, norms in zip(batch, sums, strict=True)]
+    return [norms.view(item.factoring.parts, -1).sum(dim=1) for item, norms in zip(batch, sums, strict=True)]
 
 
-def _update(work: _ParameterStep, squared_norm: Tensor | None) -> None:
-    group, momentum = work.group, flat_local(work.state["momentum"])
-    limits = None if squared_norm is None else _limits(work, squared_norm)
-    for piece, update in _directions(work, 1 - group["beta1"]):
+def _update(item: _ParameterStep, squared_norm: Tensor | None) -> None:
+    group, momentum = item.group, flat_local(item.state["momentum"])
+    limits = None if squared_norm is None else _limits(item, squared_norm)
+    for part, update in _directions(item, 1 - group["beta1"]):
         if limits is not None:
-            update.mul_(piece.within(limits))
+            update.mul_(part.broadcast_slice(limits))
         update = update.view(-1)
-        update_momentum(piece.of(momentum), update, group)
-        apply_update(piece.of(work.parameter), update, group)
+        update_momentum(part.slice(momentum), update, group)
+        apply_update(part.slice(item.parameter), update, group)
 
 
-def _limits(work: _ParameterStep, squared_norm: Tensor) -> Tensor:
-    """Factors (a, 1, 1, 1, 1) that bring the root mean square of each part down to the threshold."""
-    size = math.prod(work.fold.shape) // work.fold.parts
-    excess = (squared_norm / size).sqrt() / (work.group["clip_threshold"] or math.inf)
+def _limits(item: _ParameterStep, squared_norm: Tensor) -> Tensor:
+    """Clipping factors (a, 1, 1, 1, 1) that bring each tensor's root mean square down to the threshold."""
+    size = math.prod(item.factoring.shape) // item.factoring.parts
+    excess = (squared_norm / size).sqrt() / (item.group["clip_threshold"] or math.inf)
     factors = 1 / excess.clamp(min=1.0)
-    return factors.repeat_interleave(work.fold.shape[0] // work.fold.parts).view(-1, 1, 1, 1, 1)
+    return factors.repeat_interleave(item.factoring.shape[0] // item.factoring.parts).view(-1, 1, 1, 1, 1)
 
 
-def _split(sums: Tensor, folded: Factoring) -> tuple[Tensor, Tensor]:
-    rows = math.prod(folded.rows)
-    return sums[:rows].view(folded.rows), sums[rows:].view(folded.columns)
+def _split(sums: Tensor, factoring: Factoring) -> tuple[Tensor, Tensor]:
+    rows = math.prod(factoring.rows)
+    return sums[:rows].view(factoring.rows), sums[rows:].view(factoring.columns)

@@ -48,9 +48,9 @@ class Adam(DecoupledOptimizer):
         debiased = [debias(group[beta], torch.tensor(step)) for beta in ("beta1", "beta2")]
         return step_coefficients(group, 1 - group["beta1"], group["beta2"], group["eps"], *debiased)
 
-    def _apply(self, due: list[GradientParameter]) -> None:
+    def _apply(self, pending: list[GradientParameter]) -> None:
         alike: dict[tuple[int, float], tuple[dict[str, Any], list[list[Tensor]]]] = {}
-        for group, index, parameter in due:
+        for group, index, parameter in pending:
             state = self._start(parameter, group, index)
             state["step"] += 1
             row = [parameter, parameter.grad, state["momentum"], state["second_moment"]]
@@ -60,15 +60,15 @@ class Adam(DecoupledOptimizer):
             self._update(group, torch.tensor(step), rows)
 
     def _update(self, group: dict[str, Any], step: Tensor, rows: list[list[Tensor]]) -> None:
-        decay, lr, ours = (
+        decay, lr, update_weight = (
             round_to(group["beta1"], group["momentum_dtype"]),
             group["lr"].item(),
             1 - group["beta1"],
         )
-        # torch's fused step weights momentum and gradient with b and 1 - b. With this b their ratio is ours,
-        # and what comes out is too large by a factor that the rate and the stored momentum undo, as the rate
-        # undoes torch's own debiasing, which knows only b
-        large = 1 / (decay + ours)
+        # torch's fused step weights momentum and gradient with b and 1 - b. With this b their ratio is the
+        # paper's, and the result is too large by a factor that the rate and the stored momentum undo, as the
+        # rate undoes torch's own debiasing, which knows only b
+        large = 1 / (decay + update_weight)
         b = decay * large
         debiased = (1 - b ** step.item()) / debias(group["beta1"], step)
         exact = 1 - group["beta2"] ** step.item()  # theirs is in double precision
@@ -79,13 +79,13 @@ class Adam(DecoupledOptimizer):
         step = step.to(rows[0][0].device)
         for batch in tensor_batches(rows):
             weights, gradients, momenta, second = batch.columns
-            torch._foreach_copy_(batch.rooms, momenta)
+            torch._foreach_copy_(batch.buffers, momenta)
             torch._fused_adamw_(
-                weights, gradients, batch.rooms, second, [], [step] * len(weights),
+                weights, gradients, batch.buffers, second, [], [step] * len(weights),
                 amsgrad=False, maximize=False, **settings,
             )  # fmt: skip
-            batch.room.div_(large)
-            torch._foreach_copy_(momenta, batch.rooms)
+            batch.buffer.div_(large)
+            torch._foreach_copy_(momenta, batch.buffers)
 
 
 def debias(beta: float, step: Tensor) -> float:

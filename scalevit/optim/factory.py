@@ -20,11 +20,11 @@ def build(optimizer: config.Optimizer, model: nn.Module) -> torch.optim.Optimize
     return OPTIMIZERS[optimizer.name](parameter_groups(model, optimizer), optimizer)
 
 
-#: What a run's words for its first moment mean.
+#: Dtypes of `optimizer.momentum`.
 MOMENTUM_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-#: lr 0.0 until somebody who knows the step fills it in.
+#: Constructors by name; the learning rate is 0 until the training loop sets it.
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], config.Optimizer], torch.optim.Optimizer]] = {
     "adafactor": lambda groups, o: Adafactor(
         groups, 0.0, beta1=o.beta1, beta2_cap=o.beta2, momentum_dtype=MOMENTUM_DTYPES[o.momentum]

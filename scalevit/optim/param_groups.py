@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 from scalevit import config
 from scalevit.config.dataclass_io import nearest_names
-from scalevit.model.reference_layout import same_layout
+from scalevit.model.reference_layout import ReferenceLayout, same_layout
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Parameters whose whole name matches `pattern` go into `group`, with this decay."""
+    """Weight decay rule: parameters whose whole name matches `pattern` go into `group`, with this decay."""
 
     group: str
     pattern: str
@@ -39,23 +39,23 @@ def paper_rules(optimizer: config.Optimizer, names: Iterable[str]) -> list[Rule]
 
 
 def assign(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, Rule]:
-    """The first matching rule of every name.
+    """Rule of every parameter name: the first that matches.
 
     Raises ValueError when a rule matches no name at all, or no rule matches a name."""
     for rule in rules:
         if not any(re.fullmatch(rule.pattern, name) for name in names):
             near = ", ".join(nearest_names(rule.pattern.replace("\\", ""), names))
             raise ValueError(f"the pattern {rule.pattern!r} matches no parameter; nearest names: {near}")
-    found = {name: next((r for r in rules if re.fullmatch(r.pattern, name)), None) for name in names}
-    for name, rule in found.items():
+    matches = {name: next((r for r in rules if re.fullmatch(r.pattern, name)), None) for name in names}
+    for name, rule in matches.items():
         if rule is None:
-            near = ", ".join(nearest_names(name, [other for other in names if found[other]]))
+            near = ", ".join(nearest_names(name, [other for other in names if matches[other]]))
             raise ValueError(f"no pattern covers the parameter {name!r}; nearest covered names: {near}")
-    return {name: rule for name, rule in found.items() if rule is not None}
+    return {name: rule for name, rule in matches.items() if rule is not None}
 
 
 def lr_scale(name: str, blocks: int, layer_decay: float) -> float:
-    """layer_decay to the number of layers above: 1 for the pooling and the head, least for the patches."""
+    """Layer-wise learning rate decay: layer_decay to the number of layers above; 1 for pooling and head."""
     block = re.match(r"blocks\.(\d+)\.", name)
     if block:
         return layer_decay ** (blocks - int(block[1]))
@@ -63,14 +63,24 @@ def lr_scale(name: str, blocks: int, layer_decay: float) -> float:
     return layer_decay ** (blocks + 1) if first else 1.0
 
 
+@runtime_checkable
+class HasReferenceLayouts(Protocol):
+    """A model that knows the reference's tensors in each of its parameters, as ViT does."""
+
+    def reference_layouts(self) -> dict[str, ReferenceLayout]: ...
+
+
 def parameter_groups(
     model: nn.Module, optimizer: config.Optimizer, rules: Sequence[Rule] | None = None
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: name, params, names, views, weight_decay, lr_scale.
+    """Parameter groups for an optimizer: name, params, names, layouts, weight_decay, lr_scale.
 
     rules: the paper's when None. Raises ValueError when they do not fit the model's parameters."""
     parameters = dict(model.named_parameters())
-    views = getattr(model, "views", lambda: {n: same_layout(tuple(p.shape)) for n, p in parameters.items()})()
+    if isinstance(model, HasReferenceLayouts):
+        layouts = model.reference_layouts()
+    else:
+        layouts = {name: same_layout(tuple(parameter.shape)) for name, parameter in parameters.items()}
     chosen = assign([*parameters], paper_rules(optimizer, parameters) if rules is None else rules)
     blocks = 1 + max(
         [int(b[1]) for b in map(re.compile(r"blocks\.(\d+)\.").match, parameters) if b], default=-1
@@ -78,16 +88,16 @@ def parameter_groups(
     groups: dict[tuple[str, float, float], dict[str, Any]] = {}
     for name, rule in chosen.items():
         scale = lr_scale(name, blocks, optimizer.layer_decay)
-        start = {"name": rule.group, "params": [], "names": [], "views": [], "weight_decay": rule.decay}
+        start = {"name": rule.group, "params": [], "names": [], "layouts": [], "weight_decay": rule.decay}
         group = groups.setdefault((rule.group, rule.decay, scale), {**start, "lr_scale": scale})
         group["params"].append(parameters[name])
         group["names"].append(name)
-        group["views"].append(views[name])
+        group["layouts"].append(layouts[name])
     return list(groups.values())
 
 
 def group_table(run: config.Run) -> list[dict[str, Any]]:
-    """Of every parameter of the run's model: name, group, decay, lr_scale, elements. Allocates nothing."""
+    """Table of a run's parameters: name, group, decay, lr_scale, elements of each. Allocates nothing."""
     from scalevit.model.vit import ViT
 
     rows = {}

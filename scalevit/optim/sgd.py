@@ -42,9 +42,9 @@ class SGD(DecoupledOptimizer):
     def _rates(self, group: dict[str, Any], step: float) -> StepCoefficients:
         return step_coefficients(group, 1.0)
 
-    def _apply(self, due: list[GradientParameter]) -> None:
+    def _apply(self, pending: list[GradientParameter]) -> None:
         alike: dict[int, tuple[dict[str, Any], list[list[Tensor]]]] = {}
-        for group, index, parameter in due:
+        for group, index, parameter in pending:
             state = self._start(parameter, group, index)
             state["step"] += 1
             row = [flat_local(parameter), flat_local(parameter.grad), flat_local(state["momentum"])]  # pyright: ignore
@@ -52,6 +52,6 @@ class SGD(DecoupledOptimizer):
         for group, rows in alike.values():
             for batch in tensor_batches(rows):
                 weights, gradients, momenta = batch.columns
-                torch._foreach_copy_(batch.rooms, gradients)
-                update_momenta(momenta, batch.rooms, group)
-                apply_updates(weights, batch.rooms, group)
+                torch._foreach_copy_(batch.buffers, gradients)
+                update_momenta(momenta, batch.buffers, group)
+                apply_updates(weights, batch.buffers, group)

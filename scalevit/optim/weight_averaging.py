@@ -1,4 +1,4 @@
-"""Averages of the weights along a run: started, followed, and put in the weights' place for a while."""
+"""Weight averaging along a run: exponential moving average (EMA) and Polyak averaging."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from scalevit.distributed.shards import local
 
 
 def start_average(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights, by name: the average before the first step."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
 def decay_at(train: Train, step: int) -> float:
-    """How much of the average stays when the weights of step `step` come in: always `train.ema`; or, for the
-    mean of the weights from step `train.polyak` on, 1 - 1 / their number, and nothing before that step."""
+    """Decay of the average at `step`: `train.ema`; or, for Polyak averaging (the mean of the weights from
+    step `train.polyak` on), 1 - 1 / their number, and 0 before that step."""
     if not train.polyak:
         return train.ema
     return 1 - 1 / max(1, step - train.polyak + 1)
@@ -27,14 +28,14 @@ def decay_at(train: Train, step: int) -> float:
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    """average ← decay · average + (1 − decay) · weights."""
+    """Moving average: average ← decay · average + (1 − decay) · weights."""
     weights = [local(p.detach()) for _, p in model.named_parameters()]
     torch._foreach_lerp_([local(value) for value in average.values()], weights, 1 - decay)
 
 
 @contextlib.contextmanager
 def swap_in_average(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """The model has its average as weights while this holds."""
+    """Context in which the model's weights are their average (None: unchanged)."""
     pairs = [(local(model.get_parameter(name).data), local(value)) for name, value in (average or {}).items()]
     before = [now.clone() for now, _ in pairs]
     for now, mean in pairs:

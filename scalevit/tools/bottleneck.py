@@ -121,7 +121,7 @@ class _Bench:
         self.state: State = build_state(run, replace(world.ALONE, device=device))
         if run.train.precision == "fp8":
             fp8_linear.set_granularities(
-                self.blocks, {choice.layer: choice.way for choice in fp8_layers(run)}
+                self.blocks, {choice.layer: choice.granularity for choice in fp8_layers(run)}
             )
         found = self.batches[0]
         self.micro: MicroBatch = (found.images.to(device), found.labels.to(device))

@@ -54,9 +54,9 @@ def dry_run_step(run: Run, devices: int, micro_batch: int) -> StepMemory:
             _put_on(model, world.device)
             average = start_average(model) if run.train.averages else None
             state = State(model, optim.build(run.optimizer, model), average, world, forward)
-            footprint = _walk(state, run, max(1, run.train.batch // devices), micro_batch)
-    kinds, sent = ({k: v / GIB for k, v in of.items() if v} for of in (footprint.at_peak, footprint.sent))
-    return StepMemory(devices, micro_batch, footprint.peak / GIB, kinds, sent)
+            tracker = _walk(state, run, max(1, run.train.batch // devices), micro_batch)
+    kinds, sent = ({k: v / GIB for k, v in of.items() if v} for of in (tracker.at_peak, tracker.sent))
+    return StepMemory(devices, micro_batch, tracker.peak / GIB, kinds, sent)
 
 
 def largest_micro_batch(
@@ -81,21 +81,21 @@ def largest_micro_batch(
 
 def _walk(state: State, run: Run, share: int, micro_batch: int) -> MemoryTracker:
     """One step on `share` images, and what it left."""
-    footprint = MemoryTracker(sharded=_is_sharded(run, state.world.size))
-    footprint.hold("weights", [*state.model.parameters(), *state.model.buffers()])
-    footprint.hold("averages", (state.average or {}).values())
-    _make_moments(state, footprint)
+    tracker = MemoryTracker(sharded=_is_sharded(run, state.world.size))
+    tracker.track("weights", [*state.model.parameters(), *state.model.buffers()])
+    tracker.track("averages", (state.average or {}).values())
+    _make_moments(state, tracker)
     if state.world.size > 1 and run.parallel.strategy == "ddp":
-        _make_buckets(state, footprint)
+        _make_buckets(state, tracker)
     inputs = torch.empty(share, run.model.image, run.model.image, 3, dtype=torch.uint8)
     labels = torch.empty(share, dtype=torch.long)
-    footprint.hold("inputs", [inputs, labels])
+    tracker.track("inputs", [inputs, labels])
     batch = list(zip(inputs.split(micro_batch), labels.split(micro_batch)))
-    with footprint:
+    with tracker:
         _step(state, run, batch[:1] + batch[-1:] if len(batch) > 1 else batch)
     if len(batch) > 1:  # all but the last one are alike
-        footprint.sent["gather weights"] = footprint.sent["gather weights"] * len(batch) // 2
-    return footprint
+        tracker.sent["gather weights"] = tracker.sent["gather weights"] * len(batch) // 2
+    return tracker
 
 
 # --------------------------------------------------------------------------- the stage
@@ -162,20 +162,20 @@ def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
     state.optimizer.step()
 
 
-def _make_moments(state: State, footprint: MemoryTracker) -> None:
+def _make_moments(state: State, tracker: MemoryTracker) -> None:
     """What the optimizer keeps, which it makes in its first step."""
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()
     state.optimizer.zero_grad()
     kept = (value for one in state.optimizer.state.values() for value in one.values())
-    footprint.hold("optimizer", (value for value in kept if isinstance(value, Tensor)))
+    tracker.track("optimizer", (value for value in kept if isinstance(value, Tensor)))
 
 
-def _make_buckets(state: State, footprint: MemoryTracker) -> None:
+def _make_buckets(state: State, tracker: MemoryTracker) -> None:
     """DDP's gradients, which are there all the time and are averaged once a step."""
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    footprint.hold("gradients", gradients)
-    footprint.sent["average gradients"] += sum(gradient.nbytes for gradient in gradients)
+    tracker.track("gradients", gradients)
+    tracker.sent["average gradients"] += sum(gradient.nbytes for gradient in gradients)

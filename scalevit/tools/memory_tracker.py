@@ -30,7 +30,7 @@ EMPTY, TO = torch.ops.aten.empty.memory_format, torch.ops.aten._to_copy.default
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Use as a context around what is to be measured; `hold` first what exists already.
+    """Use as a context around what is to be measured; `track` first what exists already.
 
     live: bytes by kind now. peak: the most that were live at once; at_peak: by kind at that moment. sent:
     bytes of collectives by name. What is made in here is "gathered" (FSDP2's memory for weights of others),
@@ -47,11 +47,11 @@ class MemoryTracker(TorchDispatchMode):
         # FSDP2 lets go of gathered weights by resizing what `torch.empty` gave it, which no operation shows
         self._resizable: set[int] = set()
 
-    def hold(self, kind: str, tensors: Iterable[Tensor]) -> None:
+    def track(self, kind: str, tensors: Iterable[Tensor]) -> None:
         """Count tensors that exist already."""
         for tensor in tensors:
             self._add(local(tensor).untyped_storage(), kind)
-        self._look()
+        self._update_peak()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         distributed = sys.modules.get("torch.distributed.tensor")
@@ -70,7 +70,7 @@ class MemoryTracker(TorchDispatchMode):
             if func is EMPTY:
                 self._resizable.add(id(storage))
         if fresh:
-            self._look()
+            self._update_peak()
         return out
 
     def _kind(self, func: Any, args: Any) -> str:
@@ -87,15 +87,15 @@ class MemoryTracker(TorchDispatchMode):
         key = id(storage)
         if key not in self._known:
             size = storage.nbytes()
-            self._known[key] = (weakref.ref(storage, lambda _: self._forget(key)), kind, size)
+            self._known[key] = (weakref.ref(storage, lambda _: self._release(key)), kind, size)
             self.live[kind] += size
 
-    def _forget(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         _, kind, size = self._known.pop(key)
         self.live[kind] -= size
         self._resizable.discard(key)
 
-    def _look(self) -> None:
+    def _update_peak(self) -> None:
         """Notice memory that was resized, and whether this is the most so far."""
         for key in self._resizable:
             reference, kind, size = self._known[key]

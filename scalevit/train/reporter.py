@@ -120,7 +120,7 @@ class Reporter:
         for choice in found:
             self.say(f"fp8: {choice}")
             row = self.facts.row("layer", step, choice.layer, choice.gain)
-            self.record([row | {"way": choice.way, "milliseconds": choice.milliseconds}])
+            self.record([row | {"way": choice.granularity, "milliseconds": choice.milliseconds}])
 
     def started(self, step: int, seconds: float) -> None:
         """The row of an attempt."""

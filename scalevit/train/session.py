@@ -86,7 +86,7 @@ class Session:
         world = self.state.world
         found = fp8_autotune.autotune(self.run, world.size, world.device) if world.first else []
         found = world.tell(found)
-        fp8_linear.set_granularities(self.blocks, {choice.layer: choice.way for choice in found})
+        fp8_linear.set_granularities(self.blocks, {choice.layer: choice.granularity for choice in found})
         self.reporter.chosen(self.state.step, found)
 
     def go(self, stop: StopSignals) -> str | None:

@@ -17,23 +17,23 @@ CPU = torch.device("cpu")
 
 def test_a_footprint_counts_what_is_held_and_forgets_what_is_not():
     weights = torch.ones(1000)
-    with MemoryTracker() as footprint:
-        footprint.hold("weights", [weights])
+    with MemoryTracker() as tracker:
+        tracker.track("weights", [weights])
         kept = weights * 2
         passing = weights.sin()
         del passing
         view = kept[:10]
-    assert dict(footprint.live) == {"weights": 4000, "activations": 4000}
-    assert footprint.peak == 12_000
+    assert dict(tracker.live) == {"weights": 4000, "activations": 4000}
+    assert tracker.peak == 12_000
     assert len(view) == 10
 
 
 def test_what_is_made_while_gradients_are_computed_is_told_apart():
     weight = torch.ones(64, 64, requires_grad=True)
-    with MemoryTracker() as footprint:
-        footprint.hold("weights", [weight])
+    with MemoryTracker() as tracker:
+        tracker.track("weights", [weight])
         (torch.ones(8, 64) @ weight).square().sum().backward()
-    assert footprint.live["gradients"] == weight.nbytes
+    assert tracker.live["gradients"] == weight.nbytes
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -49,7 +49,7 @@ def layer_of(way, inputs=96, outputs=160):
     with torch.no_grad():
         layer.weight.copy_(numbers(outputs, inputs, seed=1))
         layer.bias.copy_(numbers(outputs, seed=2))
-    layer.way = way
+    layer.granularity = way
     return layer
 
 
@@ -86,7 +86,7 @@ def test_errors_of_many_numbers_are_independent(way):
     """Rounding moves a number of size m · 2^e, 1 ≤ m < 2, by 2^(e-3)/√12 on average; both factors are."""
     draw = torch.Generator().manual_seed(0)
     x, layer = torch.randn(256, 256, generator=draw), fp8_linear.Fp8Linear(256, 256)
-    layer.way = way
+    layer.granularity = way
     y, *_ = passes(layer, x, x)
     true = (x @ layer.weight.t() + layer.bias).detach()
     error = (y - true).norm() / true.norm()
@@ -178,7 +178,7 @@ def test_recomputing_gives_the_same_gradients(how):
 )
 def test_the_fastest_way_is_chosen_where_it_is_faster_enough(milliseconds, way, gain):
     choice = LayerTiming("fc1", 256, 64, 128, milliseconds)
-    assert (choice.way, choice.gain) == (way, gain)
+    assert (choice.granularity, choice.gain) == (way, gain)
     assert way in str(choice)
 
 

@@ -54,7 +54,7 @@ def test_no_more_than_one_tensor_and_a_share_of_it_is_in_memory(tmp_path, monkey
     followed, fill, piece = MemoryTracker(), dcp.Reader.fill, dcp.Reader._piece
 
     def follow(out):
-        followed.hold("read", [out])
+        followed.track("read", [out])
         return out
 
     monkeypatch.setattr(dcp.Reader, "fill", lambda self, n, out, o: fill(self, n, follow(out), o))

@@ -84,7 +84,7 @@ def test_adafactor_equals_the_formulas_on_each_tensor_of_the_reference(name, cli
         view.from_reference(torch.tensor(g, dtype=torch.float32)).flatten(0, 0).contiguous() for g in theirs
     ]
     parameter = torch.nn.Parameter(torch.zeros_like(ours[0]))
-    groups = [{"params": [parameter], "views": [view]}]
+    groups = [{"params": [parameter], "layouts": [view]}]
     made = optim.Adafactor(groups, 1.0, momentum_dtype=torch.float32, clip_threshold=clip)
     expected = zip(*(reference_adafactor([g[part] for g in theirs], clip=clip) for part in range(view.parts)))
     for update, wanted in zip(steps(parameter, made, ours), expected, strict=True):
@@ -269,3 +269,13 @@ def test_a_run_says_what_its_momentum_is_kept_in(name):
         model(torch.ones(2, 3, 16, 16)).sum().backward()
         made.step()
         assert {state["momentum"].dtype for state in made.state.values()} == {dtype}
+
+
+def test_the_groups_of_a_vit_carry_its_reference_layouts():
+    """Adafactor factors per head: a group that has lost its layouts would factor whole matrices."""
+    model = ViT(SMALL, device="meta")
+    layouts = {}
+    for group in optim.parameter_groups(model, config.Optimizer()):
+        layouts |= dict(zip(group["names"], group["layouts"], strict=True))
+    assert layouts == model.reference_layouts()
+    assert layouts["blocks.0.attn.qkv.weight"].parts == 3

@@ -20,8 +20,8 @@ MODEL = Model(width=96, depth=1, mlp=70, heads=3, patch=8, image=48, classes=33,
 
 
 def optimizers(model):
-    views = model.reference_layouts()
-    group = {"params": list(model.parameters()), "views": [views[n] for n, _ in model.named_parameters()]}
+    layouts = model.reference_layouts()
+    group = {"params": list(model.parameters()), "layouts": [layouts[n] for n, _ in model.named_parameters()]}
     return {
         "adafactor": optim.Adafactor([dict(group)], 1e-2, weight_decay=0.1),
         "clipped": optim.Adafactor([dict(group)], 1e-2, clip_threshold=0.5, momentum_dtype=torch.float32),

@@ -55,7 +55,7 @@ def test_statistics_over_the_fused_matrix_instead_of_per_head_are_caught(monkeyp
     def fused(chosen, model):
         made = build(chosen, model)
         for group in made.param_groups:
-            group["views"] = None
+            group["layouts"] = None
         return made
 
     monkeypatch.setattr(optim, "build", fused)

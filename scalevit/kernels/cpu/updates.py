@@ -29,12 +29,12 @@ def run(launch: UpdateLaunch, rates: StepCoefficients) -> None:
             sizes, places = chunk_table(launch.sizes, CHUNK, launch.device)
             dispatch.call(
                 "update_elements", RULES.index(kind.rule), launch.table, launch.gradients, len(sizes), sizes,
-                places, len(places), CHUNK, launch.kept, numbers,
+                places, len(places), CHUNK, launch.momentum_dtype, numbers,
             )  # fmt: skip
         case FactoredUpdate(a, i, b, j, rows_first):
             row_sums, column_sums = torch.empty(a, i, b), torch.empty(a, dispatch.row_blocks(i), b, j)
             dispatch.call(
                 "update_matrices", launch.table, launch.gradients, len(launch.sizes), a, i, b, j,
                 int(rows_first), row_sums, column_sums, torch.empty_like(row_sums), torch.empty(a, b, j),
-                launch.kept, numbers,
+                launch.momentum_dtype, numbers,
             )  # fmt: skip

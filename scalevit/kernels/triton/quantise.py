@@ -20,7 +20,7 @@ TILE, WARPS = (128, 128), 8
 
 @triton.jit
 def _quantise(
-    x, row_units, column_units, along, across, rows, columns,
+    x, row_scales, column_scales, along, across, rows, columns,
     PER_ROW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     r, c = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
@@ -32,11 +32,11 @@ def _quantise(
     begin, place = first_row * columns + first_column, r[:, None] * columns + c[None, :]
     tile = tl.load(x + begin + place, mask=inside, other=0.0).to(tl.float32)
     if PER_ROW:
-        by_row = tile * (1.0 / tl.load(row_units + first_row + r, mask=in_rows, other=1.0))[:, None]
-        units = tl.load(column_units + first_column + c, mask=in_columns, other=1.0)
-        by_column = tile * (1.0 / units)[None, :]
+        by_row = tile * (1.0 / tl.load(row_scales + first_row + r, mask=in_rows, other=1.0))[:, None]
+        scales = tl.load(column_scales + first_column + c, mask=in_columns, other=1.0)
+        by_column = tile * (1.0 / scales)[None, :]
     else:
-        by_row = tile * (1.0 / tl.load(row_units))
+        by_row = tile * (1.0 / tl.load(row_scales))
         by_column = by_row
     tl.store(along + begin + place, by_row.to(along.dtype.element_ty), mask=inside)
     turned = tl.trans(by_column.to(across.dtype.element_ty))
@@ -46,7 +46,7 @@ def _quantise(
 
 
 def quantise_kernel(
-    x: Tensor, row_units: Tensor, column_units: Tensor, dtype: torch.dtype,
+    x: Tensor, row_scales: Tensor, column_scales: Tensor, dtype: torch.dtype,
     tile: tuple[int, int] = TILE, warps: int = WARPS,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(rows, columns) and (columns, rows) in `dtype`, of a contiguous matrix in fp32 or bf16.
@@ -57,7 +57,7 @@ def quantise_kernel(
     across = torch.empty((columns, rows), dtype=dtype, device=x.device)
     grid = (triton.cdiv(columns, tile[1]), triton.cdiv(rows, tile[0]))
     _quantise[grid](
-        x, row_units, column_units, along, across, rows, columns,
-        PER_ROW=row_units.numel() > 1, ROWS=tile[0], COLUMNS=tile[1], num_warps=warps,  # pyright: ignore
+        x, row_scales, column_scales, along, across, rows, columns,
+        PER_ROW=row_scales.numel() > 1, ROWS=tile[0], COLUMNS=tile[1], num_warps=warps,  # pyright: ignore
     )  # fmt: skip
     return along, across

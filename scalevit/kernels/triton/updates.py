@@ -32,40 +32,58 @@ DTYPES = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
 @triton.jit
-def _descend(weights, momenta, at, mask, update, lr, shrink, momentum):
-    """m ← u + β m; θ ← shrink θ − lr m. `momenta` says in which dtype m is kept."""
+def _descend(weights, momenta, at, mask, update, lr, weight_factor, momentum):
+    """m ← u + β m; θ ← weight_factor θ − lr m. `momenta` says in which dtype m is kept."""
     update += tl.load(momenta + at, mask=mask).to(tl.float32) * momentum
     tl.store(momenta + at, update.to(momenta.dtype.element_ty), mask=mask)
-    tl.store(weights + at, tl.load(weights + at, mask=mask) * shrink - lr * update, mask=mask)
+    tl.store(weights + at, tl.load(weights + at, mask=mask) * weight_factor - lr * update, mask=mask)
 
 
 @triton.jit
-def _adam(weights, g, momenta, seconds, at, mask, lr, shrink, momentum, ours, beta2, eps, debias1, debias2):
+def _adam(
+    weights,
+    g,
+    momenta,
+    seconds,
+    at,
+    mask,
+    lr,
+    weight_factor,
+    momentum,
+    update_weight,
+    beta2,
+    eps,
+    debias1,
+    debias2,
+):
     v = tl.load(seconds + at, mask=mask) * beta2 + (1 - beta2) * g * g
-    m = tl.load(momenta + at, mask=mask).to(tl.float32) * momentum + ours * g
+    m = tl.load(momenta + at, mask=mask).to(tl.float32) * momentum + update_weight * g
     tl.store(seconds + at, v, mask=mask)
     tl.store(momenta + at, m.to(momenta.dtype.element_ty), mask=mask)
     update = (m / debias1) / (tl.sqrt_rn(v / debias2) + eps)
-    tl.store(weights + at, tl.load(weights + at, mask=mask) * shrink - lr * update, mask=mask)
+    tl.store(weights + at, tl.load(weights + at, mask=mask) * weight_factor - lr * update, mask=mask)
 
 
 @triton.jit
-def _adafactor(weights, g, momenta, seconds, at, mask, lr, shrink, momentum, ours, beta2, eps):
+def _adafactor(
+    weights, g, momenta, seconds, at, mask, lr, weight_factor, momentum, update_weight, beta2, eps
+):
     v = tl.load(seconds + at, mask=mask, other=1.0) * beta2 + (1 - beta2) * (g * g + eps)
     tl.store(seconds + at, v, mask=mask)
-    _descend(weights, momenta, at, mask, g / tl.sqrt_rn(v) * ours, lr, shrink, momentum)
+    _descend(weights, momenta, at, mask, g / tl.sqrt_rn(v) * update_weight, lr, weight_factor, momentum)
 
 
 @triton.jit
 def _elements(
-    table, lifted, sizes, chunks, count, lr, shrink, momentum, ours, beta2, eps, debias1, debias2,
-    RULE: tl.constexpr, KEPT: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr,
+    table, gradients_table, sizes, chunks, count,
+    lr, weight_factor, momentum, update_weight, beta2, eps, debias1, debias2,
+    RULE: tl.constexpr, MOMENTUM: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     which = tl.load(chunks + 2 * tl.program_id(0))
     first = tl.load(chunks + 2 * tl.program_id(0) + 1)
     weights = tl.load(table + which).to(tl.pointer_type(tl.float32))
-    gradients = tl.load(lifted + which).to(tl.pointer_type(tl.float32))
-    momenta = tl.load(table + count + which).to(tl.pointer_type(KEPT))
+    gradients = tl.load(gradients_table + which).to(tl.pointer_type(tl.float32))
+    momenta = tl.load(table + count + which).to(tl.pointer_type(MOMENTUM))
     if ALIGNED:
         weights, gradients = tl.multiple_of(weights, 16), tl.multiple_of(gradients, 16)
         momenta = tl.multiple_of(momenta, 16)
@@ -76,7 +94,7 @@ def _elements(
     mask = at < size
     g = tl.load(gradients + at, mask=mask)
     if RULE == "sgd":
-        _descend(weights, momenta, at, mask, g, lr, shrink, momentum)
+        _descend(weights, momenta, at, mask, g, lr, weight_factor, momentum)
     else:
         seconds = tl.load(table + 2 * count + which).to(tl.pointer_type(tl.float32))
         if ALIGNED:
@@ -90,25 +108,27 @@ def _elements(
                 at,
                 mask,
                 lr,
-                shrink,
+                weight_factor,
                 momentum,
-                ours,
+                update_weight,
                 beta2,
                 eps,
                 debias1,
                 debias2,
             )
         else:
-            _adafactor(weights, g, momenta, seconds, at, mask, lr, shrink, momentum, ours, beta2, eps)
+            _adafactor(
+                weights, g, momenta, seconds, at, mask, lr, weight_factor, momentum, update_weight, beta2, eps
+            )
 
 
 def _update_elements(kind: ElementwiseUpdate, launch: UpdateLaunch, rates: StepCoefficients) -> None:
     sizes, places = chunk_table(launch.sizes, CHUNK, launch.device)
     aligned = launch.aligned and all(size % 8 == 0 for size in launch.sizes)
     _elements[(len(places),)](
-        launch.table, launch.gradients, sizes, places, len(launch.sizes), rates.lr, rates.shrink,
-        rates.momentum, rates.ours, rates.second, rates.eps, rates.debias1, rates.debias2,
-        RULE=kind.rule, KEPT=DTYPES[launch.kept], ALIGNED=aligned, CHUNK=CHUNK,
+        launch.table, launch.gradients, sizes, places, len(launch.sizes), rates.lr, rates.weight_factor,
+        rates.momentum, rates.update_weight, rates.beta2, rates.eps, rates.debias1, rates.debias2,
+        RULE=kind.rule, MOMENTUM=DTYPES[launch.momentum_dtype], ALIGNED=aligned, CHUNK=CHUNK,
     )  # fmt: skip
 
 
@@ -120,12 +140,12 @@ def _update_elements(kind: ElementwiseUpdate, launch: UpdateLaunch, rates: StepC
 
 @triton.jit
 def _squares(
-    lifted, row_sums, column_sums, A, I, B, J,
+    gradients_table, row_sums, column_sums, A, I, B, J,
     ALIGNED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """Sums of squares in a block of TILES · ROWS rows and COLUMNS columns: of its rows, of its columns."""
     place, block, strip = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    gradients = tl.load(lifted + place // (A * B)).to(tl.pointer_type(tl.float32))
+    gradients = tl.load(gradients_table + place // (A * B)).to(tl.pointer_type(tl.float32))
     if ALIGNED:
         gradients = tl.multiple_of(gradients, 16)
     start = (place % (A * B) // B * I * B + place % B) * J
@@ -168,7 +188,7 @@ def _renew(
 @triton.jit
 def _second_moments(
     table, count, row_sums, column_sums, row_factors, column_factors, A, I, B, J, strips, blocks,
-    beta2, eps, ours,
+    beta2, eps, update_weight,
     ROWS_NORMALISED: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0)
@@ -177,7 +197,7 @@ def _second_moments(
     columns = tl.load(table + 3 * count + which).to(tl.pointer_type(tl.float32)) + (a * B + b) * J
     row_sums, row_factors = row_sums + place * strips * I, row_factors + place * I
     column_sums, column_factors = column_sums + place * blocks * J, column_factors + place * J
-    _renew(rows, B, row_sums, strips, row_factors, I, J, beta2, eps, ours, ROWS_NORMALISED, VECTOR)
+    _renew(rows, B, row_sums, strips, row_factors, I, J, beta2, eps, update_weight, ROWS_NORMALISED, VECTOR)
     _renew(
         columns, 1, column_sums, blocks, column_factors, J, I, beta2, eps, 1.0, 1 - ROWS_NORMALISED, VECTOR
     )
@@ -185,13 +205,13 @@ def _second_moments(
 
 @triton.jit
 def _factored(
-    table, lifted, count, row_factors, column_factors, A, I, B, J, lr, shrink, momentum,
-    KEPT: tl.constexpr, ALIGNED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    table, gradients_table, count, row_factors, column_factors, A, I, B, J, lr, weight_factor, momentum,
+    MOMENTUM: tl.constexpr, ALIGNED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     place, which = tl.program_id(0), tl.program_id(0) // (A * B)
     weights = tl.load(table + which).to(tl.pointer_type(tl.float32))
-    gradients = tl.load(lifted + which).to(tl.pointer_type(tl.float32))
-    momenta = tl.load(table + count + which).to(tl.pointer_type(KEPT))
+    gradients = tl.load(gradients_table + which).to(tl.pointer_type(tl.float32))
+    momenta = tl.load(table + count + which).to(tl.pointer_type(MOMENTUM))
     if ALIGNED:
         weights, gradients = tl.multiple_of(weights, 16), tl.multiple_of(gradients, 16)
         momenta = tl.multiple_of(momenta, 16)
@@ -203,7 +223,7 @@ def _factored(
         at, mask = start + i[:, None] * (B * J) + j[None, :], (i < I)[:, None] & (j < J)[None, :]
         column_factor = tl.load(column_factors + place * J + j, mask=j < J, other=0.0)
         update = tl.load(gradients + at, mask=mask) * row_factor[:, None] * column_factor[None, :]
-        _descend(weights, momenta, at, mask, update, lr, shrink, momentum)
+        _descend(weights, momenta, at, mask, update, lr, weight_factor, momentum)
 
 
 def _update_matrices(kind: FactoredUpdate, launch: UpdateLaunch, rates: StepCoefficients) -> None:
@@ -217,11 +237,11 @@ def _update_matrices(kind: FactoredUpdate, launch: UpdateLaunch, rates: StepCoef
     _squares[(places, blocks, strips)](launch.gradients, row_sums, column_sums, *size, **tile, TILES=TILES)
     _second_moments[(places,)](
         launch.table, count, row_sums, column_sums, row_factors, column_factors, *size, strips, blocks,
-        rates.second, rates.eps, rates.ours, ROWS_NORMALISED=kind.rows_first, VECTOR=VECTOR,
+        rates.beta2, rates.eps, rates.update_weight, ROWS_NORMALISED=kind.rows_first, VECTOR=VECTOR,
     )  # fmt: skip
     _factored[(places, triton.cdiv(kind.I, ROWS))](
-        launch.table, launch.gradients, count, row_factors, column_factors, *size, rates.lr, rates.shrink,
-        rates.momentum, KEPT=DTYPES[launch.kept], **tile,
+        launch.table, launch.gradients, count, row_factors, column_factors, *size,
+        rates.lr, rates.weight_factor, rates.momentum, MOMENTUM=DTYPES[launch.momentum_dtype], **tile,
     )  # fmt: skip
 
 

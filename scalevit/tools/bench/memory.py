@@ -1,7 +1,7 @@
 """The memory that `scalevit plan` predicts, beside what real training steps hold.
 
 On an accelerator the allocator's own count of the most that was in use; on a CPU every tensor is followed
-from the operation that makes it (`footprint`), with the choices that a run takes on an accelerator.
+from the operation that makes it (`tracker`), with the choices that a run takes on an accelerator.
 """
 
 from __future__ import annotations
@@ -100,15 +100,15 @@ def _allocated(state: State, run: Run) -> int:
 
 
 def _counted(state: State, run: Run) -> int:
-    batch, footprint = _batch(run, state.device), MemoryTracker()
-    footprint.hold("inputs", [tensor for micro in batch for tensor in micro])
-    footprint.hold("weights", [*state.model.parameters(), *state.model.buffers()])
-    footprint.hold("averages", (state.average or {}).values())
+    batch, tracker = _batch(run, state.device), MemoryTracker()
+    tracker.track("inputs", [tensor for micro in batch for tensor in micro])
+    tracker.track("weights", [*state.model.parameters(), *state.model.buffers()])
+    tracker.track("averages", (state.average or {}).values())
     kept = (value for one in state.optimizer.state.values() for value in one.values())
-    footprint.hold("optimizer", (value for value in kept if isinstance(value, torch.Tensor)))
-    with footprint:
+    tracker.track("optimizer", (value for value in kept if isinstance(value, torch.Tensor)))
+    with tracker:
         take_step(state, batch, _recipe(run))
-    return footprint.peak
+    return tracker.peak
 
 
 def _recipe(run: Run) -> Recipe:
