@@ -25,10 +25,10 @@ from PIL import Image, ImageEnhance
 from PIL.Image import Transpose
 
 from scalevit.data.dedup.phash import CROPS, luminance, phash, views
-from scalevit.data.dedup.search import RADIUS, Table, candidates, is_copy
+from scalevit.data.dedup.search import RADIUS, HashTable, candidates, is_copy
 from scalevit.data.dedup.verify import thumbnail
 from scalevit.data.procedural.dataset import Procedural
-from scalevit.evals.datasets.open import open_set
+from scalevit.evals.datasets.open import open_probe_set
 
 TILE = 64
 #: Photographs are brought to these shorter sides, to take parts and tiles of them.
@@ -103,7 +103,7 @@ def fields(count: int, seed: int) -> Iterator[np.ndarray]:
 
 def measure(folder: Path, half: int, evaluation: int, seed: int) -> dict[str, object]:
     """Recall by kind of picture and of copy, by hash alone and confirmed; false candidates and removals."""
-    whole, fashion, digits = photographs(folder), open_set("fashion"), open_set("mnist")
+    whole, fashion, digits = photographs(folder), open_probe_set("fashion"), open_probe_set("mnist")
     theirs = [smaller(one, SHORTER) for one in whole[half::2]]
     draw = np.random.default_rng(seed)
     tests = draw.permutation(len(fashion.query))
@@ -153,7 +153,7 @@ class Seen:
     def __init__(self, images: list[Image.Image]) -> None:
         greys = [luminance(np.asarray(image)) for image in images]
         self.thumbnails = [thumbnail(grey) for grey in greys]
-        self.table = Table(np.array([phash(view) for grey in greys for view in views(grey)], np.uint64))
+        self.table = HashTable(np.array([phash(view) for grey in greys for view in views(grey)], np.uint64))
         self.owners = np.repeat(np.arange(len(images)), 2 * len(CROPS))
 
     def found(self, greys: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

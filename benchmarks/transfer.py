@@ -17,7 +17,7 @@ import numpy as np
 
 from scalevit import config
 from scalevit.artifacts import run_folder
-from scalevit.evals.datasets.open import open_set
+from scalevit.evals.datasets.open import open_probe_set
 from scalevit.evals.fewshot_sampling import balanced_sample
 from scalevit.model import weights
 from scalevit.model.vit import ViT
@@ -45,7 +45,7 @@ def main() -> None:
 
 def subsets(out: Path) -> tuple[Path, Path]:
     """(1 500 and 500 training images to choose with, 2 000 training and 2 000 test images)."""
-    fashion = open_set("fashion")
+    fashion = open_probe_set("fashion")
     taken = balanced_sample(fashion.support_labels, TRAIN, seed=0)
     x, y = np.stack([fashion.support[int(i)] for i in taken]), fashion.support_labels[taken]
     held = np.isin(np.arange(len(y)), balanced_sample(y, HELD, seed=1))

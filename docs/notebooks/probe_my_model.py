@@ -73,10 +73,12 @@ np.savez(folder / "mine.npz", x=x, y=digits.target, split=np.arange(len(x)) % 2)
 # %%
 from scalevit.evals.backbones import open_model  # noqa: E402
 from scalevit.evals.compare import ProbeProtocol, compare  # noqa: E402
-from scalevit.evals.datasets.open import open_set  # noqa: E402
+from scalevit.evals.datasets.open import open_probe_set  # noqa: E402
 
 ask = ProbeProtocol(shots=(1, 5, 10, 25), draws=10, l2=(1.0, 8.0, 64.0), methods=("ridge", "knn"))
-lines = list(compare([open_model("my_model:edges", image=32)], [open_set(str(folder / "mine.npz"))], ask))
+lines = list(
+    compare([open_model("my_model:edges", image=32)], [open_probe_set(str(folder / "mine.npz"))], ask)
+)
 for line in lines:
     if line.accuracy.shots == 10:
         strength = f"λ {line.accuracy.l2:g}" if line.accuracy.l2 is not None else ""

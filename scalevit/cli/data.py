@@ -17,8 +17,8 @@ import numpy as np
 from scalevit.config.result import CHECK_FAILED, DONE, RESUMABLE, CommandResult
 
 if TYPE_CHECKING:
+    from scalevit.data.dataset import ImageDataset
     from scalevit.data.dedup.search import Match
-    from scalevit.data.stores import Store
 
 #: Seconds between lines of progress.
 _EVERY = 30.0
@@ -90,10 +90,10 @@ def _declare_nothing(parser: argparse.ArgumentParser) -> None:
 
 def _check(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.check import check
-    from scalevit.data.stores import open_store
+    from scalevit.data.dataset import open_dataset
 
     with _bar("checking") as progress:
-        findings = check(open_store(args.path), max(1, args.workers), progress)
+        findings = check(open_dataset(args.path), max(1, args.workers), progress)
     data = findings.as_dict()
     whole = not (findings.broken or findings.changed)
     lines = [f"{findings.samples} samples read and decoded: {'all whole' if whole else 'some are not'}"]
@@ -104,9 +104,9 @@ def _check(args: argparse.Namespace) -> CommandResult:
 
 def _stats(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.check import stats
-    from scalevit.data.stores import open_store
+    from scalevit.data.dataset import open_dataset
 
-    facts = stats(open_store(args.path))
+    facts = stats(open_dataset(args.path))
     lines = [f"{name.replace('_', ' '):<18} {value}" for name, value in facts.items()]
     if facts["measured"] < facts["samples"]:
         lines.append(f"sizes are known after: scalevit data index {args.path}")
@@ -128,12 +128,12 @@ def _declare_pack(parser: argparse.ArgumentParser) -> None:
 
 
 def _pack(args: argparse.Namespace) -> CommandResult:
-    from scalevit.data.dedup.search import NONE, read_exclusions
+    from scalevit.data.dataset import open_dataset
+    from scalevit.data.exclusions import NO_EXCLUSIONS, read_exclusions
     from scalevit.data.pack import PackOptions, pack
-    from scalevit.data.stores import open_store
 
-    store = open_store(args.path)
-    excluded = read_exclusions(args.exclude, store) if args.exclude else NONE
+    store = open_dataset(args.path)
+    excluded = read_exclusions(args.exclude, store) if args.exclude else NO_EXCLUSIONS
     samples = store.samples - len(excluded)
     shards = max(1, round(samples / args.samples_per_shard))
     recipe = PackOptions(
@@ -158,16 +158,16 @@ def _preview(args: argparse.Namespace) -> CommandResult:
     from PIL import Image
 
     from scalevit.config.run import Data
-    from scalevit.data.index.read import whole
+    from scalevit.data.dataset import open_dataset
+    from scalevit.data.index.read import atomic_write
     from scalevit.data.registry import FAMILIES, batches_of
-    from scalevit.data.stores import open_store
 
     out, procedural = _file(Path(args.out)), args.path in FAMILIES
-    classes = 512 if procedural else open_store(args.path).classes
+    classes = 512 if procedural else open_dataset(args.path).classes
     transform = "none" if procedural else args.transform
     data = Data(args.path, seed=args.seed, transform=transform, tolerate=1.0)
     batch = batches_of(data, image=args.image, classes=classes, batch=args.count)[0]
-    with whole(out) as part:
+    with atomic_write(out) as part:
         Image.fromarray(_sheet(batch.images.numpy())).save(part, "PNG")
     labels = batch.labels.tolist()
     text = f"{out}: the first {args.count} images of a run with seed {args.seed}, as the model sees them"
@@ -205,19 +205,20 @@ def _declare_dedup(parser: argparse.ArgumentParser) -> None:
 
 
 def _dedup(args: argparse.Namespace) -> CommandResult:
+    from scalevit.data.dataset import open_dataset
     from scalevit.data.dedup import search
-    from scalevit.data.stores import open_store
+    from scalevit.data.exclusions import write_exclusions
 
     if not 0 <= args.radius <= 7:
         raise ValueError(f"--radius must lie between 0 and 7, found {args.radius}")
     if args.distance is not None and not (args.confirm and args.distance >= 0):
         raise ValueError("--distance goes with --confirm MODEL, and must not be negative")
-    out, train = _file(Path(args.out)), open_store(args.path)
+    out, train = _file(Path(args.out)), open_dataset(args.path)
     if not train.measured:
         raise ValueError(f"{args.path} has no perceptual hashes yet; run scalevit data index {args.path}")
     found: dict[int, tuple[Match, str]] = {}
     for path in args.evaluation:
-        evaluation = open_store(path)
+        evaluation = open_dataset(path)
         with _bar(f"hashing {path}") as progress:
             table, owners = search.evaluation_table(evaluation, progress)
         here: dict[int, tuple[Match, str]] = {}
@@ -233,7 +234,7 @@ def _dedup(args: argparse.Namespace) -> CommandResult:
                         here[match.train] = (match, evaluation.name(match.evaluation))
                     progress(matches[0].train + 1, train.samples)
         found |= _alike(here, train, evaluation, args.confirm, args.distance) if args.confirm else here
-    search.write_exclusions(out, train, list(found.values()))
+    write_exclusions(out, train, list(found.values()))
     text = (
         f"{len(found)} of {train.samples} training samples are near-duplicates; "
         f"leave them out with data.exclude={args.out}"
@@ -248,16 +249,20 @@ def _long(seconds: float) -> str:
 
 
 def _alike(
-    found: dict[int, tuple[Match, str]], train: Store, evaluation: Store, model: str, furthest: float | None
+    found: dict[int, tuple[Match, str]],
+    train: ImageDataset,
+    evaluation: ImageDataset,
+    model: str,
+    furthest: float | None,
 ) -> dict[int, tuple[Match, str]]:
     """Those pairs whose features lie close to each other."""
     from scalevit.evals.backbones import open_model
-    from scalevit.evals.datasets.probe_set import Stored
+    from scalevit.evals.datasets.probe_set import DatasetImages
     from scalevit.evals.pair_distance import MAX_DISTANCE, pair_distances
 
     pairs = [match for match, _ in found.values()]
-    ours = Stored(train, np.array([match.train for match in pairs], int))
-    theirs = Stored(evaluation, np.array([match.evaluation for match in pairs], int))
+    ours = DatasetImages(train, np.array([match.train for match in pairs], int))
+    theirs = DatasetImages(evaluation, np.array([match.evaluation for match in pairs], int))
     apart = pair_distances(open_model(model), ours, theirs)
     limit = MAX_DISTANCE if furthest is None else furthest
     return {match.train: found[match.train] for match, d in zip(pairs, apart.tolist()) if d <= limit}

@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> CommandResult:
 def _answer(args: argparse.Namespace, world: World) -> CommandResult:
     """The same on every process; they share the images."""
     from scalevit.evals.backbones import open_model
-    from scalevit.evals.datasets.test_sets import open_tests
+    from scalevit.evals.datasets.test_sets import open_test_sets
     from scalevit.evals.features import WorkShare
     from scalevit.evals.metrics import classification_metrics
 
@@ -70,7 +70,7 @@ def _answer(args: argparse.Namespace, world: World) -> CommandResult:
     share, trained = WorkShare.of(world), _trained_on(args.model)
     for target in args.data:
         halved = trained is not None and trained == Path(target).resolve()
-        for test in open_tests(
+        for test in open_test_sets(
             target, model.outputs, labels=args.labels, real=args.real, label_map=args.map, halved=halved
         ):
             test = replace(test, name=target) if any(test.name == t.name for t, _ in found) else test

@@ -80,7 +80,7 @@ def _probe(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> C
     """Probe results as the command's answer; every process computes the same, and they share the images."""
     from scalevit.evals.backbones import open_model
     from scalevit.evals.compare import compare
-    from scalevit.evals.datasets.open import open_set
+    from scalevit.evals.datasets.open import open_probe_set
     from scalevit.evals.datasets.suites import SUITES, open_suite, suite_means
     from scalevit.evals.features import WorkShare, default_cache
 
@@ -89,7 +89,7 @@ def _probe(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> C
     models, names = _models_and_sets(args.what, args.suite)
     if args.records:
         _require_recordable(models, protocol)
-    sets = [open_set(name) for name in names]
+    sets = [open_probe_set(name) for name in names]
     sets += open_suite(args.suite, args.root, _print_note if world.first else _silent) if args.suite else []
     opened = [open_model(name, image=args.image, scale=args.scale, device=world.device) for name in models]
     cache = None if args.no_cache else args.cache or default_cache()
@@ -184,20 +184,20 @@ def _number(kind: type, word: str, flag: str, least: float) -> Any:
 
 def _models_and_sets(words: Sequence[str], suite: str | None) -> tuple[list[str], list[str]]:
     """The command's words as models and data sets."""
-    from scalevit.evals.datasets.builtin import NAMES
-    from scalevit.evals.datasets.open import is_set
+    from scalevit.evals.datasets.builtin import BUILTIN
+    from scalevit.evals.datasets.open import is_probe_set
 
-    sets = [word for word in words if is_set(word)]
+    sets = [word for word in words if is_probe_set(word)]
     models = [word for word in words if word not in sets]
     unknown = [word for word in models if ":" not in word and not Path(word).exists()]
     if unknown:
         raise ValueError(
-            f"{unknown[0]!r} is neither a file or folder nor a data set; known: {', '.join(NAMES)}"
+            f"{unknown[0]!r} is neither a file or folder nor a data set; known: {', '.join(BUILTIN)}"
         )
     if not models:
         raise ValueError(f"no model among {', '.join(words)}")
     if not sets and suite is None:
-        raise ValueError(f"no data among {', '.join(words)}; names: {', '.join(NAMES)}")
+        raise ValueError(f"no data among {', '.join(words)}; names: {', '.join(BUILTIN)}")
     return models, sets
 
 

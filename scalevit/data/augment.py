@@ -28,7 +28,7 @@ GREY = (128, 128, 128)
 class Augmented:
     """`source` with RandAugment of a magnitude (0: none) and mixup of a parameter (0.0: none)."""
 
-    keeps = False
+    is_cacheable = False
 
     def __init__(
         self, source: Source, order: Positions, *, classes: int, seed: int, randaugment: int, mixup: float
@@ -41,8 +41,8 @@ class Augmented:
         return self.source.samples
 
     @property
-    def strata(self) -> int:
-        return self.source.strata
+    def class_cycle(self) -> int:
+        return self.source.class_cycle
 
     def get(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
         """Labels are single, or with mixup shares of classes (n, classes)."""

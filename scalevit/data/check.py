@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from scalevit.data.decode import BrokenImage, decode
-from scalevit.data.stores import Store
+from scalevit.data.dataset import ImageDataset
+from scalevit.data.decode import CorruptImage, decode
 
 #: A side below this, or a longer side above this many shorter ones, is listed as absurd.
 SMALLEST, LONGEST = 16, 10
@@ -48,10 +48,12 @@ class Findings:
         }
 
 
-def check(store: Store, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> Findings:
+def check(
+    store: ImageDataset, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> Findings:
     """Read and decode everything in so many threads. twins: the same bytes twice; contradictions: with
     different labels."""
-    findings, store = Findings(store.samples), store.in_turn(workers)
+    findings, store = Findings(store.samples), store.sequential(workers)
     prints = np.zeros(store.samples, np.uint64)
     with ThreadPoolExecutor(workers) as pool:
         starts = range(0, store.samples, _PART)
@@ -91,11 +93,11 @@ class _Part:
     absurd: list[str] = field(default_factory=list)
 
 
-def _check_part(store: Store, start: int) -> _Part:
+def _check_part(store: ImageDataset, start: int) -> _Part:
     numbers = range(start, min(start + _PART, store.samples))
     part = _Part(np.zeros(len(numbers), np.uint64))
     for number in numbers:
-        shard, inside = store.place(number)
+        shard, inside = store.locate(number)
         record, name = shard.records[inside], store.name(number)
         try:
             data = store.encoded(number)
@@ -106,7 +108,7 @@ def _check_part(store: Store, start: int) -> _Part:
             height, width = decode(data, name).shape[:2]
             if min(height, width) < SMALLEST or max(height, width) > LONGEST * min(height, width):
                 part.absurd.append(f"{name}: {width}×{height} pixels")
-        except BrokenImage as error:
+        except CorruptImage as error:
             part.broken.append(str(error))
     return part
 
@@ -120,7 +122,7 @@ def _repeated(prints: np.ndarray) -> Iterator[list[int]]:
             yield order[first:end].tolist()
 
 
-def _check_twins(store: Store, numbers: list[int], findings: Findings) -> None:
+def _check_twins(store: ImageDataset, numbers: list[int], findings: Findings) -> None:
     names = [store.name(number) for number in numbers]
     findings.twins.append(" = ".join(names))
     labels = {tuple(store.labels(number).tolist()) for number in numbers}
@@ -128,7 +130,7 @@ def _check_twins(store: Store, numbers: list[int], findings: Findings) -> None:
         findings.contradictions.append(f"{' = '.join(names)} with labels {sorted(labels)}")
 
 
-def class_counts(store: Store) -> np.ndarray:
+def class_counts(store: ImageDataset) -> np.ndarray:
     """How many samples carry each label."""
     counts = np.zeros(store.classes, np.int64)
     for shard in store.shards:
@@ -138,7 +140,7 @@ def class_counts(store: Store) -> np.ndarray:
     return counts
 
 
-def _class_findings(counts: np.ndarray, store: Store) -> list[str]:
+def _class_findings(counts: np.ndarray, store: ImageDataset) -> list[str]:
     names = store.class_names or [str(number) for number in range(len(counts))]
     found = [f"class {names[number]} has no image" for number in np.flatnonzero(counts == 0)]
     usual = float(np.median(counts))
@@ -151,7 +153,7 @@ def _class_findings(counts: np.ndarray, store: Store) -> list[str]:
     return found
 
 
-def stats(store: Store) -> dict[str, Any]:
+def stats(store: ImageDataset) -> dict[str, Any]:
     """Samples, classes and their balance, sizes: from the indexes alone, one shard after another."""
     sizes, hashes, total = Counter[tuple[int, int]](), list[np.ndarray](), 0
     for shard in store.shards:

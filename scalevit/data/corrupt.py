@@ -11,21 +11,21 @@ LISTED = 5
 ENOUGH = 1000
 
 
-class Broken(NamedTuple):
+class CorruptSample(NamedTuple):
     """A sample that could not be used, and why."""
 
     name: str
     reason: str
 
 
-class Replaced(NamedTuple):
+class ReplacedSamples(NamedTuple):
     """times: how often a broken sample was replaced. first: names and reasons of the first few."""
 
     times: int
     first: list[str]
 
 
-class Tally:
+class CorruptCounter:
     """What was replaced so far among the samples seen. tolerate: the share above which adding more is a
     ValueError, which says to look at the source `where`."""
 
@@ -34,7 +34,7 @@ class Tally:
         self.seen = self.times = 0
         self._first = dict[str, str]()
 
-    def add(self, seen: int, broken: Sequence[Broken]) -> None:
+    def add(self, seen: int, broken: Sequence[CorruptSample]) -> None:
         """So many more samples were seen, of which these were broken."""
         self.seen, self.times = self.seen + seen, self.times + len(broken)
         for one in broken:
@@ -49,5 +49,5 @@ class Tally:
             )
 
     @property
-    def replaced(self) -> Replaced:
-        return Replaced(self.times, [*self._first.values()])
+    def replaced(self) -> ReplacedSamples:
+        return ReplacedSamples(self.times, [*self._first.values()])

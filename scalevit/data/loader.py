@@ -8,7 +8,6 @@ for step, batch in batches.iter_from(12_000):        # resuming costs nothing
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from scalevit.data.corrupt import Broken, Replaced, Tally
+from scalevit.data.corrupt import CorruptCounter, CorruptSample, ReplacedSamples
 from scalevit.data.order import Positions
 
 #: A finite source that renders its images and fits in this many bytes is rendered once and kept.
@@ -32,7 +31,7 @@ class Samples(NamedTuple):
 
     images: UInt8[Tensor, "n s s 3"]
     labels: Tensor
-    broken: tuple[Broken, ...] = ()
+    broken: tuple[CorruptSample, ...] = ()
 
 
 @runtime_checkable
@@ -45,12 +44,12 @@ class Source(Protocol):
         ...
 
     @property
-    def strata(self) -> int:
+    def class_cycle(self) -> int:
         """Image i is of class i mod this; 0 where labels follow no rule."""
         ...
 
     @property
-    def keeps(self) -> bool:
+    def is_cacheable(self) -> bool:
         """Whether an index always gives the same pixels, dear to make, so that they are worth keeping."""
         ...
 
@@ -66,7 +65,7 @@ class Batch(NamedTuple):
     images: UInt8[Tensor, "b h w 3"]
     labels: Tensor
     positions: Int64[np.ndarray, " b"]
-    broken: tuple[Broken, ...] = ()
+    broken: tuple[CorruptSample, ...] = ()
 
 
 def as_floats(images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
@@ -82,8 +81,7 @@ class Batches:
     batch counts images over all `world` devices; this one takes the share number `rank`. workers=0 makes
     batches in the calling thread when they are asked for; otherwise that many threads work ahead. tolerate:
     the share of broken samples above which iterating is a ValueError that points at `where`. pin: into
-    memory that a GPU copies from while it computes.
-    `stalled` and `elapsed` are seconds: how long the caller waited, out of how long it has been iterating."""
+    memory that a GPU copies from while it computes."""
 
     def __init__(
         self,
@@ -102,8 +100,7 @@ class Batches:
             raise ValueError(f"a batch of {batch} images cannot be shared evenly by {world} devices")
         assert 0 <= rank < world
         self.source, self.order, self.batch, self.rank, self.world = source, order, batch, rank, world
-        self.workers, self.pin, self.tally = workers, pin, Tally(tolerate, where)
-        self.stalled = self.elapsed = 0.0
+        self.workers, self.pin, self.tally = workers, pin, CorruptCounter(tolerate, where)
         self._kept: Samples | None = None
         self._rendering = threading.Lock()
 
@@ -121,23 +118,12 @@ class Batches:
     def iter_from(self, step: int) -> Iterator[tuple[int, Batch]]:
         """(step, batch) for this step and all that follow, endlessly."""
         ahead = self._ahead(step) if self.workers else ((s, self[s]) for s in _count(step))
-        began = time.perf_counter()
-        while True:
-            asked = time.perf_counter()
-            pair = next(ahead)
-            now = time.perf_counter()
-            self.stalled, self.elapsed = self.stalled + now - asked, self.elapsed + now - began
-            began = now
-            self.tally.add(len(pair[1].positions), pair[1].broken)
-            yield pair
+        for step, batch in ahead:
+            self.tally.add(len(batch.positions), batch.broken)
+            yield step, batch
 
     @property
-    def stall_share(self) -> float:
-        """The part of the time, 0 to 1, that the caller spent waiting for images."""
-        return self.stalled / self.elapsed if self.elapsed else 0.0
-
-    @property
-    def replaced(self) -> Replaced:
+    def replaced(self) -> ReplacedSamples:
         """Broken samples that were replaced in the batches given out so far, not in those read ahead."""
         return self.tally.replaced
 
@@ -163,7 +149,7 @@ class Batches:
         return self.source.get(indices, positions)
 
     def _worth_keeping(self) -> bool:
-        if not (self.source.keeps and self.order.images):
+        if not (self.source.is_cacheable and self.order.images):
             return False
         one = self.source.get(np.zeros(1, np.int64), np.zeros(1, np.int64))
         return self.order.images * one.images.numel() <= KEEP_BYTES

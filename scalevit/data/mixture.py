@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from scalevit.data.corrupt import Broken
+from scalevit.data.corrupt import CorruptSample
 from scalevit.data.loader import Samples, Source
 from scalevit.data.order import Indices, Mixture, Positions
 
@@ -43,8 +43,8 @@ class Mixed:
     """The sources of a mixture, by the numbers of a `MixedOrder`. Where one has samples of several labels,
     all labels are multi-hot."""
 
-    keeps = False
-    strata = 0
+    is_cacheable = False
+    class_cycle = 0
 
     def __init__(self, sources: Sequence[Source], classes: int) -> None:
         self.sources, self.classes = sources, classes
@@ -63,7 +63,7 @@ class Mixed:
         hot = any(part.labels.is_floating_point() for _, part in parts)
         labels = [self._hot(part.labels) if hot else part.labels for _, part in parts]
         back = torch.from_numpy(np.argsort(np.concatenate(rows), kind="stable"))
-        broken: tuple[Broken, ...] = sum((part.broken for _, part in parts), ())
+        broken: tuple[CorruptSample, ...] = sum((part.broken for _, part in parts), ())
         return Samples(torch.cat([part.images for _, part in parts])[back], torch.cat(labels)[back], broken)
 
     def _hot(self, labels: torch.Tensor) -> torch.Tensor:

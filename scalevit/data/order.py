@@ -89,15 +89,16 @@ class Order:
     samples: how many the store holds, 0 when it is endless. images: how many different ones are used; 0
     means all. Subsets of one seed are nested: 300 thousand images are contained in a million. block: 0
     shuffles freely; otherwise runs of `block` neighbours are shuffled as wholes, and then the samples inside
-    each group of 16 blocks, so that an object store is read in few large pieces. strata: where image i is of
-    class i mod `strata`, classes take turns: at equal intervals they train better than in any shuffled order
+    each group of 16 blocks, so that an object store is read in few large pieces. class_cycle (class
+    interleaving): where image i is of class i mod `class_cycle`, classes take turns: at equal intervals they
+    train better than in any shuffled order
     (docs/lab-log.md, "Classes that take turns")."""
 
     samples: int
     images: int = 0
     seed: int = 0
     block: int = 0
-    strata: int = 0
+    class_cycle: int = 0
 
     def __post_init__(self) -> None:
         if self.samples > LIMIT or self.images > LIMIT:
@@ -114,7 +115,7 @@ class Order:
 
     def at(self, positions: Indices) -> tuple[Indices, Indices]:
         """(epoch, index in the store) of the images at these positions of the run, counted from 0."""
-        if self.strata and self.unique % self.strata == 0:
+        if self.class_cycle and self.unique % self.class_cycle == 0:
             return self._stratified(positions)
         size = self.unique or WINDOW
         epochs, inside = positions // size, positions % size
@@ -132,10 +133,10 @@ class Order:
         """Classes take turns, always in the same order; each shows its instances in an order of its own."""
         size = self.unique
         epochs = positions // size if size else np.zeros_like(positions)
-        rows, classes = np.divmod(positions - epochs * size, self.strata)
+        rows, classes = np.divmod(positions - epochs * size, self.class_cycle)
         if size:
-            rows = permute(rows, size // self.strata, key(self.seed, _INSTANCES, epochs, classes))
-        return epochs, rows * self.strata + classes
+            rows = permute(rows, size // self.class_cycle, key(self.seed, _INSTANCES, epochs, classes))
+        return epochs, rows * self.class_cycle + classes
 
 
 def _subset(numbers: Indices, samples: int, block: int, keys: np.ndarray) -> Indices:

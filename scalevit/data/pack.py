@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from scalevit.data.decode import BrokenImage, image_ending
-from scalevit.data.dedup.search import NONE, skipping
+from scalevit.data.dataset import ImageDataset
+from scalevit.data.decode import CorruptImage, image_ending
+from scalevit.data.exclusions import NO_EXCLUSIONS, skip_excluded
 from scalevit.data.formats.tables import pyarrow, schema_for
-from scalevit.data.index.read import whole
+from scalevit.data.index.read import atomic_write
 from scalevit.data.order import Order
-from scalevit.data.stores import Store
 
 RECIPE = "pack.json"
 #: Rows of a table's group, through which each of them is read.
@@ -45,11 +45,11 @@ class PackOptions:
 
 
 def pack(
-    store: Store,
+    store: ImageDataset,
     recipe: PackOptions,
     out: Path,
     progress: Callable[[int, int], None] | None = None,
-    excluded: np.ndarray = NONE,
+    excluded: np.ndarray = NO_EXCLUSIONS,
 ) -> dict[str, Any]:
     """Write the shards that are missing in `out`. Broken samples are left out and named; those of the sorted
     numbers `excluded` are left out.
@@ -65,8 +65,8 @@ def pack(
     for number in range(recipe.shards):
         target = out / f"shard-{number:06d}.{recipe.form}"
         if not target.exists():
-            samples = skipping(_samples(recipe, np.arange(edges[number], edges[number + 1])), excluded)
-            with whole(target) as part:
+            samples = skip_excluded(_samples(recipe, np.arange(edges[number], edges[number + 1])), excluded)
+            with atomic_write(target) as part:
                 WRITERS[recipe.form](store, samples, part, left_out)
             written += 1
         if progress:
@@ -89,11 +89,11 @@ def _claim(recipe: PackOptions, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty, and not a pack that was begun; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    with whole(file) as part:
+    with atomic_write(file) as part:
         part.write_text(json.dumps(wanted, indent=2))
 
 
-def _write_tar(store: Store, samples: np.ndarray, part: Path, left_out: list[str]) -> None:
+def _write_tar(store: ImageDataset, samples: np.ndarray, part: Path, left_out: list[str]) -> None:
     with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in samples.tolist():
             data = _bytes_of(store, number, left_out)
@@ -112,7 +112,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def _write_parquet(store: Store, samples: np.ndarray, part: Path, left_out: list[str]) -> None:
+def _write_parquet(store: ImageDataset, samples: np.ndarray, part: Path, left_out: list[str]) -> None:
     arrow, schema = pyarrow(), schema_for(store.class_names, store.multi)
     with arrow.parquet.ParquetWriter(part, schema) as table:
         for start in range(0, len(samples), ROWS):
@@ -126,13 +126,13 @@ def _write_parquet(store: Store, samples: np.ndarray, part: Path, left_out: list
             table.write_table(arrow.Table.from_pylist(rows, schema))
 
 
-def _bytes_of(store: Store, number: int, left_out: list[str]) -> bytes | None:
+def _bytes_of(store: ImageDataset, number: int, left_out: list[str]) -> bytes | None:
     """The sample's bytes if they begin as an image does."""
     try:
         data = store.encoded(number)
         image_ending(data, store.name(number))
         return data
-    except BrokenImage as error:
+    except CorruptImage as error:
         left_out.append(str(error))
         return None
 

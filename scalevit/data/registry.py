@@ -20,13 +20,13 @@ class Rendered:
     """A procedural family as a source: endless, and the same pixels for the same index."""
 
     samples = 0
-    keeps = True
+    is_cacheable = True
 
     def __init__(self, family: str, classes: int, side: int, seed: int, palette: float) -> None:
         from scalevit.data.procedural.dataset import Procedural
 
         self._family = Procedural(family, classes, side, seed, palette)
-        self.strata = classes
+        self.class_cycle = classes
 
     def get(self, indices: np.ndarray, positions: np.ndarray) -> Samples:
         return Samples(self._family.images(indices), self._family.labels(indices))
@@ -42,7 +42,7 @@ def open_source(data: Data, *, image: int, classes: int, world: int = 1) -> Sour
 
 def order_of(data: Data, source: Source) -> Order:
     """The order in which a run sees the images of `source`."""
-    return Order(source.samples, data.images, data.seed, data.block, source.strata)
+    return Order(source.samples, data.images, data.seed, data.block, source.class_cycle)
 
 
 def batches_of(
@@ -102,14 +102,14 @@ def _open_procedural(data: Data, image: int, classes: int, world: int) -> Source
     return Rendered(data.source, classes, image, data.seed, data.palette)
 
 
-def _open_store(data: Data, image: int, classes: int, world: int) -> Source:
+def _open_images(data: Data, image: int, classes: int, world: int) -> Source:
     # image libraries cost a fifth of a second, which a run on procedural images need not pay
-    from scalevit.data.blocks import by_blocks
-    from scalevit.data.dedup.search import NONE, read_exclusions
-    from scalevit.data.image_dataset import Photographs
-    from scalevit.data.stores import open_store
+    from scalevit.data.block_cache import with_block_cache
+    from scalevit.data.dataset import open_dataset
+    from scalevit.data.exclusions import NO_EXCLUSIONS, read_exclusions
+    from scalevit.data.training_images import TrainingImages
 
-    store = open_store(data.source)
+    store = open_dataset(data.source)
     if classes and store.unlabelled:
         raise ValueError(f"{data.source}: {store.unlabelled} of {store.samples} samples have no label")
     if classes and store.classes == 1 and not (store.multi or data.more):
@@ -119,19 +119,19 @@ def _open_store(data: Data, image: int, classes: int, world: int) -> Source:
             f"{data.source} has labels up to {store.classes - 1}, the model {classes} classes; "
             f"set model.classes={store.classes}"
         )
-    return Photographs(
-        by_blocks(store, data.block, world) if data.block else store,
+    return TrainingImages(
+        with_block_cache(store, data.block, world) if data.block else store,
         side=image,
         transform=data.transform,
         seed=data.seed,
         classes=classes,
         source=data.source,
         tolerate=data.tolerate,
-        excluded=read_exclusions(data.exclude, store) if data.exclude else NONE,
+        excluded=read_exclusions(data.exclude, store) if data.exclude else NO_EXCLUSIONS,
     )
 
 
 OPENERS: dict[str, Callable[[Data, int, int, int], Source]] = {
     "procedural": _open_procedural,
-    "store": _open_store,
+    "store": _open_images,
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from scalevit.evals import probes
 from scalevit.evals.backbones import LAST_LAYER, Backbone
-from scalevit.evals.datasets.probe_set import ProbeSet, digest, some
+from scalevit.evals.datasets.probe_set import ProbeSet, digest, select
 from scalevit.evals.features import SINGLE_PROCESS, FeatureCache, WorkShare, raw_pixels
 from scalevit.evals.fewshot_sampling import all_draws
 from scalevit.evals.probes import FewShot, Probe, few_shot
@@ -106,7 +106,7 @@ def pixel_source() -> FeatureSource:
     """The baseline of raw pixels."""
 
     def features(data: ProbeSet, needed: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        return {"": (raw_pixels(some(data.support, needed)), raw_pixels(data.query))}
+        return {"": (raw_pixels(select(data.support, needed)), raw_pixels(data.query))}
 
     return FeatureSource("", RAW_PIXELS, ("",), features)
 
@@ -123,7 +123,7 @@ def network_source(
 
     def features(data: ProbeSet, needed: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         halves = (
-            (f"support {digest([needed.tobytes()])}", some(data.support, needed)),
+            (f"support {digest([needed.tobytes()])}", select(data.support, needed)),
             ("query", data.query),
         )
         support, query = (

@@ -15,12 +15,12 @@ from scalevit import config
 from scalevit.artifacts.records import Row
 from scalevit.evals.backbones import of_vit
 from scalevit.evals.compare import FeatureSource, ProbeProtocol, network_source, pixel_source, probe_dataset
-from scalevit.evals.datasets.open import open_set
+from scalevit.evals.datasets.open import open_probe_set
 from scalevit.evals.features import SINGLE_PROCESS, FeatureCache, WorkShare
 from scalevit.evals.fewshot_sampling import ALL_SHOTS
 from scalevit.model.vit import ViT
 
-open_set_cached = lru_cache(maxsize=16)(open_set)
+open_set_cached = lru_cache(maxsize=16)(open_probe_set)
 
 
 def probe_rows(model: ViT, probe: config.Probe, share: WorkShare = SINGLE_PROCESS) -> list[Row]:

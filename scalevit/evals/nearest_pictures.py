@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalevit.evals.backbones import LAST_LAYER, Backbone
-from scalevit.evals.datasets.probe_set import ProbeSet, some
+from scalevit.evals.datasets.probe_set import ProbeSet, select
 from scalevit.evals.features import extract, preprocess
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def nearest_neighbours(query: np.ndarray, support: np.ndarray, count: int) -> np
 
 def _neighbours(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figure:
     among = np.unique(np.linspace(0, len(data.support) - 1, min(SOUGHT, len(data.support))).astype(int))
-    images, labels = some(data.support, among), data.support_labels[among]
+    images, labels = select(data.support, among), data.support_labels[among]
     query, support = (
         extract(backbone, x, whole=data.whole, layers=(LAST_LAYER,))[LAST_LAYER]
-        for x in (some(data.query, chosen), images)
+        for x in (select(data.query, chosen), images)
     )
     neighbours = nearest_neighbours(query, support, min(NEIGHBOURS, len(among)))
     figure, axes = _grid(len(chosen), 1 + neighbours.shape[1], f"{data.name}: most alike for {backbone.name}")

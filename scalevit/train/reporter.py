@@ -12,7 +12,7 @@ import torch
 
 from scalevit import config
 from scalevit.artifacts import records, run_folder
-from scalevit.data.corrupt import Replaced
+from scalevit.data.corrupt import ReplacedSamples
 from scalevit.distributed import world as mesh
 from scalevit.kernels.fp8_autotune import LayerTiming
 from scalevit.train import precision, progress, trackers
@@ -106,7 +106,7 @@ class Reporter:
             return None
         return values["images_per_second"] * self.facts.flops / (peak * self.world.size)
 
-    def broken(self, step: int, found: Sequence[Replaced]) -> None:
+    def broken(self, step: int, found: Sequence[ReplacedSamples]) -> None:
         """A line and a record when more broken samples were replaced; `found` by each process."""
         times, first = sum(one.times for one in found), {line: 0 for one in found for line in one.first}
         if times > self.replaced:

@@ -89,9 +89,9 @@ def open_batches(run: config.Run, world: mesh.World = mesh.ALONE) -> Batches:
     pin = world.device.type == "cuda"
     if run.data.part != "all":
         # image libraries cost a fifth of a second, which a run on procedural images need not pay
-        from scalevit.evals.datasets.finetune_split import labelled_batches
+        from scalevit.evals.datasets.finetune_split import finetune_batches
 
-        return labelled_batches(run, world.rank, world.size, pin)
+        return finetune_batches(run, world.rank, world.size, pin)
     return batches_of(
         run.data, image=run.model.image, classes=run.model.classes, batch=run.train.batch,
         rank=world.rank, world=world.size, pin=pin,

@@ -13,7 +13,7 @@ from scalevit import config
 from scalevit.artifacts import remote as addresses
 from scalevit.artifacts import storage
 from scalevit.cli.main import main
-from scalevit.data.stores import open_store
+from scalevit.data.dataset import open_dataset
 from scalevit.train.run import pretrain
 
 
@@ -79,7 +79,7 @@ def test_the_words_of_data_on_a_bucket(bucket, capsys):
         assert main(["data", *words, "--json"]) == 0
     out = ["--out", str(here / "again"), "--order", "kept"]
     assert main(["data", "pack", source, *out]) == 0
-    assert open_store(str(here / "again")).encoded(17) == open_store(source).encoded(17)
+    assert open_dataset(str(here / "again")).encoded(17) == open_dataset(source).encoded(17)
     assert main(["data", "index", source, "--workers", "1"]) == 0
     capsys.readouterr()
     assert main(["data", "dedup", source, str(here / "f"), "--out", str(here / "gone.txt"), "--json"]) == 0

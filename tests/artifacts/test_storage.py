@@ -7,9 +7,9 @@ from pictures import make_folder, make_shards
 
 from scalevit.artifacts import storage
 from scalevit.config.run import Data
+from scalevit.data.dataset import open_dataset
 from scalevit.data.index.build import build
 from scalevit.data.registry import batches_of
-from scalevit.data.stores import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -40,23 +40,23 @@ def test_a_changed_remote_shard_is_refused(tmp_path):
         with (packed / "shard-000000.tar").open("ab") as file:
             file.write(bytes(512))
         with pytest.raises(ValueError, match="changed after it was indexed"):
-            open_store(f"{address}/shard-000000.tar")
+            open_dataset(f"{address}/shard-000000.tar")
 
 
 def test_a_server_that_stays_away_refuses_or_knows_nothing(tmp_path):
     (tmp_path / "a.tar").write_bytes(bytes(2048))
     with serving(tmp_path, fail_first=99) as (address, seen):
         with pytest.raises(ValueError, match=r"/a\.tar: Service Unavailable after 4 tries"):
-            open_store(f"{address}/a.tar")
+            open_dataset(f"{address}/a.tar")
         assert len(seen) == 4
     with serving(tmp_path, status=403) as (address, seen):
         with pytest.raises(ValueError, match="access refused; give credentials"):
-            open_store(f"{address}/a.tar")
+            open_dataset(f"{address}/a.tar")
         assert len(seen) == 1
     with serving(tmp_path) as (address, _), pytest.raises(ValueError, match="no such file"):
-        open_store(f"{address}/b.tar")
+        open_dataset(f"{address}/b.tar")
     with pytest.raises(ValueError, match="after 4 tries"):
-        open_store(f"{address}/a.tar")  # nobody listens any more
+        open_dataset(f"{address}/a.tar")  # nobody listens any more
     with serving(tmp_path, ranges=False) as (address, _), pytest.raises(ValueError, match="ignores ranges"):
         storage.read(f"{address}/a.tar", 512, 10)
 
@@ -68,11 +68,11 @@ def test_fsspec_addresses(tmp_path):
     memory = fsspec.filesystem("memory")
     for shard in packed.glob("*.tar"):
         memory.pipe(f"/bucket/{shard.name}", shard.read_bytes())
-    assert open_store("memory://bucket/shard-{000000..000002}.tar").samples == 30
-    assert open_store("memory://bucket/*.tar").encoded(7) == open_store(str(packed)).encoded(7)
+    assert open_dataset("memory://bucket/shard-{000000..000002}.tar").samples == 30
+    assert open_dataset("memory://bucket/*.tar").encoded(7) == open_dataset(str(packed)).encoded(7)
     with pytest.raises(ValueError, match="no such file"):
-        open_store("memory://bucket/other.tar")
+        open_dataset("memory://bucket/other.tar")
     with pytest.raises(ValueError, match=r'abfs:// cannot be used here .*pip install "adlfs"'):
-        open_store("abfs://bucket/a.tar")
+        open_dataset("abfs://bucket/a.tar")
     with pytest.raises(ValueError, match="nonsense:// cannot be used here"):
-        open_store("nonsense://bucket/a.tar")
+        open_dataset("nonsense://bucket/a.tar")

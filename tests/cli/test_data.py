@@ -13,7 +13,7 @@ from PIL import Image
 
 from scalevit.cli.main import main
 from scalevit.data import pack as packing
-from scalevit.data.stores import open_store
+from scalevit.data.dataset import open_dataset
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_pack_is_restartable_and_repeatable(folder, tmp_path, capsys, form):
     assert written == 4 and len(first) == 5
     (tmp_path / "a" / f"shard-000002.{form}").unlink()
     assert pack(tmp_path / "a") == (1, first)
-    assert open_store(str(tmp_path / "a")).samples == 30
+    assert open_dataset(str(tmp_path / "a")).samples == 30
 
 
 def test_a_full_disk_leaves_whole_shards_and_can_go_on(folder, tmp_path, capsys, monkeypatch):

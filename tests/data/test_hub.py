@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from pictures import make_folder, make_shards
 
-from scalevit.data.stores import open_store
+from scalevit.data.dataset import open_dataset
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -82,7 +82,7 @@ def test_tables_on_the_hub_are_read_and_indexed(hub, tmp_path):
     assert json.loads(done.stdout)["samples"] == 30
     done = run("pack", source, "--order", "kept", "--out", str(tmp_path / "again"))
     assert done.returncode == 0, done.stderr
-    mine, again = open_store(str(tables)), open_store(str(tmp_path / "again"))
+    mine, again = open_dataset(str(tables)), open_dataset(str(tmp_path / "again"))
     assert [again.encoded(n) for n in range(30)] == [mine.encoded(n) for n in range(30)]
     done = run("stats", "hf://datasets/me/none/data/a.parquet")
     assert done.returncode == 2

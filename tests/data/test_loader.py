@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scalevit.data.corrupt import Broken
+from scalevit.data.corrupt import CorruptSample
 from scalevit.data.loader import Batches, Samples, as_floats
 from scalevit.data.order import Order
 
@@ -14,8 +14,8 @@ from scalevit.data.order import Order
 class Numbered:
     """A source whose image is its index and position, so that a test sees what the loader asked for."""
 
-    keeps = False
-    strata = 0
+    is_cacheable = False
+    class_cycle = 0
 
     def __init__(self, samples: int) -> None:
         self.samples, self.asked = samples, 0
@@ -32,7 +32,7 @@ class Numbered:
 class Kept(Numbered):
     """As a procedural family: endless, and worth keeping."""
 
-    keeps = True
+    is_cacheable = True
 
     def get(self, indices, positions):
         return super().get(indices, indices)
@@ -88,7 +88,7 @@ def test_a_small_finite_family_is_rendered_once():
     source, again = Kept(0), Kept(0)
     kept = first(batches(source, order=Order(0, 100)), 30)
     assert source.asked <= 101
-    again.keeps = False
+    again.is_cacheable = False
     assert same(kept, first(batches(again, order=Order(0, 100)), 30))
     assert again.asked == 30 * 32
 
@@ -106,7 +106,7 @@ class Cracked(Numbered):
     """Every sample of a number below 8 is broken."""
 
     def get(self, indices, positions):
-        broken = tuple(Broken(f"file {i}", f"file {i} is cut") for i in indices.tolist() if i < 8)
+        broken = tuple(CorruptSample(f"file {i}", f"file {i} is cut") for i in indices.tolist() if i < 8)
         return super().get(indices, positions)._replace(broken=broken)
 
 
@@ -136,12 +136,6 @@ def test_too_many_broken_samples_end_the_run_at_the_same_step_whatever_the_worke
 def test_an_uneven_share_is_refused():
     with pytest.raises(ValueError, match="32 images cannot be shared evenly by 3"):
         batches(world=3)
-
-
-def test_the_stall_share_is_the_time_waited():
-    loader = batches()
-    first(loader, 20)
-    assert 0 < loader.stall_share <= 1
 
 
 def test_floats_are_channels_first_between_minus_one_and_one():

@@ -149,7 +149,7 @@ def test_draws_are_uniform_and_independent():
 @given(classes=st.integers(1, 40), rows=st.integers(1, 30), epoch=st.integers(0, 3), seed=st.integers(0, 99))
 def test_a_stratified_epoch_is_a_bijection_that_shows_every_class_once_a_row(classes, rows, epoch, seed):
     size = classes * rows
-    order = Order(0, size, seed, strata=classes)
+    order = Order(0, size, seed, class_cycle=classes)
     epochs, indices = order.at(np.arange(epoch * size, (epoch + 1) * size))
     assert (epochs == epoch).all()
     assert sorted(indices) == list(range(size))
@@ -158,17 +158,17 @@ def test_a_stratified_epoch_is_a_bijection_that_shows_every_class_once_a_row(cla
 
 
 def test_a_stratified_epoch_differs_from_the_next():
-    order = Order(0, 2_000, 1, strata=20)
+    order = Order(0, 2_000, 1, class_cycle=20)
     first, second = (order.at(np.arange(e * 2_000, (e + 1) * 2_000))[1] for e in (0, 1))
     assert (first % 20 == second % 20).all()
     assert (first != second).mean() > 0.9
 
 
 def test_an_endless_stratified_source_shows_every_image_once():
-    _, indices = Order(0, 0, 1, strata=50).at(np.arange(5_000))
+    _, indices = Order(0, 0, 1, class_cycle=50).at(np.arange(5_000))
     assert sorted(indices) == list(range(5_000))
 
 
 def test_strata_that_do_not_divide_the_images_fall_back_to_a_plain_shuffle():
-    _, indices = Order(0, 103, 0, strata=10).at(np.arange(103))
+    _, indices = Order(0, 103, 0, class_cycle=10).at(np.arange(103))
     assert sorted(indices) == list(range(103))

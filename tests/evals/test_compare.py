@@ -9,7 +9,7 @@ from scalevit.cli import main
 from scalevit.config.run import Model
 from scalevit.evals import probes
 from scalevit.evals.backbones import LAST_LAYER, of_vit
-from scalevit.evals.datasets.open import open_set
+from scalevit.evals.datasets.open import open_probe_set
 from scalevit.evals.features import extract
 from scalevit.model import weights
 from scalevit.model.vit import ViT
@@ -59,7 +59,7 @@ def test_json_holds_the_probes_numbers_and_every_floor(home, capsys):
         "raw pixels",
         "raw pixels",
     ]
-    data, model = open_set(str(home / "stripes.npz")), weights.load(home / "model")
+    data, model = open_probe_set(str(home / "stripes.npz")), weights.load(home / "model")
     x, z = (
         extract(of_vit(model, "m"), i, whole=True, layers=(LAST_LAYER,))[LAST_LAYER]
         for i in (data.support, data.query)

@@ -18,7 +18,7 @@ from scalevit import config
 from scalevit.artifacts import records
 from scalevit.cli.main import main
 from scalevit.data.normalise import normaliser
-from scalevit.evals.datasets.finetune_split import Labelled
+from scalevit.evals.datasets.finetune_split import FinetuneImages
 from scalevit.evals.datasets.probe_set import from_arrays
 from scalevit.evals.features import preprocess
 from scalevit.evals.finetune import finetune_split, weights_hash
@@ -169,7 +169,7 @@ def test_held_out_images_are_2_percent_and_not_trained_on():
 
 def test_crops_depend_on_the_place_in_the_run_alone():
     part, _ = finetune_split(named_set(), "train")
-    source = Labelled(part, 8, "inception", seed=0)
+    source = FinetuneImages(part, 8, "inception", seed=0)
     indices = np.array([5, 5, 7])
     images, labels, _ = source.get(indices, np.array([40, 41, 42]))
     again, *_ = source.get(indices[1:], np.array([41, 42]))

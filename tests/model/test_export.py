@@ -58,7 +58,7 @@ def test_no_more_than_one_tensor_and_a_share_of_it_is_in_memory(tmp_path, monkey
         return out
 
     monkeypatch.setattr(dcp.Reader, "fill", lambda self, n, out, o: fill(self, n, follow(out), o))
-    monkeypatch.setattr(dcp.Reader, "_piece", lambda self, place: follow(piece(self, place)))
+    monkeypatch.setattr(dcp.Reader, "_piece", lambda self, locate: follow(piece(self, locate)))
     with growth() as grown:
         export.export_run(run, tmp_path / "run", 1)
     assert largest < followed.peak <= 1.5 * largest and followed.live["read"] == 0

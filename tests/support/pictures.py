@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from scalevit.data.dataset import open_dataset
 from scalevit.data.pack import PackOptions, pack
-from scalevit.data.stores import open_store
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -39,6 +39,6 @@ def make_folder(root: Path, count: int = 30) -> Path:
 
 def make_shards(folder: Path, out: Path, form: str, shards: int = 3) -> Path:
     """The same images as tars or tables."""
-    store = open_store(str(folder))
+    store = open_dataset(str(folder))
     pack(store, PackOptions(str(folder), store.samples, shards, form, 0), out)
     return out

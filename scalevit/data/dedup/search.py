@@ -14,19 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from scalevit.data.decode import BrokenImage, decode
+from scalevit.data.dataset import ImageDataset
+from scalevit.data.decode import CorruptImage, decode
 from scalevit.data.dedup.phash import CROPS, distance, luminance, phash, views
-from scalevit.data.dedup.verify import Grey, alike, mirrored, thumbnail
-from scalevit.data.index.read import whole
-from scalevit.data.stores import Store
+from scalevit.data.dedup.verify import Grey, is_duplicate, mirrored, thumbnail
 
-#: Numbers of samples where none are excluded.
-NONE = np.empty(0, np.int64)
 #: Bits that may differ.
 RADIUS = 7
 #: Candidates of one training image that are compared.
@@ -36,8 +32,6 @@ _NEAR = np.array([0, *(1 << bit for bit in range(_BITS))], np.uint64)
 _BLOCK = 4096
 #: Thumbnails of evaluation images kept, of 16 kB.
 _KEPT = 4096
-#: Lines of a list of exclusions whose names are compared.
-_LOOKED_AT = 1000
 
 
 class Match(NamedTuple):
@@ -49,7 +43,7 @@ class Match(NamedTuple):
     view: int
 
 
-class Table:
+class HashTable:
     """Hashes of evaluation views, found by any near hash. `hashes` (n,) uint64."""
 
     def __init__(self, hashes: np.ndarray) -> None:
@@ -85,23 +79,23 @@ def _bucketed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluation_table(
-    store: Store, progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[Table, np.ndarray]:
+    store: ImageDataset, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[HashTable, np.ndarray]:
     """Table of all views of the evaluation images that can be read, and which image each entry is of."""
-    hashes, owners, store = [], [], store.in_turn()
+    hashes, owners, store = [], [], store.sequential()
     for number in range(store.samples):
         progress(number, store.samples)
         try:
             grey = luminance(decode(store.encoded(number), store.name(number)))
-        except BrokenImage:
+        except CorruptImage:
             continue
         hashes += [phash(view) for view in views(grey)]
         owners += [number] * (2 * len(CROPS))
-    return Table(np.array(hashes, np.uint64)), np.array(owners, np.int64)
+    return HashTable(np.array(hashes, np.uint64)), np.array(owners, np.int64)
 
 
 def candidates(
-    train: np.ndarray, table: Table, owners: np.ndarray, radius: int = RADIUS, first: int = 0
+    train: np.ndarray, table: HashTable, owners: np.ndarray, radius: int = RADIUS, first: int = 0
 ) -> Iterator[list[Match]]:
     """For every training hash that has any, the evaluation views within the radius, nearest first. `first`:
     the number of the first hash."""
@@ -117,30 +111,34 @@ def candidates(
             yield [Match(number, int(owners[e]), int(b), e % kinds) for e, b in [*chosen][:TRIED]]
 
 
-def thumbnails(store: Store) -> Callable[[int], Grey]:
-    """Thumbnails of a store's images by number; those asked for last are kept. BrokenImage where one is."""
+def thumbnails(store: ImageDataset) -> Callable[[int], Grey]:
+    """Thumbnails of a store's images by number; those asked for last are kept. CorruptImage where one is."""
     return lru_cache(_KEPT)(
         lambda number: thumbnail(luminance(decode(store.encoded(number), store.name(number))))
     )
 
 
-def confirmed(matches: list[Match], train: Store, evaluation: Callable[[int], Grey]) -> Match | None:
+def confirmed(matches: list[Match], train: ImageDataset, evaluation: Callable[[int], Grey]) -> Match | None:
     """The first of one training sample's candidates of which it is a copy; `evaluation`: their thumbnails."""
     try:
         mine = thumbnails(train)(matches[0].train)
         return next((m for m in matches if is_copy(mine, evaluation(m.evaluation), m.view)), None)
-    except BrokenImage:
+    except CorruptImage:
         return None
 
 
 def is_copy(mine: Grey, theirs: Grey, view: int) -> bool:
     """Whether `mine` is a copy of `theirs` as this view, a number in what `views` gives, shows it."""
     crop = CROPS[view // 2]
-    return alike(mine, *mirrored(theirs, crop)) if view % 2 else alike(mine, theirs, crop)
+    return is_duplicate(mine, *mirrored(theirs, crop)) if view % 2 else is_duplicate(mine, theirs, crop)
 
 
 def seconds_for(
-    train: Store, table: Table, owners: np.ndarray, radius: int = RADIUS, seen: Callable | None = None
+    train: ImageDataset,
+    table: HashTable,
+    owners: np.ndarray,
+    radius: int = RADIUS,
+    seen: Callable | None = None,
 ) -> float:
     """How long it will take to search all training hashes, from a few thousand of up to eight shards, and to
     compare as many candidates as these have, from timing a few; `seen`: thumbnails, if they are compared."""
@@ -160,45 +158,3 @@ def seconds_for(
 
 
 # --------------------------------------------------------------------------- the list that sources honour
-
-_TITLE = "# scalevit exclusions; samples:"
-
-
-def write_exclusions(target: Path, train: Store, matches: list[tuple[Match, str]]) -> None:
-    """One line a sample: its number, its name, the evaluation image that it copies, bits of difference."""
-    lines = [f"{_TITLE} {train.samples}"]
-    lines += [f"{m.train}\t{train.name(m.train)}\t{name}\t{m.bits}" for m, name in sorted(matches)]
-    with whole(target) as part:
-        part.write_text("\n".join(lines) + "\n", errors="surrogateescape")
-
-
-def read_exclusions(path: str, store: Store) -> np.ndarray:
-    """Sorted numbers of the samples to leave out; ValueError when the list is of another store, or of all."""
-    try:
-        title, *lines = Path(path).read_text(errors="surrogateescape").splitlines()
-        rows = [line.split("\t") for line in lines]
-        numbers = [int(row[0]) for row in rows]
-    except OSError as error:
-        raise ValueError(f"{path}: cannot read the exclusions ({error.strerror})") from None
-    except ValueError:
-        raise ValueError(f"{path} is no list of exclusions as scalevit data dedup writes it") from None
-    looked_at = range(0, len(rows), len(rows) // _LOOKED_AT + 1)
-    if title != f"{_TITLE} {store.samples}" or any(
-        not 0 <= numbers[n] < store.samples or _last(rows[n][1]) != _last(store.name(numbers[n]))
-        for n in looked_at
-    ):
-        raise ValueError(f"{path} excludes samples of another source, or in another order; dedup again")
-    found = np.unique(np.array(numbers, np.int64))
-    if len(found) == store.samples:
-        raise ValueError(f"{path} excludes all {store.samples} samples")
-    return found
-
-
-def _last(name: str) -> str:
-    """A sample's name without the folders that it lies in: they may be moved."""
-    return name.rpartition("/")[2]
-
-
-def skipping(numbers: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-    """The numbers-th samples that are not excluded (sorted), in a store that has these left out."""
-    return numbers + np.searchsorted(excluded - np.arange(len(excluded)), numbers, side="right")

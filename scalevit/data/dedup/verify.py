@@ -41,10 +41,10 @@ def thumbnail(grey: Float[np.ndarray, "h w"]) -> Grey:
     return _resized(grey, side, Image.Resampling.BOX)
 
 
-def alike(copy: Grey, original: Grey, crop: Crop) -> bool:
+def is_duplicate(copy: Grey, original: Grey, crop: Crop) -> bool:
     """Whether a thumbnail is a copy of the original's; see `likeness`."""
     small = min(len(copy), len(original)) < SIDE
-    return likeness(copy, original, crop) >= (_AGREE_SMALL if small else _AGREE)
+    return similarity(copy, original, crop) >= (_AGREE_SMALL if small else _AGREE)
 
 
 def mirrored(original: Grey, crop: Crop) -> tuple[Grey, Crop]:
@@ -53,7 +53,7 @@ def mirrored(original: Grey, crop: Crop) -> tuple[Grey, Crop]:
     return np.ascontiguousarray(original[:, ::-1]), (top, bottom, right, left)
 
 
-def likeness(copy: Grey, original: Grey, crop: Crop) -> float:
+def similarity(copy: Grey, original: Grey, crop: Crop) -> float:
     """How well the slopes of two thumbnails agree, at most 1, once the copy is laid over the original.
     crop: what the copy may have lost at the (top, bottom, left, right), as a share of each side, at first."""
     if len(original) > _FINER * len(copy):

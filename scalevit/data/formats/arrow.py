@@ -9,7 +9,7 @@ from typing import Any
 
 from scalevit.artifacts.storage import is_remote, stamp
 from scalevit.data.formats.tables import Remote, class_names, columns, image_in, labels_of, pyarrow
-from scalevit.data.index.cache import PLAIN, CachedReader
+from scalevit.data.index.cache import UNCACHED, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex
 
 
@@ -66,7 +66,7 @@ def name(index: ShardIndex, number: int) -> str:
     return f"{index.header.path} row {int(record['row'])} of the batch at byte {int(record['offset'])}"
 
 
-def encoded(index: ShardIndex, number: int, reader: CachedReader = PLAIN) -> bytes:
+def encoded(index: ShardIndex, number: int, reader: CachedReader = UNCACHED) -> bytes:
     """The bytes of one image."""
     record, header = index.records[number], index.header
     place, row = int(record["offset"]), int(record["row"])

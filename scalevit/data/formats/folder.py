@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from scalevit.data.decode import ENDINGS, BrokenImage
+from scalevit.data.decode import ENDINGS, CorruptImage
 from scalevit.data.formats.labels import LABELS, Labels, labels_from
-from scalevit.data.index.cache import PLAIN, CachedReader
-from scalevit.data.index.read import Builder, Header, ShardIndex, stamp_of
+from scalevit.data.index.cache import UNCACHED, CachedReader
+from scalevit.data.index.read import Builder, Header, ShardIndex, shard_stamp
 
 
 def scan(path: str) -> ShardIndex:
@@ -22,7 +22,7 @@ def scan(path: str) -> ShardIndex:
     if not root.is_dir():
         raise ValueError(f"{path}: there is no such folder")
     classes = sorted(item.name for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
-    builder = Builder(Header("folder", path, *stamp_of(path, "folder"), names=tuple(classes)))
+    builder = Builder(Header("folder", path, *shard_stamp(path, "folder"), names=tuple(classes)))
     for label, name in enumerate(classes):
         for file, length in _images(root / name):
             builder.add(0, length, (label,), name=file)
@@ -68,13 +68,13 @@ def name(index: ShardIndex, number: int) -> str:
     return f"{header.path}/{folder}{index.text_of(number)}"
 
 
-def encoded(index: ShardIndex, number: int, reader: CachedReader = PLAIN) -> bytes:
+def encoded(index: ShardIndex, number: int, reader: CachedReader = UNCACHED) -> bytes:
     """The bytes of one image; each is a file of its own, whatever the reader."""
     path = Path(name(index, number))
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BrokenImage(f"{path}: {error.strerror}") from None
+        raise CorruptImage(f"{path}: {error.strerror}") from None
     if len(data) != int(index.records[number]["length"]):
-        raise BrokenImage(f"{path} changed after the folder was indexed or listed")
+        raise CorruptImage(f"{path} changed after the folder was indexed or listed")
     return data

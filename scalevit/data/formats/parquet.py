@@ -7,11 +7,11 @@ from typing import Any
 
 from scalevit.artifacts.storage import is_remote, stamp
 from scalevit.data.formats.tables import Remote, class_names, columns, image_in, labels_of, pyarrow
-from scalevit.data.index.cache import PLAIN, CachedReader, Kept
+from scalevit.data.index.cache import UNCACHED, CachedReader, LRUCache
 from scalevit.data.index.read import Builder, Header, ShardIndex
 
 #: What tables say of their row groups, over all tables: of a large one it is long to read.
-_FOOTERS = Kept(64)
+_FOOTERS = LRUCache(64)
 
 
 def _table(path: str, footer: Any = None) -> Any:
@@ -72,7 +72,7 @@ def name(index: ShardIndex, number: int) -> str:
     return f"{index.header.path} row {int(record['row'])} of group {int(record['offset'])}"
 
 
-def encoded(index: ShardIndex, number: int, reader: CachedReader = PLAIN) -> bytes:
+def encoded(index: ShardIndex, number: int, reader: CachedReader = UNCACHED) -> bytes:
     """The bytes of one image."""
     record, header = index.records[number], index.header
     group, row = int(record["offset"]), int(record["row"])

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from scalevit.artifacts.storage import is_remote, read, stamp
-from scalevit.data.decode import ENDINGS, BrokenImage
+from scalevit.data.decode import ENDINGS, CorruptImage
 from scalevit.data.formats.labels import LABELS, labels_from
-from scalevit.data.index.cache import PLAIN, CachedReader
+from scalevit.data.index.cache import UNCACHED, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex
 
 BLOCK = 512
@@ -164,10 +164,10 @@ def name(index: ShardIndex, number: int) -> str:
     return f"{index.header.path} at byte {int(index.records[number]['offset'])}"
 
 
-def encoded(index: ShardIndex, number: int, reader: CachedReader = PLAIN) -> bytes:
+def encoded(index: ShardIndex, number: int, reader: CachedReader = UNCACHED) -> bytes:
     """The bytes of one image."""
     record = index.records[number]
     data = reader.read(index.header.path, int(record["offset"]), int(record["length"]))
     if len(data) != int(record["length"]):
-        raise BrokenImage(f"{name(index, number)}: the shard ends early; it changed after it was indexed")
+        raise CorruptImage(f"{name(index, number)}: the shard ends early; it changed after it was indexed")
     return data

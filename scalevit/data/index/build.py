@@ -22,22 +22,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scalevit.data.decode import BrokenImage, decode
+from scalevit.data.dataset import FORMATS, shard_paths
+from scalevit.data.decode import CorruptImage, decode
 from scalevit.data.dedup.phash import luminance, phash
 from scalevit.data.index import manifest
-from scalevit.data.index.cache import CachedReader, in_turn
+from scalevit.data.index.cache import CachedReader, sequential_reader
 from scalevit.data.index.read import (
     BROKEN,
     MEASURED,
     Header,
     ShardIndex,
-    opened,
-    read,
-    sidecar,
-    stamp_of,
-    write,
+    index_path,
+    open_index,
+    read_index,
+    shard_stamp,
+    write_index,
 )
-from scalevit.data.stores import FORMS, shard_paths
 
 CHUNK = 1024
 #: What a chunk's result holds of each sample.
@@ -93,7 +93,7 @@ def build(source: str, *, workers: int = 0, progress: Progress | None = None) ->
             pool.shutdown(cancel_futures=True)
             raise
     ends = [work.ends[path] for path in paths]
-    manifest.write(source, paths, [end.header for end in ends])
+    manifest.write_manifest(source, paths, [end.header for end in ends])
     broken = tuple(name for end in ends for name in end.broken)
     return Built(len(paths), work.kept, work.listed, broken, sum(end.bytes for end in ends))
 
@@ -184,7 +184,7 @@ class _Pass:
 
 def _parts(path: str, form: str) -> Path:
     """The folder of an unfinished pass over a shard."""
-    target = sidecar(path, form)
+    target = index_path(path, form)
     return target.with_name(target.name + ".parts")
 
 
@@ -199,7 +199,7 @@ def _begin(path: str, form: str) -> Begun:
 def _whole(path: str, form: str) -> ShardIndex | None:
     """The index of a shard that needs no new pass."""
     try:
-        index = opened(path, form, stamp_of(path, form))
+        index = open_index(path, form, shard_stamp(path, form))
     except ValueError:
         return None  # stale, cut or of another version: made again
     return index if index is not None and index.header.measured else None
@@ -208,15 +208,15 @@ def _whole(path: str, form: str) -> ShardIndex | None:
 def _scanned(path: str, form: str, parts: Path) -> ShardIndex:
     """The shard's listing, kept in `parts`: an interrupted pass's one, if the shard is still the same."""
     listing = parts / "listing"
-    now = stamp_of(path, form)
+    now = shard_stamp(path, form)
     if listing.exists():
         with suppress(ValueError):  # of another version
-            index = read(listing)
+            index = read_index(listing)
             if (index.header.size, index.header.changed) == tuple(now):
                 return index
         shutil.rmtree(parts)
-    index = FORMS[form].scan(path)
-    write(index, listing)
+    index = FORMATS[form].scan(path)
+    write_index(index, listing)
     return index
 
 
@@ -226,11 +226,11 @@ def _result(parts: Path, start: int) -> Path:
 
 def _measure_chunk(path: str, form: str, start: int, stop: int) -> None:
     """Measure a chunk of a listing and keep the result, unless it is there."""
-    parts, reader = _parts(path, form), in_turn()
+    parts, reader = _parts(path, form), sequential_reader()
     target = _result(parts, start)
     if target.exists():
         return
-    index = read(parts / "listing")
+    index = read_index(parts / "listing")
     found = index.records[start:stop].copy()
     with target.with_suffix(".held").open("wb") as held:
         for place in range(len(found)):
@@ -247,12 +247,12 @@ def _held(path: str, form: str) -> list[str]:
     parts = _parts(path, form)
     held = [file for file in sorted(parts.glob("*.held")) if not file.with_suffix(".npy").exists()]
     numbers = [int.from_bytes(file.read_bytes(), "little") for file in held]
-    return [FORMS[form].name(read(parts / "listing"), number) for number in numbers]
+    return [FORMATS[form].name(read_index(parts / "listing"), number) for number in numbers]
 
 
 def _measure(index: ShardIndex, number: int, record: np.ndarray, reader: CachedReader) -> None:
     """Fill in what is known once a sample was decoded."""
-    form = FORMS[index.header.form]
+    form = FORMATS[index.header.form]
     record["flags"] |= MEASURED
     try:
         data = form.encoded(index, number, reader)
@@ -260,25 +260,25 @@ def _measure(index: ShardIndex, number: int, record: np.ndarray, reader: CachedR
         pixels = decode(data, form.name(index, number))
         record["height"], record["width"] = np.minimum(pixels.shape[:2], 65535)
         record["phash"] = phash(luminance(pixels, 32))
-    except BrokenImage:
+    except CorruptImage:
         record["flags"] |= BROKEN
 
 
 def _end(path: str, form: str) -> Ended:
     """Put a shard's chunks together, and the index in its place, unless it is there."""
-    target, parts = sidecar(path, form), _parts(path, form)
+    target, parts = index_path(path, form), _parts(path, form)
     if parts.exists():
-        index = read(parts / "listing")
+        index = read_index(parts / "listing")
         records = index.records.copy()
         for start in range(0, len(records), CHUNK):
             found = np.load(_result(parts, start))
             for name in FIELDS:
                 records[name][start : start + CHUNK] = found[name]
         header = replace(index.header, measured=True)
-        write(ShardIndex(header, records, index.labels, index.text), target)
+        write_index(ShardIndex(header, records, index.labels, index.text), target)
         shutil.rmtree(parts)
-    index = read(target)
+    index = read_index(target)
     bad = np.flatnonzero(index.records["flags"] & BROKEN)
     return Ended(
-        index.header, [FORMS[form].name(index, int(number)) for number in bad], target.stat().st_size
+        index.header, [FORMATS[form].name(index, int(number)) for number in bad], target.stat().st_size
     )

@@ -14,12 +14,12 @@ from typing import Any
 from scalevit.artifacts import storage
 
 #: Bytes of a piece. A request for one costs little more than a request for an image.
-PIECE = 4 << 20
+RANGE_BYTES = 4 << 20
 #: Row groups kept where nothing is known of the order in which samples are asked for.
 GROUPS = 8
 
 
-class Kept:
+class LRUCache:
     """Values by key, of which the `most` used last stay."""
 
     def __init__(self, most: int) -> None:
@@ -50,22 +50,22 @@ class Kept:
             value.set_exception(error)
 
 
-class Pieces:
+class RangeCache:
     """Reads of remote files, served from pieces of them."""
 
     def __init__(self, most: int) -> None:
-        self.kept = Kept(most)
+        self.kept = LRUCache(most)
 
     def read(self, path: str, start: int, length: int) -> bytes:
         """As `storage.read` does."""
         if not storage.is_remote(path):
             return storage.read(path, start, length)
-        first, last = start // PIECE, (start + max(length, 1) - 1) // PIECE
+        first, last = start // RANGE_BYTES, (start + max(length, 1) - 1) // RANGE_BYTES
         joined = b"".join(
-            self.kept.get((path, n), partial(storage.read, path, n * PIECE, PIECE))
+            self.kept.get((path, n), partial(storage.read, path, n * RANGE_BYTES, RANGE_BYTES))
             for n in range(first, last + 1)
         )
-        return joined[start - first * PIECE :][:length]
+        return joined[start - first * RANGE_BYTES :][:length]
 
 
 def _plain(path: str, start: int, length: int) -> bytes:
@@ -77,13 +77,13 @@ class CachedReader:
     """How a form gets at bytes. read: a part of a file, as `storage.read`; groups: row groups of tables."""
 
     read: Callable[[str, int, int], bytes] = _plain
-    groups: Kept = field(default_factory=lambda: Kept(GROUPS))
+    groups: LRUCache = field(default_factory=lambda: LRUCache(GROUPS))
 
 
 #: For samples in any order.
-PLAIN = CachedReader()
+UNCACHED = CachedReader()
 
 
-def in_turn(threads: int = 1) -> CachedReader:
+def sequential_reader(threads: int = 1) -> CachedReader:
     """For samples one after another; threads go ahead of each other a little."""
-    return CachedReader(Pieces(3 * threads).read, Kept(3 * threads))
+    return CachedReader(RangeCache(3 * threads).read, LRUCache(3 * threads))

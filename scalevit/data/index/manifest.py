@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from scalevit.artifacts.storage import Stamp, is_remote, stamp
-from scalevit.data.index.cache import Kept
-from scalevit.data.index.read import Header, ShardIndex, cached, opened, written
+from scalevit.data.index.cache import LRUCache
+from scalevit.data.index.read import Header, ShardIndex, cache_path, open_index, write_arrays
 
 SUFFIX = ".scalevit-catalogue"
 _MAGIC = "scalevit catalogue 1"
@@ -28,7 +28,7 @@ _LOOKED_AT = 4096
 
 
 @dataclass(frozen=True)
-class SourceFacts:
+class DatasetSummary:
     """What holds for all shards. classes: one more than the largest label. measured: whether each has its
     index."""
 
@@ -42,13 +42,13 @@ class SourceFacts:
     magic: str = _MAGIC
 
 
-def facts_of(headers: Sequence[Header]) -> SourceFacts:
+def summarise(headers: Sequence[Header]) -> DatasetSummary:
     """The facts of some shards. Raises ValueError where their classes have other names: a number would mean
     another class."""
     odd = next((header for header in headers if header.names != headers[0].names), None)
     if odd is not None:
         raise ValueError(f"{odd.path}: its classes have other names than those of {headers[0].path}")
-    return SourceFacts(
+    return DatasetSummary(
         form=headers[0].form,
         shards=len(headers),
         classes=max(header.classes for header in headers),
@@ -59,18 +59,18 @@ def facts_of(headers: Sequence[Header]) -> SourceFacts:
     )
 
 
-def starts_of(headers: Sequence[Header]) -> np.ndarray:
+def shard_offsets(headers: Sequence[Header]) -> np.ndarray:
     """The number of each shard's first sample, and the total."""
     return np.cumsum([0, *(header.samples for header in headers)])
 
 
-class Shards:
+class LazyShards:
     """Indexes of shards by number, opened when they are asked for. Raises ValueError for a shard that changed
     since."""
 
     def __init__(self, form: str, paths: list[str], starts: np.ndarray) -> None:
         self.form, self.paths, self.starts = form, paths, starts
-        self._open, self._seen = Kept(_OPEN), bytearray(len(paths))
+        self._open, self._seen = LRUCache(_OPEN), bytearray(len(paths))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -83,7 +83,7 @@ class Shards:
 
     def _opened(self, number: int) -> ShardIndex:
         path = self.paths[number]
-        index = opened(path, self.form, None if self._seen[number] else stamp(path))
+        index = open_index(path, self.form, None if self._seen[number] else stamp(path))
         samples = int(self.starts[number + 1] - self.starts[number])
         if index is None or index.header.samples != samples:
             raise ValueError(f"{path} has another index than before; run scalevit data index for the source")
@@ -91,35 +91,37 @@ class Shards:
         return index
 
 
-def place(source: str) -> Path:
+def manifest_path(source: str) -> Path:
     """Where the catalogue of a source lies."""
     if not is_remote(source) and Path(source).is_dir() and os.access(source, os.W_OK):
         return Path(source) / SUFFIX
-    return cached(source, SUFFIX)
+    return cache_path(source, SUFFIX)
 
 
-def write(source: str, paths: list[str], headers: Sequence[Header]) -> None:
+def write_manifest(source: str, paths: list[str], headers: Sequence[Header]) -> None:
     """Put the catalogue of a source's shards there, whole or not at all; a single shard needs none."""
-    target = place(source)
+    target = manifest_path(source)
     if len(paths) == 1:
         target.unlink(missing_ok=True)
         return
     stamps = np.array([_hashed(Stamp(header.size, header.changed)) for header in headers], np.uint64)
-    starts = starts_of(headers).astype("<u8")
+    starts = shard_offsets(headers).astype("<u8")
     text = "\n".join(_below(source, paths)).encode("utf-8", "surrogateescape")
-    written(target, asdict(facts_of(headers)), (starts, stamps.astype("<u8"), np.frombuffer(text, np.uint8)))
+    write_arrays(
+        target, asdict(summarise(headers)), (starts, stamps.astype("<u8"), np.frombuffer(text, np.uint8))
+    )
 
 
-def catalogue(source: str, paths: list[str]) -> tuple[SourceFacts, Shards] | None:
+def read_manifest(source: str, paths: list[str]) -> tuple[DatasetSummary, LazyShards] | None:
     """The catalogue of a source whose shards are these; None when there is none, when it is of other shards,
     or of some that changed since: of those on a disk _LOOKED_AT at most are looked at, others when they are
     opened."""
     try:
-        with place(source).open("rb") as file:
+        with manifest_path(source).open("rb") as file:
             line = file.readline()
             rest = np.memmap(file, np.uint8, mode="r")[len(line) :]
         facts = json.loads(line)
-        facts = SourceFacts(**{**facts, "names": tuple(facts["names"])})
+        facts = DatasetSummary(**{**facts, "names": tuple(facts["names"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
     middle, end = 8 * (facts.shards + 1), 8 * (2 * facts.shards + 1)
@@ -130,7 +132,7 @@ def catalogue(source: str, paths: list[str]) -> tuple[SourceFacts, Shards] | Non
     for number in range(0, 0 if is_remote(source) else len(paths), len(paths) // _LOOKED_AT + 1):
         if _hashed(stamp(paths[number])) != int(stamps[number]):
             return None
-    return facts, Shards(facts.form, paths, rest[:middle].view("<i8"))
+    return facts, LazyShards(facts.form, paths, rest[:middle].view("<i8"))
 
 
 def _below(source: str, paths: list[str]) -> list[str]:

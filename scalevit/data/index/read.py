@@ -141,40 +141,40 @@ class Builder:
         return ShardIndex(header, records, np.array(self.extra, np.uint32), text)
 
 
-def sidecar(path: str, form: str) -> Path:
+def index_path(path: str, form: str) -> Path:
     """Where the index of a shard lies: beside it, in a folder's case inside it; for what is remote or not
     ours to write, in a cache ($SCALEVIT_CACHE or ~/.cache/scalevit)."""
     if not is_remote(path):
         beside = Path(path) / SUFFIX if form == "folder" else Path(path + SUFFIX)
         if beside.exists() or os.access(beside.parent, os.W_OK):
             return beside
-    return cached(path, SUFFIX)
+    return cache_path(path, SUFFIX)
 
 
-def cached(path: str, suffix: str) -> Path:
+def cache_path(path: str, suffix: str) -> Path:
     """Where what is known of a path or address lies when it cannot lie there."""
     name = path if is_remote(path) else str(Path(path).resolve())
     cache = Path(os.environ.get("SCALEVIT_CACHE") or Path.home() / ".cache" / "scalevit")
     return cache / (hashlib.sha256(name.encode()).hexdigest()[:24] + suffix)
 
 
-def write(index: ShardIndex, target: Path) -> None:
+def write_index(index: ShardIndex, target: Path) -> None:
     """Put the index there, whole or not at all."""
-    written(target, asdict(index.header), (index.records, index.labels, index.text))
+    write_arrays(target, asdict(index.header), (index.records, index.labels, index.text))
 
 
-def written(target: Path, facts: dict[str, Any], blocks: Sequence[np.ndarray]) -> None:
+def write_arrays(target: Path, facts: dict[str, Any], blocks: Sequence[np.ndarray]) -> None:
     """Put facts, as a line of JSON, and arrays into a file, whole or not at all."""
     line = json.dumps(facts).encode()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole(target) as part, part.open("wb") as file:
+    with atomic_write(target) as part, part.open("wb") as file:
         file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
         for block in blocks:
             file.write(block.tobytes())
 
 
 @contextmanager
-def whole(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """A file to write to, which then takes the target's name; when that fails, nothing is left of it."""
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -184,7 +184,7 @@ def whole(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def read(target: Path) -> ShardIndex:
+def read_index(target: Path) -> ShardIndex:
     """An index, mapped: what is not looked at is not read. Raises ValueError when it is none, of another
     version, or cut."""
     with target.open("rb") as file:
@@ -210,19 +210,19 @@ def _header(line: bytes, target: Path) -> Header:
     raise ValueError(f"{target} is of another version of scalevit; run scalevit data index {path}")
 
 
-def opened(path: str, form: str, now: Stamp | None) -> ShardIndex | None:
+def open_index(path: str, form: str, now: Stamp | None) -> ShardIndex | None:
     """The index beside a shard, None when there is none; ValueError when the shard, as it is `now`, changed
     after it."""
-    target = sidecar(path, form)
+    target = index_path(path, form)
     if not target.exists():
         return None
-    index = read(target)
+    index = read_index(target)
     if now and (index.header.size, index.header.changed) != tuple(now):
         raise ValueError(f"{path} changed after it was indexed; run scalevit data index {path}")
     return replace(index, header=replace(index.header, path=path))  # a shard may have moved with its index
 
 
-def stamp_of(path: str, form: str) -> Stamp:
+def shard_stamp(path: str, form: str) -> Stamp:
     """What the shard is known by; a folder by what lies in it, how much, and the latest change of a class's
     listing."""
     if form != "folder":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalevit.evals.datasets.probe_set import QUERY, SUPPORT, ProbeSet, from_arrays, halves_of
+from scalevit.evals.datasets.probe_set import QUERY, SUPPORT, ProbeSet, from_arrays, parse_split_words
 
 #: Names of arrays, in lower case.
 IMAGES, LABELS = ("x", "images", "image", "data"), ("y", "labels", "label", "targets", "target")
@@ -58,7 +58,7 @@ def _together(path: Path, x: np.ndarray, y: np.ndarray, split: np.ndarray | None
     if split is not None and split.dtype == bool:
         split = split.astype(np.uint8)
     if split is not None and split.dtype.kind in "US" and split.shape == y.shape == x.shape[:1]:
-        said = halves_of(split)
+        said = parse_split_words(split)
         x, y, split = x[said != 2], y[said != 2], said[said != 2]
     return from_arrays(path.stem, x, y, split, where=str(path))
 

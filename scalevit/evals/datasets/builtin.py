@@ -90,7 +90,7 @@ def _unseen(name: str) -> ProbeSet:
     return from_arrays(name, x, y, (indices >= classes * each // 2).astype(np.uint8))
 
 
-NAMES: dict[str, Callable[[str], ProbeSet]] = {
+BUILTIN: dict[str, Callable[[str], ProbeSet]] = {
     "digits": _digits,
     "mnist": _mnist,
     "fashion": _fashion,

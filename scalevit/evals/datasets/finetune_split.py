@@ -37,11 +37,11 @@ VIEWS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
 }
 
 
-class Labelled:
+class FinetuneImages:
     """The training images of a part, seen through the run's transform."""
 
-    keeps = False
-    strata = 0
+    is_cacheable = False
+    class_cycle = 0
 
     def __init__(self, part: FinetunePart, side: int, transform: str, seed: int) -> None:
         self.part, self.side, self.seed, self.view = part, side, seed, VIEWS[transform]
@@ -55,11 +55,11 @@ class Labelled:
         images = np.empty((len(indices), self.side, self.side, 3), np.uint8)
         keys = key(self.seed, _CROPS, positions)
         for place, (index, one) in enumerate(zip(indices.tolist(), keys.tolist())):
-            images[place] = self.view(coloured(self.part[index]), self.side, one)
+            images[place] = self.view(to_rgb(self.part[index]), self.side, one)
         return Samples(torch.from_numpy(images), torch.from_numpy(self.part.labels[indices]))
 
 
-def coloured(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+def to_rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     """A grey image three times, a coloured one as it is."""
     return (
         np.ascontiguousarray(np.broadcast_to(image[..., None], (*image.shape, 3)))
@@ -68,7 +68,7 @@ def coloured(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     )
 
 
-def labelled_batches(run: Run, rank: int, world: int, pin: bool) -> Batches:
+def finetune_batches(run: Run, rank: int, world: int, pin: bool) -> Batches:
     """The batches of a run on a labelled set. Raises ValueError when its classes are not the model's."""
     data, found = run.data, open_set_cached(run.data.source)
     if found.classes != run.model.classes:
@@ -76,7 +76,7 @@ def labelled_batches(run: Run, rank: int, world: int, pin: bool) -> Batches:
             f"{data.source} has {found.classes} classes, the model {run.model.classes}; "
             f"set model.classes={found.classes}"
         )
-    source = Labelled(finetune_split(found, data.part)[0], run.model.image, data.transform, data.seed)
+    source = FinetuneImages(finetune_split(found, data.part)[0], run.model.image, data.transform, data.seed)
     order = Order(source.samples, data.images, data.seed)
     source = augmented(source, order, data, found.classes)
     return Batches(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 if TYPE_CHECKING:
-    from scalevit.data.stores import Store
+    from scalevit.data.dataset import ImageDataset
 
 #: As in data/decode.py, whose image libraries a run on procedural images need not load.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -53,7 +53,7 @@ class ProbeSet:
         return len(np.unique(self.support_labels))
 
 
-class Files:
+class ImageFiles:
     """Image files, decoded when asked for."""
 
     def __init__(self, paths: list[Path]) -> None:
@@ -68,10 +68,10 @@ class Files:
         return decode(self.paths[index].read_bytes(), str(self.paths[index]))
 
 
-class Stored:
+class DatasetImages:
     """Some images of tars or parquet tables, by their numbers there."""
 
-    def __init__(self, store: Store, numbers: np.ndarray) -> None:
+    def __init__(self, store: ImageDataset, numbers: np.ndarray) -> None:
         self.store, self.numbers = store, numbers
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Stored:
         return decode(self.store.encoded(number), self.store.name(number))
 
 
-class Subset:
+class ImageSubset:
     """Some images of others, by their numbers there."""
 
     def __init__(self, images: Images, numbers: np.ndarray) -> None:
@@ -97,9 +97,9 @@ class Subset:
         return self.images[int(self.numbers[index])]
 
 
-def some(images: Images, numbers: np.ndarray) -> Images:
+def select(images: Images, numbers: np.ndarray) -> Images:
     """The images of these numbers (n,)."""
-    return images[numbers] if isinstance(images, np.ndarray) else Subset(images, numbers)
+    return images[numbers] if isinstance(images, np.ndarray) else ImageSubset(images, numbers)
 
 
 def from_arrays(
@@ -111,15 +111,17 @@ def from_arrays(
         raise ValueError(f"{where}: x must be uint8 (n, h, w) or (n, h, w, 3), found {x.dtype} {x.shape}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"{where}: y must hold one label for each of {len(x)} images, found shape {y.shape}")
-    support = halves(y) if split is None else split == 0
+    support = split_by_class(y) if split is None else split == 0
     if split is not None and (split.shape != y.shape or not np.isin(split, (0, 1)).all()):
         raise ValueError(f"{where}: split must hold a 0 (support) or 1 (query) for each of {len(x)} images")
     x = x[..., 0] if x.shape[3:] == (1,) else x
     fingerprint = digest([x.tobytes(), str(x.shape).encode(), label_bytes(y), support.tobytes()])
-    return checked(ProbeSet(name, x[support], y[support], x[~support], y[~support], True, fingerprint), where)
+    return validate_probe_set(
+        ProbeSet(name, x[support], y[support], x[~support], y[~support], True, fingerprint), where
+    )
 
 
-def halves_of(words: np.ndarray) -> np.ndarray:
+def parse_split_words(words: np.ndarray) -> np.ndarray:
     """(n,) from a word for each image: 0 support, 1 query, 2 left out (validation images where there are test
     images), -1 for a word that says nothing."""
     words = np.char.lower(words.astype(str))
@@ -128,14 +130,14 @@ def halves_of(words: np.ndarray) -> np.ndarray:
     return np.select(known, [0, 1, 2], -1)
 
 
-def half_folders(path: Path) -> tuple[Path, Path] | None:
+def split_folders(path: Path) -> tuple[Path, Path] | None:
     """The folders (support, query) in a folder, by their names in any case; None unless both are there."""
     there = {p.name.lower(): p for p in sorted(path.iterdir()) if p.is_dir()}
     support, query = (next((there[w] for w in words if w in there), None) for words in (SUPPORT, QUERY))
     return (support, query) if support and query else None
 
 
-def halves(labels: np.ndarray) -> np.ndarray:
+def split_by_class(labels: np.ndarray) -> np.ndarray:
     """bool (n,): True for the first half of each class in the order of seed 0."""
     from scalevit.evals.fewshot_sampling import class_permutations
 
@@ -145,7 +147,7 @@ def halves(labels: np.ndarray) -> np.ndarray:
     return support
 
 
-def checked(found: ProbeSet, where: str) -> ProbeSet:
+def validate_probe_set(found: ProbeSet, where: str) -> ProbeSet:
     """The set; ValueError where a half is empty, has classes of its own, or there is one class only."""
     for half, labels in (("support", found.support_labels), ("query", found.query_labels)):
         if not len(labels):

@@ -11,14 +11,14 @@ import numpy as np
 from scalevit.evals.datasets.probe_set import (
     QUERY,
     SUPPORT,
+    DatasetImages,
     ProbeSet,
-    Stored,
-    checked,
     digest_of_files,
-    half_folders,
-    halves,
-    halves_of,
     label_bytes,
+    parse_split_words,
+    split_by_class,
+    split_folders,
+    validate_probe_set,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def shards_at(path: Path) -> list[Path]:
     if path.suffix in (".tar", ".parquet") and path.is_file():
         return [path]
     if path.is_dir():
-        for folders in ((path,), (path / "data",), half_folders(path) or ()):
+        for folders in ((path,), (path / "data",), split_folders(path) or ()):
             for ending in ("*.parquet", "*.tar"):
                 found = [shard for folder in folders for shard in sorted(folder.glob(ending))]
                 if found:
@@ -50,13 +50,13 @@ def open_shards(path: Path) -> ProbeSet:
     else:
         everything, labels = _labelled(shards)
         half = _split_column(shards)
-        half = np.where(halves(labels), 0, 1) if half is None else half
-        a, b = (Stored(everything.store, np.flatnonzero(half == side)) for side in (0, 1))
+        half = np.where(split_by_class(labels), 0, 1) if half is None else half
+        a, b = (DatasetImages(everything.store, np.flatnonzero(half == side)) for side in (0, 1))
         y, z = labels[half == 0], labels[half == 1]
     images = [(half.store, int(number)) for half in (a, b) for number in half.numbers]
     labels = label_bytes(y) + label_bytes(z)
     fingerprint = digest_of_files(shards, lambda i: images[i][0].encoded(images[i][1]), len(images), labels)
-    return checked(ProbeSet(path.stem, a, y, b, z, False, fingerprint), str(path))
+    return validate_probe_set(ProbeSet(path.stem, a, y, b, z, False, fingerprint), str(path))
 
 
 def _named(shards: list[Path], words: tuple[str, ...], where: Path) -> list[Path]:
@@ -75,17 +75,17 @@ def _with_labels(shards: list[Path]) -> list[Path]:
 
 
 def _scanned(shard: Path) -> ShardIndex:
-    from scalevit.data.stores import FORMS
+    from scalevit.data.dataset import FORMATS
 
-    return FORMS[shard.suffix[1:]].scan(str(shard))
+    return FORMATS[shard.suffix[1:]].scan(str(shard))
 
 
-def _labelled(shards: list[Path]) -> tuple[Stored, np.ndarray]:
-    from scalevit.data.stores import store_of
+def _labelled(shards: list[Path]) -> tuple[DatasetImages, np.ndarray]:
+    from scalevit.data.dataset import dataset_of_shards
 
     indexes = [_scanned(shard) for shard in shards]
     # each table numbers the words that it has
-    store = store_of([replace(one, header=replace(one.header, names=())) for one in indexes])
+    store = dataset_of_shards([replace(one, header=replace(one.header, names=())) for one in indexes])
     labels = []
     for index in indexes:
         for inside in range(index.header.samples):
@@ -93,7 +93,7 @@ def _labelled(shards: list[Path]) -> tuple[Stored, np.ndarray]:
             if len(found) != 1:
                 raise ValueError(f"{store.name(len(labels))} has {len(found)} labels; a probe needs one")
             labels.append(names[found[0]] if names else int(found[0]))
-    return Stored(store, np.arange(store.samples)), np.array(labels)
+    return DatasetImages(store, np.arange(store.samples)), np.array(labels)
 
 
 def _split_column(shards: list[Path]) -> np.ndarray | None:
@@ -104,7 +104,7 @@ def _split_column(shards: list[Path]) -> np.ndarray | None:
     if not tables or any(table is None for table in tables):
         return None
     said = np.concatenate([np.array(table) for table in tables])
-    said = said.astype(int) if said.dtype.kind in "biu" else halves_of(said)
+    said = said.astype(int) if said.dtype.kind in "biu" else parse_split_words(said)
     if not np.isin(said, (0, 1, 2)).all():
         raise ValueError(f"{shards[0]}: its column split must say train or test of every image")
     return said

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalevit.evals.compare import ProbeResult
-from scalevit.evals.datasets.builtin import NAMES
-from scalevit.evals.datasets.open import open_set
+from scalevit.evals.datasets.builtin import BUILTIN
+from scalevit.evals.datasets.open import open_probe_set
 from scalevit.evals.datasets.probe_set import ProbeSet
 from scalevit.evals.fewshot_sampling import ALL_SHOTS
 
@@ -34,7 +34,7 @@ class Suite:
 
 
 SUITES: dict[str, Suite] = {
-    "small": Suite({"all": tuple(NAMES)}, packaged=True),
+    "small": Suite({"all": tuple(BUILTIN)}, packaged=True),
     "paper": Suite({"all": ("imagenet", "cifar100", "pets", "birds")}),
     "vtab": Suite(
         {
@@ -65,7 +65,7 @@ def open_suite(name: str, root: Path | None, tell: Callable[[str], None]) -> lis
             tell(f"left out: no {root / task}")
             continue
         try:
-            found.append(open_set(task if root is None else str(root / task)))
+            found.append(open_probe_set(task if root is None else str(root / task)))
         except ValueError as error:
             if root is not None:
                 raise

@@ -19,10 +19,17 @@ import numpy as np
 
 from scalevit.evals.datasets import objectnet
 from scalevit.evals.datasets.idx import idx_files
-from scalevit.evals.datasets.open import open_set
-from scalevit.evals.datasets.probe_set import SUFFIXES, Files, Images, ProbeSet, half_folders
+from scalevit.evals.datasets.open import open_probe_set
+from scalevit.evals.datasets.probe_set import SUFFIXES, ImageFiles, Images, ProbeSet, split_folders
 from scalevit.evals.datasets.shards import shards_at
-from scalevit.evals.datasets.wordnet import HEADS, IMAGENET, WORDNET, of_imagenet, place, real_labels
+from scalevit.evals.datasets.wordnet import (
+    HEADS,
+    IMAGENET,
+    WORDNET,
+    map_imagenet_classes,
+    output_of_synset,
+    real_labels,
+)
 from scalevit.evals.metrics import Truth
 
 _VAL = re.compile(r"val_(\d{8})")
@@ -43,7 +50,7 @@ class TestSet:
     corruption: str = ""
 
 
-def open_tests(
+def open_test_sets(
     target: str,
     outputs: int,
     *,
@@ -59,12 +66,12 @@ def open_tests(
     was trained on the other one. Raises ValueError for labels that cannot be told."""
     path = Path(target)
     if halved or not path.is_dir() or shards_at(path) or idx_files(path):
-        return [_of_probe_set(open_set(target), outputs)]
+        return [_of_probe_set(open_probe_set(target), outputs)]
     if real or labels is not None:
         images = _all_images(path)
         truth = read_labels(labels or real_labels(), images, outputs)
-        truth = [of_imagenet(row, outputs) for row in truth] if real else truth
-        return [TestSet(path.name, Files(images), truth)]
+        truth = [map_imagenet_classes(row, outputs) for row in truth] if real else truth
+        return [TestSet(path.name, ImageFiles(images), truth)]
     mapping = None if label_map is None else _read_map(label_map, outputs)
     known = objectnet.mappings_at(path) if mapping is None else None
     if known:
@@ -72,7 +79,7 @@ def open_tests(
     parts = _corruptions(path)
     if parts:
         return [_folders(part, outputs, mapping, corruption=part.parent.name) for part in parts]
-    train, test = half_folders(path) or (path, path)
+    train, test = split_folders(path) or (path, path)
     return [replace(_folders(test, outputs, mapping, classes=train), name=path.name)]
 
 
@@ -125,12 +132,12 @@ def _folders(
     names = {found[0]: name for name, found in known.items() if len(found) == 1}
     name = f"{corruption} {path.name}".lstrip()
     truth = [known[folder] for _, folder in images]
-    return TestSet(name, Files([p for p, _ in images]), truth, names=names, corruption=corruption)
+    return TestSet(name, ImageFiles([p for p, _ in images]), truth, names=names, corruption=corruption)
 
 
 def _objectnet(path: Path, mappings: Path, outputs: int) -> TestSet:
     of_1000 = objectnet.read_mappings(mappings)
-    known = {folder: of_imagenet(classes, outputs) for folder, classes in of_1000.items()}
+    known = {folder: map_imagenet_classes(classes, outputs) for folder, classes in of_1000.items()}
     found = _folders(objectnet.images_at(path), outputs, known)
     return TestSet("objectnet", objectnet.Inside(found.images), found.truth, names=found.names)
 
@@ -151,11 +158,11 @@ def classes_of(
     if all(name.isdigit() for name in names):
         numbers = {name: (int(name),) for name in names}
         v2 = len(names) == IMAGENET and max(numbers.values()) < (IMAGENET,)
-        return {name: of_imagenet(one, outputs) for name, one in numbers.items()} if v2 else numbers
+        return {name: map_imagenet_classes(one, outputs) for name, one in numbers.items()} if v2 else numbers
     if len(names) == outputs:
         return {name: (i,) for i, name in enumerate(sorted(names))}
     if outputs in HEADS and all(WORDNET.fullmatch(name) for name in names):
-        return {name: (place(name, outputs, where),) for name in names}
+        return {name: (output_of_synset(name, outputs, where),) for name in names}
     raise ValueError(
         f"{where}: {len(names)} folders for a head of {outputs} classes; say which is which (--map)"
     )
@@ -210,7 +217,7 @@ def _several(value: Any, outputs: int, where: Path) -> tuple[int, ...]:
     found = []
     for one in values:
         if isinstance(one, str) and WORDNET.fullmatch(one):
-            found.append(place(one, outputs, str(where)))
+            found.append(output_of_synset(one, outputs, str(where)))
         elif isinstance(one, bool) or not re.fullmatch(r"-?\d+", str(one)):
             raise ValueError(f"{where}: a class must be a number or a WordNet id, found {one!r:.60}")
         else:

@@ -36,7 +36,7 @@ def _order(outputs: int) -> dict[str, int]:
     return {synset: number for number, synset in enumerate(synsets(outputs))}
 
 
-def place(synset: str, outputs: int, where: str) -> int:
+def output_of_synset(synset: str, outputs: int, where: str) -> int:
     """The output that means this id. Raises ValueError, beginning with `where`, when none does."""
     try:
         return _order(outputs)[synset]
@@ -46,7 +46,7 @@ def place(synset: str, outputs: int, where: str) -> int:
         raise ValueError(f"{where}: {error}; say which class is which (--map)") from None
 
 
-def of_imagenet(classes: tuple[int, ...], outputs: int) -> tuple[int, ...]:
+def map_imagenet_classes(classes: tuple[int, ...], outputs: int) -> tuple[int, ...]:
     """Classes of ImageNet's 1000 as outputs of another of its heads, by their ids; of any other head as they
     are. An id that such a head has not is left out."""
     if outputs == IMAGENET or outputs not in HEADS:

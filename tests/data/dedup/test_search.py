@@ -4,18 +4,11 @@ import numpy as np
 from pictures import encoded, picture
 from PIL import Image, ImageEnhance
 
+from scalevit.data.dataset import open_dataset
 from scalevit.data.dedup.phash import CROPS, distance, luminance, phash, views
-from scalevit.data.dedup.search import (
-    Table,
-    candidates,
-    confirmed,
-    evaluation_table,
-    read_exclusions,
-    skipping,
-    thumbnails,
-)
+from scalevit.data.dedup.search import HashTable, candidates, confirmed, evaluation_table, thumbnails
+from scalevit.data.exclusions import read_exclusions, skip_excluded
 from scalevit.data.index.build import build
-from scalevit.data.stores import open_store
 
 
 def test_the_search_is_exact():
@@ -27,7 +20,7 @@ def test_the_search_is_exact():
             queries[place] ^= np.uint64(1) << np.uint64(bit)
     bits = distance(queries[:, None], hashes[None, :])
     for radius in (0, 3, 7):
-        who, entry, found = Table(hashes).near(queries, radius)
+        who, entry, found = HashTable(hashes).near(queries, radius)
         assert {*zip(who, entry)} == {*zip(*np.nonzero(bits <= radius))}
         assert (found == bits[who, entry]).all()
 
@@ -86,7 +79,7 @@ def test_planted_copies_are_removed_and_nothing_else(tmp_path):
     assert main(arguments) == 2  # not indexed yet
     build(train)
     assert main(arguments) == 0
-    store = open_store(train)
+    store = open_dataset(train)
     gone = [store.name(int(n)).split("/")[-1] for n in read_exclusions(str(tmp_path / "ex.txt"), store)]
     assert len(gone) == 30 and all(name.startswith("copy") for name in gone)
 
@@ -117,7 +110,7 @@ def test_confirming_keeps_what_only_hashes_alike(tmp_path):
     for name, seed in (("eval", 1), ("train", 2)):
         (tmp_path / name / "x").mkdir(parents=True)
         (tmp_path / name / "x/1.png").write_bytes(encoded(picture(seed, 96, 96), "PNG"))
-    train, evaluation = open_store(str(tmp_path / "train")), open_store(str(tmp_path / "eval"))
+    train, evaluation = open_dataset(str(tmp_path / "train")), open_dataset(str(tmp_path / "eval"))
     table, owners = evaluation_table(evaluation)
     matches = next(candidates(table.hashes[:1], table, owners))  # as if the training image hashed the same
     assert confirmed(matches, train, thumbnails(evaluation)) is None
@@ -127,4 +120,4 @@ def test_confirming_keeps_what_only_hashes_alike(tmp_path):
 def test_skipping_counts_without_the_excluded():
     excluded = np.array([0, 3, 4, 9])
     kept = [n for n in range(12) if n not in excluded]
-    assert skipping(np.arange(8), excluded).tolist() == kept
+    assert skip_excluded(np.arange(8), excluded).tolist() == kept

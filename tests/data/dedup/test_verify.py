@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 
 from scalevit.data.dedup.phash import luminance
-from scalevit.data.dedup.verify import SIDE, alike, likeness, mirrored, thumbnail
+from scalevit.data.dedup.verify import SIDE, is_duplicate, mirrored, similarity, thumbnail
 
 WHOLE = (0.0, 0.0, 0.0, 0.0)
 PHOTOS = [Image.fromarray(image) for image in load_sample_images().images]
@@ -33,7 +33,7 @@ def test_a_copy_is_recognised(photo):
         recompressed(photo), photo.resize((photo.width // 3, photo.height // 3)), light.enhance(1.12),
         light.enhance(0.88), photo.resize((photo.width, photo.height // 2)),
     ):  # fmt: skip
-        assert alike(grey(copy), grey(photo), WHOLE)
+        assert is_duplicate(grey(copy), grey(photo), WHOLE)
 
 
 @settings(deadline=None, max_examples=25)
@@ -43,16 +43,18 @@ def test_a_crop_is_found_from_a_view_not_quite_there(top, bottom, left, right):
     box = (left * photo.width, top * photo.height, (1 - right) * photo.width, (1 - bottom) * photo.height)
     copy = grey(photo.crop(tuple(round(edge) for edge in box)))
     near = tuple(0.025 * round(lost / 0.025) for lost in (top, bottom, left, right))
-    assert alike(copy, grey(photo), near)
+    assert is_duplicate(copy, grey(photo), near)
     flipped = np.ascontiguousarray(copy[:, ::-1])
-    assert alike(flipped, *mirrored(grey(photo), near)) and not alike(flipped, grey(photo), near)
+    assert is_duplicate(flipped, *mirrored(grey(photo), near)) and not is_duplicate(
+        flipped, grey(photo), near
+    )
 
 
 def test_brightening_that_cuts_whites_off_is_seen_through():
     photo = Image.fromarray(np.clip(np.asarray(PHOTOS[0]).astype(int) + 70, 0, 250).astype(np.uint8))
     copy = ImageEnhance.Brightness(photo).enhance(1.1)
     assert (luminance(np.asarray(copy)) >= 254).mean() > 0.15
-    assert alike(grey(copy), grey(photo), WHOLE)
+    assert is_duplicate(grey(copy), grey(photo), WHOLE)
 
 
 def garment(seed: int) -> np.ndarray:
@@ -69,13 +71,15 @@ def test_shirts_with_one_outline_are_told_apart():
     for one in shirts:
         for other in shirts:
             assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.8
-            assert alike(thumbnail(one), thumbnail(other), WHOLE) == (one is other)
-    assert not alike(thumbnail(shirts[0]), thumbnail(shirts[0] * 0.6), WHOLE)  # a grey shirt, not a white one
+            assert is_duplicate(thumbnail(one), thumbnail(other), WHOLE) == (one is other)
+    assert not is_duplicate(
+        thumbnail(shirts[0]), thumbnail(shirts[0] * 0.6), WHOLE
+    )  # a grey shirt, not a white one
 
 
 def test_empty_pages_are_alike_when_they_are_the_same():
     page = np.full((SIDE, SIDE), 200, np.float32)
     ramp = page + np.linspace(0, 40, SIDE, dtype=np.float32)
-    assert likeness(page, page, WHOLE) == 1
-    assert not alike(page, page + 3, WHOLE)
-    assert not alike(ramp, page, WHOLE)
+    assert similarity(page, page, WHOLE) == 1
+    assert not is_duplicate(page, page + 3, WHOLE)
+    assert not is_duplicate(ramp, page, WHOLE)

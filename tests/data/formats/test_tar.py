@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from pictures import encoded, picture
 
+from scalevit.data.dataset import open_dataset
 from scalevit.data.decode import Box, decode, decode_part
 from scalevit.data.formats import tar as shards
-from scalevit.data.stores import open_store
 
 
 def make_tar(path, members, form=tarfile.USTAR_FORMAT):
@@ -51,7 +51,7 @@ def test_labels_of_every_kind(tmp_path):
             ("only.txt", b"6"),
         ],
     )  # fmt: skip
-    store = open_store(path)
+    store = open_dataset(path)
     assert [store.labels(n).tolist() for n in range(store.samples)] == [[7], [3], [4, 5], [1, 2, 9], []]
     assert (store.classes, store.multi, store.unlabelled) == (10, True, 1)
     assert store.encoded(4) == IMAGE
@@ -64,15 +64,15 @@ def test_labels_of_every_kind(tmp_path):
 )  # fmt: skip
 def test_labels_that_are_no_classes_name_the_member(tmp_path, name, data):
     with pytest.raises(ValueError, match=rf"a\.tar: {name} holds no class number"):
-        open_store(make_tar(tmp_path / "a.tar", [("1.jpg", IMAGE), (name, data)]))
+        open_dataset(make_tar(tmp_path / "a.tar", [("1.jpg", IMAGE), (name, data)]))
 
 
 def test_a_tar_without_images_and_an_empty_file(tmp_path):
     with pytest.raises(ValueError, match="holds no image"):
-        open_store(make_tar(tmp_path / "a.tar", [("1.cls", b"1")]))
+        open_dataset(make_tar(tmp_path / "a.tar", [("1.cls", b"1")]))
     (tmp_path / "b.tar").write_bytes(b"")
     with pytest.raises(ValueError, match="cut or no tar"):
-        open_store(str(tmp_path / "b.tar"))
+        open_dataset(str(tmp_path / "b.tar"))
 
 
 def test_cut_and_damaged_tars(tmp_path):
@@ -81,13 +81,13 @@ def test_cut_and_damaged_tars(tmp_path):
     for data in (whole[:700], whole[:512], whole[:1000]):
         bad.write_bytes(data)
         with pytest.raises(ValueError, match="is cut"):
-            open_store(str(bad))
+            open_dataset(str(bad))
     bad.write_bytes(whole[:100] + b"9" + whole[101:])
     with pytest.raises(ValueError, match="wrong checksum"):
-        open_store(str(bad))
+        open_dataset(str(bad))
     bad.write_bytes(b"this is no tar at all" * 100)
     with pytest.raises(ValueError, match=r"b\.tar is no tar"):
-        open_store(str(bad))
+        open_dataset(str(bad))
 
 
 def header(name=b"1.jpg", size=b"00000000000\0", kind=b"0") -> bytes:
@@ -116,7 +116,7 @@ def header(name=b"1.jpg", size=b"00000000000\0", kind=b"0") -> bytes:
 def test_hostile_headers_end_in_one_error(tmp_path, block):
     (tmp_path / "a.tar").write_bytes(block + bytes(2048))
     with pytest.raises(ValueError, match=r"a\.tar"):
-        open_store(str(tmp_path / "a.tar"))
+        open_dataset(str(tmp_path / "a.tar"))
 
 
 def test_names_are_never_paths(tmp_path):
@@ -129,7 +129,7 @@ def test_names_are_never_paths(tmp_path):
         info = tarfile.TarInfo("../../2.jpg")
         info.size = len(IMAGE)
         tar.addfile(info, io.BytesIO(IMAGE))
-    store = open_store(str(tmp_path / "a.tar"))
+    store = open_dataset(str(tmp_path / "a.tar"))
     assert store.samples == 1 and store.encoded(0) == IMAGE
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from scalevit.data.decode import ENDINGS
 from scalevit.data.procedural.dataset import Procedural
 from scalevit.evals.datasets import builtin, probe_set
-from scalevit.evals.datasets.open import is_set, open_set
+from scalevit.evals.datasets.open import is_probe_set, open_probe_set
 
 
 def arrays(n=12, classes=3, channels=(), seed=0):
@@ -31,22 +31,22 @@ def save_images(folder, x, y):
 
 
 def test_digits_are_the_digits_of_scikit_learn():
-    found = open_set("digits")
+    found = open_probe_set("digits")
     assert len(found.support) + len(found.query) == 1797 and found.classes == 10
     assert found.support[0].shape == (8, 8) and max(image.max() for image in found.query) == 255
     assert abs(len(found.support) - len(found.query)) <= 10
-    assert found.fingerprint == open_set("digits").fingerprint
+    assert found.fingerprint == open_probe_set("digits").fingerprint
 
 
 @pytest.mark.slow
 def test_mnist_has_250_of_each_digit_on_either_side():
-    found = open_set("mnist")
+    found = open_probe_set("mnist")
     assert (np.bincount(found.support_labels) == 250).all() and (np.bincount(found.query_labels) == 250).all()
     assert found.support[0].shape == (28, 28)
 
 
 def test_unseen_classes_are_balanced_and_their_own():
-    found = open_set("unseen-strokes")
+    found = open_probe_set("unseen-strokes")
     assert (np.bincount(found.support_labels) == 30).all() and found.classes == 64
     trained = Procedural("strokes", 64, 32, seed=0)
     same = (trained.images(np.arange(64)).numpy() == np.stack([found.support[i] for i in range(64)])).all(
@@ -60,8 +60,8 @@ def test_npz_with_a_split_keeps_it(tmp_path, channels):
     x, y = arrays(channels=channels)
     split = np.array([0, 1, 0, 0, 0, 1] * 2)
     np.savez(tmp_path / "mine.npz", x=x, y=y, split=split)
-    found = open_set(str(tmp_path / "mine.npz"))
-    assert is_set(str(tmp_path / "mine.npz")) and found.name == "mine"
+    found = open_probe_set(str(tmp_path / "mine.npz"))
+    assert is_probe_set(str(tmp_path / "mine.npz")) and found.name == "mine"
     assert (np.stack(list(found.support)).reshape(x[split == 0].shape) == x[split == 0]).all()
     assert (found.query_labels == y[split == 1]).all()
 
@@ -69,7 +69,7 @@ def test_npz_with_a_split_keeps_it(tmp_path, channels):
 def test_npz_without_a_split_is_halved_by_class(tmp_path):
     x, y = arrays(n=18)
     np.savez(tmp_path / "a.npz", x=x, y=y)
-    found = open_set(str(tmp_path / "a.npz"))
+    found = open_probe_set(str(tmp_path / "a.npz"))
     assert (np.bincount(found.support_labels) == 3).all() and (np.bincount(found.query_labels) == 3).all()
     both = {image.tobytes() for image in [*found.support, *found.query]}
     assert both == {image.tobytes() for image in x}
@@ -80,13 +80,13 @@ def test_folders_of_classes_with_and_without_halves(tmp_path):
     save_images(tmp_path / "flat", x, y)
     save_images(tmp_path / "split" / "train", x[:9], y[:9])
     save_images(tmp_path / "split" / "val", x[9:], y[9:])
-    flat, split = open_set(str(tmp_path / "flat")), open_set(str(tmp_path / "split"))
+    flat, split = open_probe_set(str(tmp_path / "flat")), open_probe_set(str(tmp_path / "split"))
     assert sorted({*flat.support_labels}) == ["class0", "class1", "class2"]
     assert len(flat.support) == len(flat.query) == 6
     assert len(split.support) == 9
     assert (split.query[0] == x[9]).all() and split.query_labels[0] == f"class{y[9]}"
     assert flat.fingerprint != split.fingerprint
-    assert is_set(str(tmp_path / "flat")) and is_set(str(tmp_path / "split"))
+    assert is_probe_set(str(tmp_path / "flat")) and is_probe_set(str(tmp_path / "split"))
 
 
 @pytest.mark.parametrize("names", [("Train", "Test"), ("training", "Testing"), ("TRAIN", "valid")])
@@ -94,14 +94,14 @@ def test_halves_are_known_by_many_names(tmp_path, names):
     x, y = arrays(channels=(3,))
     for name, part in zip(names, (slice(9), slice(9, None))):
         save_images(tmp_path / name, x[part], y[part])
-    found = open_set(str(tmp_path))
+    found = open_probe_set(str(tmp_path))
     assert (len(found.support), len(found.query), found.classes) == (9, 3, 3)
 
 
 def test_grey_and_palette_files_become_colour(tmp_path):
     x, y = arrays(n=8, classes=2)
     save_images(tmp_path, x, y)
-    assert open_set(str(tmp_path)).support[0].shape == (6, 5, 3)
+    assert open_probe_set(str(tmp_path)).support[0].shape == (6, 5, 3)
 
 
 def png(image):
@@ -131,13 +131,13 @@ def test_parquet_and_tars_are_halved_or_say_their_half(tmp_path):
     write_table(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", x[:9], y[:9])
     write_table(tmp_path / "hub" / "data" / "test-00000-of-00001.parquet", x[9:], y[9:])
     write_tar(tmp_path / "all.tar", x, y)
-    table, tar, hub = (open_set(str(tmp_path / name)) for name in ("all.parquet", "all.tar", "hub"))
+    table, tar, hub = (open_probe_set(str(tmp_path / name)) for name in ("all.parquet", "all.tar", "hub"))
     assert (np.bincount(table.support_labels) == 2).all()
     assert {image.tobytes() for image in [*table.support, *table.query]} == {image.tobytes() for image in x}
     assert all((a == b).all() for a, b in zip(table.support, tar.support, strict=True))
     assert table.fingerprint == tar.fingerprint != hub.fingerprint
     assert (np.stack(list(hub.query)) == x[9:]).all() and (hub.query_labels == y[9:]).all()
-    assert all(is_set(str(tmp_path / name)) for name in ("all.parquet", "all.tar", "hub"))
+    assert all(is_probe_set(str(tmp_path / name)) for name in ("all.parquet", "all.tar", "hub"))
 
 
 def halves_are(found, x, y, first=9):
@@ -150,12 +150,12 @@ def test_shards_in_folders_of_halves_and_a_column_that_tells_them(tmp_path):
     for folder, part in (("Train", slice(9)), ("validation", slice(9, None))):
         (tmp_path / "tars" / folder).mkdir(parents=True)
         write_tar(tmp_path / "tars" / folder / "00000.tar", x[part], y[part])
-    halves_are(open_set(str(tmp_path / "tars")), x, y)
+    halves_are(open_probe_set(str(tmp_path / "tars")), x, y)
     write_table(tmp_path / "column.parquet", x, y, split=["train"] * 9 + ["test"] * 3)
-    halves_are(open_set(str(tmp_path / "column.parquet")), x, y)
+    halves_are(open_probe_set(str(tmp_path / "column.parquet")), x, y)
     write_table(tmp_path / "odd.parquet", x, y, split=["train"] * 9 + ["later"] * 3)
     with pytest.raises(ValueError, match=r"odd\.parquet: its column split must say train or test"):
-        open_set(str(tmp_path / "odd.parquet"))
+        open_probe_set(str(tmp_path / "odd.parquet"))
 
 
 def test_labels_of_tables_may_be_words_and_a_test_half_without_labels_is_no_half(tmp_path):
@@ -165,10 +165,10 @@ def test_labels_of_tables_may_be_words_and_a_test_half_without_labels_is_no_half
     write_table(tmp_path / "hub" / "train-1.parquet", x[2:9], words[2:9])
     write_table(tmp_path / "hub" / "validation-0.parquet", x[9:], words[9:])
     write_table(tmp_path / "hub" / "test-0.parquet", x[:2], np.array([-1, -1]))
-    halves_are(open_set(str(tmp_path / "hub")), x, words)
+    halves_are(open_probe_set(str(tmp_path / "hub")), x, words)
     write_table(tmp_path / "none.parquet", x, np.full(12, -1))
     with pytest.raises(ValueError, match="row 0 of group 0 has 0 labels; a probe needs one"):
-        open_set(str(tmp_path / "none.parquet"))
+        open_probe_set(str(tmp_path / "none.parquet"))
 
 
 def write_idx(path, values):
@@ -182,20 +182,20 @@ def test_fashion_is_read_from_debians_files(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(builtin, "DEBIAN", tmp_path)
     with pytest.raises(ValueError, match="apt install dataset-fashion-mnist"):
-        open_set("fashion")
+        open_probe_set("fashion")
     for name, images, labels in (("train", x[:9], y[:9]), ("t10k", x[9:], y[9:])):
         write_idx(folder / f"{name}-images-idx3-ubyte.gz", images)
         write_idx(folder / f"{name}-labels-idx1-ubyte.gz", labels.astype(np.uint8))
-    found = open_set("fashion")
+    found = open_probe_set("fashion")
     assert (np.stack(list(found.support)) == x[:9]).all() and (found.query_labels == y[9:]).all()
-    assert open_set(str(folder)).fingerprint == found.fingerprint and is_set(str(folder))
+    assert open_probe_set(str(folder)).fingerprint == found.fingerprint and is_probe_set(str(folder))
 
 
 def test_models_are_no_sets(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     np.savez(tmp_path / "weights.npz", **{"params/head/bias": np.zeros(3)})
-    assert not is_set(str(tmp_path)) and not is_set(str(tmp_path / "weights.npz"))
-    assert not is_set("timm:vit_tiny_patch16_224")
+    assert not is_probe_set(str(tmp_path)) and not is_probe_set(str(tmp_path / "weights.npz"))
+    assert not is_probe_set("timm:vit_tiny_patch16_224")
 
 
 MISTAKES = [
@@ -215,7 +215,7 @@ MISTAKES = [
 def test_mistakes_name_the_file(tmp_path, message, spoil):
     np.savez(tmp_path / "bad.npz", **spoil(*arrays()))
     with pytest.raises(ValueError, match=message) as error:
-        open_set(str(tmp_path / "bad.npz"))
+        open_probe_set(str(tmp_path / "bad.npz"))
     assert "bad.npz" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -223,9 +223,9 @@ def test_files_that_are_cut_or_no_images_are_named(tmp_path):
     (tmp_path / "cut.npz").write_bytes(b"PK\3\4 and then nothing")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     for name, message in (("cut", "not a whole .npz file"), ("other", "no arrays x and y; there: a")):
-        assert is_set(str(tmp_path / f"{name}.npz"))
+        assert is_probe_set(str(tmp_path / f"{name}.npz"))
         with pytest.raises(ValueError, match=message):
-            open_set(str(tmp_path / f"{name}.npz"))
+            open_probe_set(str(tmp_path / f"{name}.npz"))
 
 
 def test_endings_are_those_that_can_be_decoded():
@@ -234,19 +234,19 @@ def test_endings_are_those_that_can_be_decoded():
 
 def test_unknown_names_empty_folders_and_broken_files(tmp_path):
     with pytest.raises(ValueError, match=r"no data set, \.npz or folder 'digit'; nearest names: digits"):
-        open_set("digit")
+        open_probe_set("digit")
     with pytest.raises(ValueError, match="no images in folders of classes"):
-        open_set(str(tmp_path))
+        open_probe_set(str(tmp_path))
     save_images(tmp_path, *arrays())
     for path in tmp_path.rglob("000.png"):
         path.write_text("no image")
-    found = open_set(str(tmp_path))
+    found = open_probe_set(str(tmp_path))
     with pytest.raises(ValueError, match=r"000.png.* image|image.*000.png"):
         list(found.support), list(found.query)
 
 
 def test_photographs_have_their_left_halves_as_support():
-    found = open_set("photographs")
+    found = open_probe_set("photographs")
     assert found.classes == 6 and len(found.support) == len(found.query) == 360
     from sklearn.datasets import load_sample_images
 
@@ -266,7 +266,7 @@ def test_big_sets_are_told_apart_by_names_sizes_times_and_a_sample(tmp_path, mon
         read, counted = Path.read_bytes, []
         with monkeypatch.context() as patch:
             patch.setattr(Path, "read_bytes", lambda self: counted.append(self) or read(self))
-            return open_set(str(tmp_path / "flat")).fingerprint, len(counted)
+            return open_probe_set(str(tmp_path / "flat")).fingerprint, len(counted)
 
     small, every = opened()
     monkeypatch.setattr(probe_set, "ALL_BYTES", 100)
@@ -312,8 +312,8 @@ def test_arrays_in_every_spelling_are_the_same_set(tmp_path, name):
     x[0, 0, 0] = 255, 0, 1
     split = np.arange(len(y)) // 9
     np.savez(tmp_path / "set.npz", **layouts(x, y, split)[name])
-    assert is_set(str(tmp_path / "set.npz"))
-    found = open_set(str(tmp_path / "set.npz"))
+    assert is_probe_set(str(tmp_path / "set.npz"))
+    found = open_probe_set(str(tmp_path / "set.npz"))
     assert found.support.dtype == np.uint8 and (found.support == x[:9]).all() and (found.query == x[9:]).all()
     assert (found.support_labels == y[:9]).all() and (found.query_labels == y[9:]).all()
 
@@ -325,4 +325,4 @@ def test_pixels_that_are_none_are_named(tmp_path, spoil):
     x[3, 1, 1, 1] = spoil
     np.savez(tmp_path / "set.npz", x=x, y=y)
     with pytest.raises(ValueError, match=r"set\.npz: x: pixels must lie in 0 to 255"):
-        open_set(str(tmp_path / "set.npz"))
+        open_probe_set(str(tmp_path / "set.npz"))

@@ -9,7 +9,7 @@ from PIL import Image
 from scalevit.cli import main
 from scalevit.config.run import Model
 from scalevit.evals.datasets import open, suites
-from scalevit.evals.datasets.builtin import NAMES
+from scalevit.evals.datasets.builtin import BUILTIN
 from scalevit.evals.datasets.suites import SUITES, Suite, open_suite, suite_means
 from scalevit.model import weights
 from scalevit.model.vit import ViT
@@ -116,8 +116,8 @@ def test_the_small_suite_is_what_is_installed(monkeypatch):
     def absent(name):
         raise ValueError("fashion: not installed here")
 
-    assert SUITES["small"].names == list(NAMES)
-    monkeypatch.setattr(open, "NAMES", {"digits": NAMES["digits"], "fashion": absent})
+    assert SUITES["small"].names == list(BUILTIN)
+    monkeypatch.setattr(open, "BUILTIN", {"digits": BUILTIN["digits"], "fashion": absent})
     monkeypatch.setitem(suites.SUITES, "small", Suite({"all": ("digits", "fashion")}, packaged=True))
     told = []
     assert [data.name for data in open_suite("small", None, told.append)] == ["digits"]

@@ -11,7 +11,7 @@ from PIL import Image
 from scalevit.cli import evaluate
 from scalevit.evals import backbones
 from scalevit.evals.backbones import LAST_LAYER, LOGITS, Backbone
-from scalevit.evals.datasets.test_sets import open_tests
+from scalevit.evals.datasets.test_sets import open_test_sets
 from scalevit.evals.datasets.wordnet import synsets
 from scalevit.evals.features import Preprocessing
 
@@ -59,12 +59,12 @@ def test_wordnet_folders_whole_and_in_part(tmp_path, monkeypatch):
     ids = synsets()
     for k in (0, 150, 998):
         image(tmp_path / ids[k] / "a.png", k, 1000)
-    (test,) = open_tests(str(tmp_path), 1000)
+    (test,) = open_test_sets(str(tmp_path), 1000)
     assert list(test.truth) == [(0,), (150,), (998,)]
-    assert open_tests(str(tmp_path), 3)[0].truth == [(0,), (1,), (2,)]
+    assert open_test_sets(str(tmp_path), 3)[0].truth == [(0,), (1,), (2,)]
     assert top1(run(monkeypatch, 1000, tmp_path, restrict=True)) == [1.0]
     with pytest.raises(ValueError, match=r"3 folders for a head of 20 classes; say which is which \(--map\)"):
-        open_tests(str(tmp_path), 20)
+        open_test_sets(str(tmp_path), 20)
 
 
 def test_a_map_names_several_classes_and_leaves_folders_out(tmp_path, monkeypatch):
@@ -108,28 +108,28 @@ def test_lists_of_labels_may_hold_wordnet_ids_and_columns(tmp_path):
         json.dumps({f"ILSVRC2012_val_{n:08}": k for n, k in ((2, 7), (1, [998]))})
     )
     for name in ("kaggle.csv", "ids.txt", "named.json"):
-        assert open_tests(str(flat), 1000, labels=tmp_path / name)[0].truth == [(998,), (7,)]
+        assert open_test_sets(str(flat), 1000, labels=tmp_path / name)[0].truth == [(998,), (7,)]
     (tmp_path / "words.txt").write_text("0\ntench\n")
     with pytest.raises(
         ValueError, match=r"words\.txt: a class must be a number or a WordNet id, found 'tench'"
     ):
-        open_tests(str(flat), 1000, labels=tmp_path / "words.txt")
+        open_test_sets(str(flat), 1000, labels=tmp_path / "words.txt")
 
 
 def test_heads_of_all_of_imagenet_are_asked_by_wordnet_id(tmp_path):
     """Folders of ids, V2's numbers and ReaL's, for the 21 843 outputs of the authors' public weights."""
     ids, every = synsets(), synsets(21_843)
     image(tmp_path / "a" / ids[150] / "a.png", 0, 4)
-    assert open_tests(str(tmp_path / "a"), 21_843)[0].truth == [(every.index(ids[150]),)]
+    assert open_test_sets(str(tmp_path / "a"), 21_843)[0].truth == [(every.index(ids[150]),)]
     for k in range(1000):
         (tmp_path / "v2" / str(k)).mkdir(parents=True)
     image(tmp_path / "v2" / "10" / "a.png", 0, 4)
-    assert open_tests(str(tmp_path / "v2"), 21_843)[0].truth == [(every.index(ids[10]),)]
-    assert open_tests(str(tmp_path / "v2"), 1000)[0].truth == [(10,)]
+    assert open_test_sets(str(tmp_path / "v2"), 21_843)[0].truth == [(every.index(ids[10]),)]
+    assert open_test_sets(str(tmp_path / "v2"), 1000)[0].truth == [(10,)]
     image(tmp_path / "val" / "ILSVRC2012_val_00000002.png", 0, 4)  # whose ReaL labels are 970 and 795
-    (found,) = open_tests(str(tmp_path / "val"), 21_843, real=True)
+    (found,) = open_test_sets(str(tmp_path / "val"), 21_843, real=True)
     assert found.truth == [(every.index(ids[970]), every.index(ids[795]))]
-    assert open_tests(str(tmp_path / "val"), 1000, real=True)[0].truth == [(970, 795)]
+    assert open_test_sets(str(tmp_path / "val"), 1000, real=True)[0].truth == [(970, 795)]
 
 
 def test_objectnet_as_it_is_given_away(tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_objectnet_as_it_is_given_away(tmp_path, monkeypatch):
         assert (found["images"], found["unlabelled"], found["top1"]) == (2, 1, 1.0)
     (folder / "imagenet_to_label_2012_v2").write_text("Band Aid\n")
     with pytest.raises(ValueError, match="not ObjectNet's mappings") as error:
-        open_tests(str(root), 1000)
+        open_test_sets(str(root), 1000)
     assert "\n" not in str(error.value)
 
 

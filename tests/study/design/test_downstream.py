@@ -40,10 +40,10 @@ def test_every_run_is_followed_at_a_cost_known_beforehand():
 
 
 def test_the_named_sets_have_as_many_images_as_their_cost_says():
-    from scalevit.evals.datasets.open import open_set
+    from scalevit.evals.datasets.open import open_probe_set
 
     for name in ("digits", "photographs", "unseen-strokes"):
-        opened = open_set(name)
+        opened = open_probe_set(name)
         assert len(opened.support) + len(opened.query) == pytest.approx(downstream.IMAGES[name], rel=0.001)
 
 

@@ -11,13 +11,14 @@ from pictures import CLASSES, encoded, make_folder, make_shards, picture
 
 from scalevit.cli.main import main
 from scalevit.config.run import Data
-from scalevit.data import image_dataset
-from scalevit.data.decode import BrokenImage
-from scalevit.data.dedup.search import Match, write_exclusions
+from scalevit.data import training_images
+from scalevit.data.dataset import open_dataset
+from scalevit.data.decode import CorruptImage
+from scalevit.data.dedup.search import Match
+from scalevit.data.exclusions import write_exclusions
 from scalevit.data.formats.tables import schema_for
 from scalevit.data.index.build import build
 from scalevit.data.registry import batches_of, open_source
-from scalevit.data.stores import open_store
 
 pyarrow = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
@@ -29,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_folder_is_its_files(folder):
-    store = open_store(str(folder))
+    store = open_dataset(str(folder))
     assert (store.samples, store.classes, store.class_names) == (30, 3, CLASSES)
     for number in range(30):
         assert Path(store.name(number)).read_bytes() == store.encoded(number)
@@ -38,7 +39,7 @@ def test_a_folder_is_its_files(folder):
 
 @pytest.mark.parametrize("form", ["tar", "parquet"])
 def test_packed_samples_are_the_folders(folder, tmp_path, form):
-    store, packed = open_store(str(folder)), open_store(str(make_shards(folder, tmp_path / "p", form)))
+    store, packed = open_dataset(str(folder)), open_dataset(str(make_shards(folder, tmp_path / "p", form)))
     assert packed.samples == 30 and len(packed.shards) == 3
     assert {s.header.samples for s in packed.shards} == {10}
 
@@ -63,7 +64,7 @@ def test_multi_label_tables_become_multi_hot(tmp_path):
 def as_datasets_saves(folder, out, rows: int):
     """What `datasets.save_to_disk` leaves: Arrow streams, two files of JSON, types beside the schema."""
     out.mkdir()
-    schema, store = schema_for(CLASSES, multi=False), open_store(str(folder))
+    schema, store = schema_for(CLASSES, multi=False), open_dataset(str(folder))
     for shard, numbers in enumerate(np.array_split(np.arange(store.samples), 2)):
         with (
             pyarrow.OSFile(str(out / f"data-0000{shard}-of-00002.arrow"), "wb") as file,
@@ -79,15 +80,15 @@ def as_datasets_saves(folder, out, rows: int):
 
 def test_what_datasets_saved_is_the_folder(folder, tmp_path):
     saved = as_datasets_saves(folder, tmp_path / "saved", 4)
-    mine, theirs = open_store(str(folder)), open_store(str(saved))
+    mine, theirs = open_dataset(str(folder)), open_dataset(str(saved))
     build(str(saved))
-    for store in (theirs, open_store(str(saved))):
+    for store in (theirs, open_dataset(str(saved))):
         assert (store.samples, store.class_names, len(store.shards)) == (30, CLASSES, 2)
         assert [store.encoded(n) for n in range(30)] == [mine.encoded(n) for n in range(30)]
         assert [store.labels(n).tolist() for n in range(30)] == [mine.labels(n).tolist() for n in range(30)]
     assert len({int(record["offset"]) for record in theirs.shards[0].records}) == 4
     with serving(saved) as (address, _):
-        far = open_store(f"{address}/data-{{00000..00001}}-of-00002.arrow")
+        far = open_dataset(f"{address}/data-{{00000..00001}}-of-00002.arrow")
         assert far.encoded(29) == mine.encoded(29) and far.name(29).endswith(theirs.name(29)[-40:])
     cut = tmp_path / "cut.arrow"
     for size, message in (
@@ -97,13 +98,13 @@ def test_what_datasets_saved_is_the_folder(folder, tmp_path):
     ):
         cut.write_bytes((saved / "data-00000-of-00002.arrow").read_bytes()[:size])
         with pytest.raises(ValueError, match=rf"cut.arrow {message}") as error:
-            open_store(str(cut))
+            open_dataset(str(cut))
         assert "\n" not in str(error.value)
 
 
 def test_packed_tables_keep_the_names_of_classes(folder, tmp_path):
     packed = make_shards(folder, tmp_path / "p", "parquet")
-    assert open_store(str(packed)).class_names == CLASSES
+    assert open_dataset(str(packed)).class_names == CLASSES
     features = json.loads(pq.read_schema(packed / "shard-000000.parquet").metadata[b"huggingface"])
     assert features["info"]["features"] == {
         "image": {"_type": "Image"}, "label": {"names": [*CLASSES], "_type": "ClassLabel"},
@@ -121,17 +122,17 @@ def test_several_labels_one_and_none_mean_the_same_in_every_form(tmp_path):
     build(str(flat))
     hot = torch.tensor([[c in some for c in range(3)] for some in labels], dtype=torch.float32)
     for path in (flat, *packs):
-        store = open_store(str(path))
+        store = open_dataset(str(path))
         assert (store.samples, store.classes, store.multi, store.unlabelled) == (6, 3, True, 0)
         batch = batches_of(Data(str(path)), image=16, classes=3, batch=6)[0]
         assert sorted(batch.labels.tolist()) == sorted(hot.tolist())
-    assert open_store(str(flat)).name(4) == f"{flat}/4.jpg"
+    assert open_dataset(str(flat)).name(4) == f"{flat}/4.jpg"
     (flat / "6.jpg").write_bytes(encoded(picture(6)))  # of which nothing is known
     with pytest.raises(ValueError, match="changed after it was indexed"):
-        open_store(str(flat))
+        open_dataset(str(flat))
     build(str(flat))
     for path in (flat, *(make_shards(flat, tmp_path / f"{form}-7", form) for form in ("tar", "parquet"))):
-        assert open_store(str(path)).unlabelled == 1
+        assert open_dataset(str(path)).unlabelled == 1
         with pytest.raises(ValueError, match="1 of 7 samples have no label"):
             open_source(Data(str(path)), image=16, classes=3)
 
@@ -163,7 +164,7 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
         ("*.tar", "no file matches"),
     ):
         with pytest.raises(ValueError, match=message) as error:
-            open_store(str(tmp_path / path))
+            open_dataset(str(tmp_path / path))
         assert "\n" not in str(error.value)
 
 
@@ -204,9 +205,9 @@ def test_the_same_samples_and_crops_for_three_epochs_stopped_anywhere(folder, wo
 
 def test_whatever_fails_in_a_worker_names_the_sample(folder, monkeypatch):
     def view(data, name, side, key):
-        raise MemoryError if "bee/004" in name else BrokenImage("cut")
+        raise MemoryError if "bee/004" in name else CorruptImage("cut")
 
-    monkeypatch.setitem(image_dataset.VIEWS, "none", view)
+    monkeypatch.setitem(training_images.VIEWS, "none", view)
     loader = batches_of(Data(str(folder), workers=2, tolerate=1.0), image=16, classes=3, batch=10)
     with pytest.raises(RuntimeError, match=r"sample 11, .*bee/004\.jpg: MemoryError"):
         next(loader.iter_from(0))
@@ -232,7 +233,7 @@ def test_a_broken_sample_is_its_neighbour_and_too_many_stop_the_run(tmp_path):
 
 
 def test_excluded_samples_are_left_out(folder, tmp_path):
-    store = open_store(str(folder))
+    store = open_dataset(str(folder))
     gone = [0, 1, 7, 29]
     write_exclusions(tmp_path / "ex.txt", store, [(Match(n, 0, 0, 0), "copy") for n in gone])
     source = open_source(Data(str(folder), exclude=str(tmp_path / "ex.txt")), image=16, classes=3)
@@ -256,11 +257,11 @@ def test_excluded_samples_are_left_out(folder, tmp_path):
 
 @pytest.mark.parametrize("order", ["kept", "shuffled"])
 def test_a_pack_leaves_out_what_is_excluded(folder, tmp_path, order):
-    store, gone = open_store(str(folder)), [0, 1, 7, 29]
+    store, gone = open_dataset(str(folder)), [0, 1, 7, 29]
     write_exclusions(tmp_path / "ex.txt", store, [(Match(n, 0, 0, 0), "copy") for n in gone])
     words = ["--out", str(tmp_path / "p"), "--exclude", str(tmp_path / "ex.txt"), "--order", order]
     assert main(["data", "pack", str(folder), *words, "--samples-per-shard", "9"]) == 0
-    packed, kept = open_store(str(tmp_path / "p")), [n for n in range(30) if n not in gone]
+    packed, kept = open_dataset(str(tmp_path / "p")), [n for n in range(30) if n not in gone]
     found = [packed.encoded(n) for n in range(packed.samples)]
     assert sorted(found) == sorted(store.encoded(n) for n in kept)
     assert (found == [store.encoded(n) for n in kept]) == (order == "kept")

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from scalevit.artifacts.storage import Away
-from scalevit.data.corrupt import Broken, Tally
+from scalevit.data.corrupt import CorruptCounter, CorruptSample
 from scalevit.data.crops import eval_view, square_view, train_view
-from scalevit.data.decode import BrokenImage, decode
-from scalevit.data.dedup.search import NONE, skipping
+from scalevit.data.dataset import ImageDataset
+from scalevit.data.decode import CorruptImage, decode
+from scalevit.data.exclusions import NO_EXCLUSIONS, skip_excluded
 from scalevit.data.loader import Samples
 from scalevit.data.procedural.hashing import key
-from scalevit.data.stores import Store
 
 _AUGMENT = 7
 
@@ -39,19 +39,19 @@ VIEWS: dict[str, Callable[[bytes, str, int, int], np.ndarray]] = {
 }
 
 
-class Photographs:
+class TrainingImages:
     """Views of `side` pixels of a store's images, with labels of `classes` classes.
 
     A broken sample is replaced by the next whole one, with that one's label, and told of. When of one batch
     more are broken than the share `tolerate` of a thousand or of the batch, that is a ValueError which says
     where to look: `source`. Samples in `excluded` (sorted numbers) are left out."""
 
-    keeps = False
-    strata = 0
+    is_cacheable = False
+    class_cycle = 0
 
     def __init__(
         self,
-        store: Store,
+        store: ImageDataset,
         *,
         side: int,
         transform: str,
@@ -59,7 +59,7 @@ class Photographs:
         classes: int,
         source: str = "",
         tolerate: float = 0.001,
-        excluded: np.ndarray = NONE,
+        excluded: np.ndarray = NO_EXCLUSIONS,
     ) -> None:
         self.store, self.side, self.seed, self.classes, self.tolerate = store, side, seed, classes, tolerate
         self.source, self.excluded = source, excluded
@@ -73,24 +73,24 @@ class Photographs:
         """Views of the samples of these numbers, and which of them were replaced."""
         keys = key(self.seed, _AUGMENT, positions)
         images = np.empty((len(indices), self.side, self.side, 3), np.uint8)
-        used, broken = np.empty(len(indices), np.int64), list[Broken]()
+        used, broken = np.empty(len(indices), np.int64), list[CorruptSample]()
         for place, (index, one) in enumerate(zip(indices.tolist(), keys.tolist())):
             images[place], used[place] = self._whole_one(index, one, broken)
         return Samples(torch.from_numpy(images), self._labels(used), tuple(broken))
 
     def number(self, index: int) -> int:
         """The store's number of a sample counted without the excluded ones."""
-        return int(skipping(np.array([index]), self.excluded)[0]) if len(self.excluded) else index
+        return int(skip_excluded(np.array([index]), self.excluded)[0]) if len(self.excluded) else index
 
-    def _whole_one(self, index: int, one: int, broken: list[Broken]) -> tuple[np.ndarray, int]:
+    def _whole_one(self, index: int, one: int, broken: list[CorruptSample]) -> tuple[np.ndarray, int]:
         for step in range(self.samples):
             number = self.number((index + step) % self.samples)
             name = self.store.name(number)
             try:
                 return self.view(self.store.encoded(number), name, self.side, one), number
-            except BrokenImage as error:
-                broken.append(Broken(name, str(error)))
-                Tally(self.tolerate, self.source).add(0, broken)
+            except CorruptImage as error:
+                broken.append(CorruptSample(name, str(error)))
+                CorruptCounter(self.tolerate, self.source).add(0, broken)
             except Exception as error:  # whatever a codec or a store has to say, this is where
                 kind = next((kind for kind in (Away, ValueError) if isinstance(error, kind)), RuntimeError)
                 raise kind(f"sample {number}, {name}: {str(error) or type(error).__name__}") from error

@@ -11,14 +11,14 @@ from pictures import make_folder, make_shards
 
 from scalevit.artifacts import storage
 from scalevit.config.run import Data
-from scalevit.data import blocks
-from scalevit.data.blocks import by_blocks
+from scalevit.data import block_cache
+from scalevit.data.block_cache import with_block_cache
+from scalevit.data.dataset import open_dataset
 from scalevit.data.formats import parquet
 from scalevit.data.index import cache
 from scalevit.data.index.build import build
-from scalevit.data.index.cache import Kept
+from scalevit.data.index.cache import LRUCache
 from scalevit.data.registry import batches_of
-from scalevit.data.stores import open_store
 
 COUNT = 480
 
@@ -44,8 +44,8 @@ def test_a_tar_far_away_is_read_in_pieces(folder, tmp_path, monkeypatch):
     packed = make_shards(folder, tmp_path / "p", "tar", shards=2)
     size = sum(file.stat().st_size for file in packed.glob("*.tar"))
     piece = size // 60
-    monkeypatch.setattr(cache, "PIECE", piece)
-    monkeypatch.setattr(blocks, "PIECE", piece)
+    monkeypatch.setattr(cache, "RANGE_BYTES", piece)
+    monkeypatch.setattr(block_cache, "RANGE_BYTES", piece)
     wanted = epoch(packed, block=5)
     with serving(packed) as (address, seen):
         source = f"{address}/shard-{{000000..000001}}.tar"
@@ -57,7 +57,7 @@ def test_a_tar_far_away_is_read_in_pieces(folder, tmp_path, monkeypatch):
         assert torch.equal(epoch(source), epoch(packed))
         assert len(seen) >= COUNT
         assert (
-            by_blocks(open_store(source), 5, world=1000).reader is cache.PLAIN
+            with_block_cache(open_dataset(source), 5, world=1000).reader is cache.UNCACHED
         )  # who uses little asks for it
 
 
@@ -78,16 +78,16 @@ def test_row_groups_stay_until_they_are_used_up(folder, tmp_path, monkeypatch):
 
 
 def test_what_would_fill_the_memory_is_refused(folder, monkeypatch):
-    store = open_store(str(folder))
-    assert by_blocks(store, 10**9) is store  # files are read one by one anyway
+    store = open_dataset(str(folder))
+    assert with_block_cache(store, 10**9) is store  # files are read one by one anyway
     with pytest.raises(
         ValueError, match=r"data.block=1000000 would keep \d+\.\d GiB .* choose a smaller one"
     ):
-        blocks._in_use(1e6 / 40, 1 << 22, 1_000_000)
+        block_cache._in_use(1e6 / 40, 1 << 22, 1_000_000)
 
 
 def test_what_is_kept_is_made_once_and_what_fails_is_made_again():
-    values, made, failures = Kept(2), [], []
+    values, made, failures = LRUCache(2), [], []
 
     def slowly():
         made.append(1)
@@ -111,9 +111,9 @@ def test_what_is_kept_is_made_once_and_what_fails_is_made_again():
 def test_pieces_join(tmp_path, monkeypatch):
     data = np.random.default_rng(0).bytes(1000)
     (tmp_path / "x").write_bytes(data)
-    monkeypatch.setattr(cache, "PIECE", 64)
+    monkeypatch.setattr(cache, "RANGE_BYTES", 64)
     with serving(tmp_path) as (address, seen):
-        pieces = cache.Pieces(4)
+        pieces = cache.RangeCache(4)
         for start, length in ((0, 10), (60, 10), (0, 300), (990, 10), (990, 50), (128, 64), (5, 0)):
             assert pieces.read(f"{address}/x", start, length) == data[start : start + length]
         assert len(seen) < 16

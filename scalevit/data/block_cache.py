@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 
 from scalevit.artifacts.storage import is_remote
-from scalevit.data.index.cache import PIECE, CachedReader, Kept, Pieces
+from scalevit.data.dataset import ImageDataset
+from scalevit.data.index.cache import RANGE_BYTES, CachedReader, LRUCache, RangeCache
 from scalevit.data.order import GROUP
-from scalevit.data.stores import Store
 
 #: Bytes that may be kept in memory.
 MOST = 4 << 30
@@ -18,7 +18,7 @@ WORTH = 4
 _ROOM = 1.5
 
 
-def by_blocks(store: Store, block: int, world: int = 1) -> Store:
+def with_block_cache(store: ImageDataset, block: int, world: int = 1) -> ImageDataset:
     """The same samples, to be read in an `Order` of this `block` by `world` processes that share each batch:
     remote tars in large pieces, tables with all row groups kept that are in use.
 
@@ -27,9 +27,14 @@ def by_blocks(store: Store, block: int, world: int = 1) -> Store:
     length = float(first.records["length"].mean())  # 0 in a table that is not indexed
     if first.header.form in ("parquet", "arrow"):
         rows = int((first.records["offset"] == first.records["offset"][0]).sum())
-        return replace(store, reader=CachedReader(groups=Kept(_in_use(block / rows, rows * length, block))))
-    if is_remote(first.header.path) and WORTH * world * length <= PIECE:
-        return replace(store, reader=CachedReader(Pieces(_in_use(block * length / PIECE, PIECE, block)).read))
+        return replace(
+            store, reader=CachedReader(groups=LRUCache(_in_use(block / rows, rows * length, block)))
+        )
+    if is_remote(first.header.path) and WORTH * world * length <= RANGE_BYTES:
+        return replace(
+            store,
+            reader=CachedReader(RangeCache(_in_use(block * length / RANGE_BYTES, RANGE_BYTES, block)).read),
+        )
     return store
 
 
