@@ -35,7 +35,7 @@ class Quiet:
     def changed(self, node: grid.Node, state: str, detail: str) -> None:
         pass
 
-    def tick(self, work: scheduler.Work) -> None:
+    def tick(self, work: scheduler.StudyState) -> None:
         pass
 
 
@@ -46,14 +46,14 @@ def nodes(folder: Path, count: int) -> list[grid.Node]:
     return grid.expand(spec, folder / "runs")
 
 
-def worker(doing: str) -> scheduler.Worker:
+def worker(doing: str) -> scheduler.NodeType:
     """A node is a shell that does something, writes its name down and is finished."""
 
     def command(node: grid.Node, home: Path) -> list[str]:
         text = f'{doing}\necho {node.name} >> "{home.parents[1]}/order.txt"; : > "{home}/ended"'
         return ["/bin/sh", "-c", text]
 
-    return scheduler.Worker(command, lambda home: (home / "ended").exists(), scheduler.checkpointed)
+    return scheduler.NodeType(command, lambda home: (home / "ended").exists(), scheduler.checkpointed)
 
 
 def once(folder: Path, count: int, doing: str, slots: int) -> bool:
@@ -82,15 +82,15 @@ def killed(folder: Path, count: int, kills: int) -> tuple[int, int]:
     return met, sum(done[node.name] != 1 for node in nodes(folder, count))
 
 
-def shared(folder: Path) -> tuple[grid.Bill, float]:
+def shared(folder: Path) -> tuple[grid.StudyCost, float]:
     """(the dry run's bill, FLOPs of the steps that were trained) of four durations of one small model."""
     small = grid.PRESETS["demo-small"]
     spec = replace(small, models=small.models[:1], images=(0,), durations=DURATIONS)
     made = grid.expand(spec, folder / "runs")
-    results.claim(folder, spec, made)
+    results.write_study(folder, spec, made)
     assert scheduler.launch(made, folder, Quiet(), scheduler.PRETRAIN, Local(2)).complete
     trained = sum(steps(folder / "runs" / node.name, node) * grid.step_flops(node.run) for node in made)
-    return grid.bill(made), trained
+    return grid.study_cost(made), trained
 
 
 def steps(home: Path, node: grid.Node) -> int:

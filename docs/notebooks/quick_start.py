@@ -108,5 +108,5 @@ print(sorted(path.name for path in (folder / "model").iterdir()))
 # %%
 from scalevit.study.report import html, results  # noqa: E402
 
-page = html.write([results.read(folder / "quick")], folder / "report.html")
+page = html.write([results.read_results(folder / "quick")], folder / "report.html")
 print(f"{page.name}: {page.stat().st_size // 1000} kB")

@@ -31,13 +31,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.report import figures, html, summary
-    from scalevit.study.report.images import gallery
+    from scalevit.study.report.images import run_images
 
     folders = [source for source in args.sources if source.is_dir()]
     studies = [_read(source) for source in args.sources]
     if not folders and args.out is None:
         raise ValueError("say where the page goes: --out FILE.html")
-    page = html.write(studies, args.out or folders[0] / "report.html", gallery(folders))
+    page = html.write(studies, args.out or folders[0] / "report.html", run_images(folders))
     others = [study for study in studies if study.origin]
     lines, data = [], {"report": str(page), "studies": []}
     for source, study in zip(args.sources, studies):
@@ -62,4 +62,4 @@ def _read(source: Path) -> Results:
         raise ValueError(f"{source}: no such folder")
     if not records.runs_below(source):
         raise ValueError(f"{source}: holds no run (no {records.FILE} in it or below)")
-    return results.read(source)
+    return results.read_results(source)

@@ -193,7 +193,7 @@ def _spec(folder: Path) -> Spec:
     from scalevit.study.design import grid
     from scalevit.study.report import results
 
-    return grid.read(folder / results.SPEC)
+    return grid.read_spec(folder / results.SPEC)
 
 
 # --------------------------------------------------------------------------- the study itself
@@ -217,12 +217,12 @@ def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome |
     nodes = grid.expand(spec, folder.absolute() / "runs")
     known = (folder / results.SPEC).exists()
     with scheduler.lock_study(folder) if known else contextlib.nullcontext():
-        results.require_claimable(folder, nodes)
+        results.check_study_folder(folder, nodes)
         executor = _executor(args, folder)
-        results.claim(folder, spec, nodes)
+        results.write_study(folder, spec, nodes)
         scheduler.write_whole(folder / EXECUTOR, _told(args))
     try:
-        with progress.display(nodes, folder, lambda: results.foresee(folder, spec, nodes)) as display:
+        with progress.display(nodes, folder, lambda: results.forecast_held_out(folder, spec, nodes)) as display:
             outcome = scheduler.launch(nodes, folder, display, scheduler.PRETRAIN, executor, args.attempts)
     except OSError as error:
         text = f"{folder}: {error}; what is done stays done; mend it, then: scalevit study resume {folder}"
@@ -279,8 +279,8 @@ def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: StudyOutcome
         "failed": dict(outcome.errors),
     }
     if not failed:
-        data["forecast"] = dict(results.foresee(folder, spec, nodes))
-    found = results.read(folder)
+        data["forecast"] = dict(results.forecast_held_out(folder, spec, nodes))
+    found = results.read_results(folder)
     if found.points:
         drawn = figures.draw(found, folder / "figures")
         page = html.write([found], folder / "report.html")

@@ -16,7 +16,7 @@ from scalevit.evals.nearest_pictures import nearest_neighbours, spread_over_clas
 from scalevit.evals.normalisation import PRESETS, mismatch_warning
 from scalevit.model import weights
 from scalevit.model.vit import ViT
-from scalevit.study.report.images import BYTES, gallery
+from scalevit.study.report.images import BYTES, run_images
 
 TINY = {"shape": "Ti/4", "width": 32, "depth": 2, "mlp": 64, "heads": 2, "image": 16, "classes": 0}
 
@@ -129,7 +129,7 @@ def test_a_page_takes_no_more_pictures_than_it_can_hold(drawn, tmp_path):
     (run / "records.jsonl").touch()
     (run / "pictures" / "a.png").write_bytes(b"x" * (BYTES - 10))
     (run / "pictures" / "b.png").write_bytes(b"x" * 20)
-    assert [picture.name for picture in gallery([tmp_path])] == ["a"]
+    assert [picture.name for picture in run_images([tmp_path])] == ["a"]
 
 
 def test_a_call_that_contradicts_the_weights_is_said_and_obeyed(drawn, capsys):

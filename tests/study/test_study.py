@@ -74,7 +74,7 @@ def test_a_dry_run_shows_cost_sharing_and_timetable_and_creates_nothing(tmp_path
     nodes = grid.expand(grid.load("demo"))
     assert code == 0 and not (tmp_path / "demo").exists()
     assert told["flops"] == pytest.approx(sum(node.flops for node in nodes))
-    assert told["share"] == pytest.approx(grid.bill(nodes).share) and told["share"] < 1
+    assert told["share"] == pytest.approx(grid.study_cost(nodes).share) and told["share"] < 1
     assert {node["slot"] for node in told["nodes"]} == {0, 1}
     assert told["seconds"] == pytest.approx(max(node["end"] for node in told["nodes"]))
 
@@ -154,7 +154,7 @@ def test_a_record_file_cut_in_the_middle_of_a_line_costs_that_line_only(tmp_path
     path.write_bytes(path.read_bytes()[:-20])
     told = run(capsys, "status", tmp_path / "demo")[1]
     assert told["counts"]["done"] == len(nodes) - 1
-    assert len(results.read(tmp_path / "demo").points) == 2 * len(nodes)
+    assert len(results.read_results(tmp_path / "demo").points) == 2 * len(nodes)
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def test_real_runs_branch_go_on_longer_and_equal_the_same_run_from_scratch(tmp_p
     out = tmp_path / "tiny"
     assert run(capsys, study, "--out", out)[0] == 0
     assert run(capsys, "add", out, "--durations", "32")[0] == 0
-    spec = replace(grid.read(out / "study.yaml"), durations=(8, 16), longer=(32,))
+    spec = replace(grid.read_spec(out / "study.yaml"), durations=(8, 16), longer=(32,))
     for node in grid.expand(spec):
         if node.after is None:
             continue

@@ -66,7 +66,7 @@ def executor(name, folder, options, slots=2):
 
 
 def run(name, folder, count, more, options=None, slots=2):
-    worker = scheduler.Worker(Shell(more), is_finished, scheduler.checkpointed, progress)
+    worker = scheduler.NodeType(Shell(more), is_finished, scheduler.checkpointed, progress)
     where = executor(name, folder, options or {}, slots)
     return scheduler.launch(nodes(folder, count), folder, Quiet(folder), worker, where)
 

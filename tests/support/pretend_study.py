@@ -65,7 +65,7 @@ def rows(node):
 def write(folder: Path, spec: grid.Spec = SPEC) -> list[grid.Node]:
     """Write the study; gives its nodes."""
     nodes = grid.expand(spec, folder / "runs")
-    results.claim(folder, spec, nodes)
+    results.write_study(folder, spec, nodes)
     scheduler.prepare(nodes, folder)
     for node in nodes:
         records.append(folder / "runs" / node.name, rows(node))

@@ -84,10 +84,10 @@ class Finetune:
         return "finetune", str(model), self.data, *said, "--lr", repr(self.lr), "--out", str(out)
 
 
-FollowUp = ProbeSpec | Finetune
+DownstreamJob = ProbeSpec | Finetune
 
 
-def name(parent: str, follow: FollowUp) -> str:
+def name(parent: str, follow: DownstreamJob) -> str:
     """The node's, and its folder's."""
     return f"{parent}-{follow.kind}-{re.sub(r'[^A-Za-z0-9._+]+', '_', Path(follow.data).name)}"
 

@@ -20,10 +20,10 @@ from scalevit import config
 from scalevit.config import lr_schedule
 from scalevit.config.dataclass_io import from_dict, nearest_names
 from scalevit.study.design import downstream
-from scalevit.study.design.downstream import Finetune, FollowUp, ProbeSpec
+from scalevit.study.design.downstream import Finetune, DownstreamJob, ProbeSpec
 
 #: Forward and backward pass of one image, in forward passes.
-TRAINING = 3.0
+TRAINING_PASSES = 3.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Node:
     duration: int
     flops: float
     scratch: float
-    follow: FollowUp | None = None
+    follow: DownstreamJob | None = None
 
 
 def _sizes(*shapes: tuple[int, int]) -> tuple[Variant, ...]:
@@ -128,7 +128,7 @@ def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
     elif target in ABLATIONS:
         spec = ABLATIONS[target](size)
     elif Path(target).is_file():
-        spec = read(Path(target))
+        spec = read_spec(Path(target))
     else:
         near = nearest_names(target, [*PRESETS, *ABLATIONS])
         raise ValueError(f"no study and no file called {target!r}; nearest studies: {', '.join(near)}")
@@ -137,7 +137,7 @@ def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
     return spec
 
 
-def read(path: Path) -> Spec:
+def read_spec(path: Path) -> Spec:
     """The study in a YAML file. Models and recipes are lists of {name: …, section.key: value, …}, probes and
     finetunes of {data: …, …}."""
     import yaml
@@ -152,7 +152,7 @@ def read(path: Path) -> Spec:
     axes: dict[str, Any] = {
         key: _variants(key, tree.pop(key), mistakes) for key in ("models", "recipes") if key in tree
     }
-    axes |= {key: _follow_ups(key, tree.pop(key), mistakes) for key in FOLLOW_UPS if key in tree}
+    axes |= {key: _downstream_jobs(key, tree.pop(key), mistakes) for key in DOWNSTREAM_JOBS if key in tree}
     tree["overrides"] = _assignments(tree.get("overrides", []))
     beside = path.parent / str(tree.get("base", ""))
     if "base" in tree and tree["base"] and beside.is_file():
@@ -163,7 +163,7 @@ def read(path: Path) -> Spec:
     return replace(spec, **axes)
 
 
-def dump(spec: Spec) -> str:
+def dump_spec(spec: Spec) -> str:
     """The study as YAML that `read` reads back to an equal study."""
     import yaml
 
@@ -197,19 +197,19 @@ def _variants(axis: str, items: Any, mistakes: list[str]) -> tuple[Variant, ...]
 
 
 #: The study's keys for what is done with its runs.
-FOLLOW_UPS: dict[str, type[FollowUp]] = {"probes": ProbeSpec, "finetunes": Finetune}
+DOWNSTREAM_JOBS: dict[str, type[DownstreamJob]] = {"probes": ProbeSpec, "finetunes": Finetune}
 
 
-def _follow_ups(key: str, items: Any, mistakes: list[str]) -> tuple[FollowUp, ...]:
+def _downstream_jobs(key: str, items: Any, mistakes: list[str]) -> tuple[DownstreamJob, ...]:
     """Probes or finetunes from a list of mappings; a finetune's dotted keys are changes of its run."""
-    found: list[FollowUp] = []
+    found: list[DownstreamJob] = []
     for item in items if isinstance(items, list) else [items]:
         if not isinstance(item, Mapping) or not isinstance(item.get("data"), str):
             mistakes.append(f"{key}: expected data: …, found {item!r}")
             continue
         plain = {name: value for name, value in item.items() if "." not in name}
         dotted = {name: value for name, value in item.items() if "." in name}
-        made = from_dict(FOLLOW_UPS[key], plain, mistakes, f"{key}.")
+        made = from_dict(DOWNSTREAM_JOBS[key], plain, mistakes, f"{key}.")
         if dotted and isinstance(made, Finetune):
             made = replace(made, overrides=_assignments(dotted))
         elif dotted:
@@ -274,7 +274,7 @@ def _following(spec: Spec, trained: Sequence[Node], mistakes: list[str]) -> list
     return found
 
 
-def trained(nodes: Iterable[Node]) -> list[Node]:
+def pretraining_nodes(nodes: Iterable[Node]) -> list[Node]:
     """Those that pretrain."""
     return [node for node in nodes if node.follow is None]
 
@@ -312,7 +312,7 @@ def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int,
     own = f"schedule.steps={max(points)}", "schedule.cooldown=0"
     axes = (*own, f"data.images={images}", f"train.seed={seed}")
     run = config.load(spec.base, (*spec.overrides, *model.overrides, *recipe.overrides, *axes))
-    family = _Family(run, stem, model.name or label(run), recipe.name, images, seed)
+    family = _Family(run, stem, model.name or model_label(run), recipe.name, images, seed)
     if run.schedule.name not in ("rsqrt", "constant"):
         return [family.whole(steps) for steps in (points | further)]
     mistakes = [
@@ -396,7 +396,7 @@ class _Family:
         )  # fmt: skip
 
 
-def label(run: config.Run) -> str:
+def model_label(run: config.Run) -> str:
     """The shape's own name when nothing about it was changed, else width × depth."""
     plain = replace(run.model, width=None, depth=None, mlp=None, heads=None, patch=None)
     shape = run.model.resolve()
@@ -405,7 +405,7 @@ def label(run: config.Run) -> str:
 
 def step_flops(run: config.Run) -> float:
     """FLOPs of one optimizer step: forward and backward of a batch, multiply-add = 2."""
-    return TRAINING * downstream.forward(run) * run.train.batch
+    return TRAINING_PASSES * downstream.forward(run) * run.train.batch
 
 
 def _count(images: int) -> str:
@@ -420,7 +420,7 @@ def _count(images: int) -> str:
 
 
 @dataclass(frozen=True)
-class Bill:
+class StudyCost:
     """FLOPs of training: with shared trunks, and what the same runs would cost one by one."""
 
     shared: float
@@ -432,14 +432,14 @@ class Bill:
         return self.shared / self.separate if self.separate else 1.0
 
 
-def bill(nodes: Iterable[Node]) -> Bill:
+def study_cost(nodes: Iterable[Node]) -> StudyCost:
     """What the study costs, and what it would without trunks."""
     nodes = [*nodes]
-    return Bill(sum(node.flops for node in nodes), sum(node.scratch for node in nodes))
+    return StudyCost(sum(node.flops for node in nodes), sum(node.scratch for node in nodes))
 
 
 @dataclass(frozen=True)
-class Slot:
+class PlannedNode:
     """One line of a timetable, in seconds."""
 
     node: Node
@@ -448,15 +448,15 @@ class Slot:
     end: float
 
 
-def timetable(nodes: Sequence[Node], slots: int, speed: float, startup: float = 3.0) -> list[Slot]:
+def planned_times(nodes: Sequence[Node], slots: int, speed: float, startup: float = 3.0) -> list[PlannedNode]:
     """When each node would run on `slots` slots of `speed` FLOP/s, `startup` seconds each to begin.
 
     The launcher's own rule: whenever a slot is free, the ready node with the most work behind it starts.
     A branch is ready when its trunk has passed the branch point, not only when the trunk has ended; a probe
     or a fine-tune when its run has ended."""
-    urgency = urgencies(nodes)
+    urgency = critical_paths(nodes)
     free = [0.0] * slots
-    placed: dict[str, Slot] = {}
+    placed: dict[str, PlannedNode] = {}
     waiting = {node.name: node for node in nodes}
     while waiting:
         slot = min(range(slots), key=free.__getitem__)
@@ -464,12 +464,12 @@ def timetable(nodes: Sequence[Node], slots: int, speed: float, startup: float = 
         now = max(free[slot], min(ready.values()))
         name = max((name for name, when in ready.items() if when <= now), key=urgency.__getitem__)
         node = waiting.pop(name)
-        placed[name] = Slot(node, slot, now, now + startup + node.flops / speed)
+        placed[name] = PlannedNode(node, slot, now, now + startup + node.flops / speed)
         free[slot] = placed[name].end
     return [*placed.values()]
 
 
-def _ready(node: Node, placed: Mapping[str, Slot], startup: float) -> float:
+def _ready(node: Node, placed: Mapping[str, PlannedNode], startup: float) -> float:
     if node.after is None:
         return 0.0
     trunk = placed.get(node.after)
@@ -481,7 +481,7 @@ def _ready(node: Node, placed: Mapping[str, Slot], startup: float) -> float:
     return trunk.start + startup + training * (node.at - trunk.node.at) / trunk.node.steps
 
 
-def urgencies(nodes: Iterable[Node]) -> dict[str, float]:
+def critical_paths(nodes: Iterable[Node]) -> dict[str, float]:
     """FLOPs between the start of a node and the end of the longest chain through it."""
     behind: dict[str, float] = {}
     chains: dict[str, float] = {}
@@ -492,7 +492,7 @@ def urgencies(nodes: Iterable[Node]) -> dict[str, float]:
     return chains
 
 
-def facts(node: Node) -> dict[str, Any]:
+def node_row(node: Node) -> dict[str, Any]:
     """The node as plain values, for tables and JSON."""
     kept = (
         "name", "kind", "model", "recipe", "images", "seed", "after", "at", "steps", "duration", "flops",

@@ -149,7 +149,7 @@ def candidates_of(spec: grid.Spec) -> Candidates:
     nodes = grid.expand(spec)
     seen = np.array([float(node.duration * node.run.train.batch) for node in nodes])
     unique = np.array([float(node.images) or np.inf for node in nodes])
-    forward = [grid.step_flops(node.run) / grid.TRAINING / node.run.train.batch for node in nodes]
+    forward = [grid.step_flops(node.run) / grid.TRAINING_PASSES / node.run.train.batch for node in nodes]
     families: dict[tuple[str, int], int] = {}
     family = [families.setdefault((node.model, node.images), len(families)) for node in nodes]
     steps = np.array([float(node.duration) for node in nodes])
@@ -186,7 +186,7 @@ def forecast_target(candidates: Candidates, law: LawPrior, compute: float) -> Ar
     compute, between the largest candidate and thirty times it."""
     largest = candidates.inputs[:, 0].max()
     flops = largest * np.geomspace(1, 30, 40)
-    seen = compute / (grid.TRAINING * flops)
+    seen = compute / (grid.TRAINING_PASSES * flops)
     inputs = np.stack([flops, seen, seen], axis=1)
     value = REPEATING.value(law.theta, np.log(inputs / law.x0)[None])[0]
     return inputs[int(np.argmin(value.mean(axis=0)))]

@@ -20,10 +20,10 @@ class StudyDisplay:
     """Tells what happens to nodes. `foresee` is called once, when every node but the largest is done."""
 
     def __init__(self, nodes: Sequence[grid.Node], folder: Path, foresee: Callable[[], object]) -> None:
-        from scalevit.study.report.results import largest
+        from scalevit.study.report.results import held_out_nodes
 
         self.folder, self.foresee = folder, foresee
-        held = {node.name for node in largest(nodes)}
+        held = {node.name for node in held_out_nodes(nodes)}
         self.open = {node.name for node in nodes if not {node.name, node.after if node.follow else ""} & held}
         self.weight = {node.name: scheduler.STARTUP + node.flops / SPEED for node in nodes}
         self.found = 0.0
@@ -45,10 +45,10 @@ class StudyDisplay:
     def say(self, text: str) -> None:
         print(f"scalevit: {text}", file=sys.stderr, flush=True)
 
-    def tick(self, work: scheduler.Work) -> None:
+    def tick(self, work: scheduler.StudyState) -> None:
         """Nothing to draw."""
 
-    def left(self, work: scheduler.Work) -> tuple[float, float | None]:
+    def left(self, work: scheduler.StudyState) -> tuple[float, float | None]:
         """(share of the study's work that is done, seconds left or None when nothing is known yet)."""
         total = sum(self.weight.values())
         done = sum(self.weight[name] * self._part(work, name) for name in work.nodes)
@@ -56,7 +56,7 @@ class StudyDisplay:
         known = fresh > 0.02 * total
         return done / total, (total - done) * spent / fresh if known else None
 
-    def _part(self, work: scheduler.Work, name: str) -> float:
+    def _part(self, work: scheduler.StudyState, name: str) -> float:
         node, state = work.nodes[name], work.states[name]
         if state != "running":
             return 1.0 if state in ("done", "failed", "blocked") else 0.0
@@ -103,7 +103,7 @@ class Bars(StudyDisplay):
         elif node.name in self.tasks:
             self.bars.remove_task(self.tasks.pop(node.name))
 
-    def tick(self, work: scheduler.Work) -> None:
+    def tick(self, work: scheduler.StudyState) -> None:
         if time.monotonic() - self.drawn < 0.25:
             return
         self.drawn = time.monotonic()

@@ -34,7 +34,7 @@ State = Literal["waiting", "running", "done", "failed", "blocked"]
 
 
 @dataclass(frozen=True)
-class Worker:
+class NodeType:
     """How a node's process is started and how its folder is read.
 
     command: the process's words. finished: whether the folder holds the node's result. reached: whether a
@@ -70,16 +70,16 @@ class Executor(Protocol):
 
 
 @runtime_checkable
-class Watcher(Protocol):
+class ProgressCallback(Protocol):
     """Who is told what happens: a progress display, or a study that forecasts between two nodes."""
 
     def changed(self, node: grid.Node, state: State, detail: str) -> None: ...
 
-    def tick(self, work: Work) -> None: ...
+    def tick(self, work: StudyState) -> None: ...
 
 
 @dataclass
-class Work:
+class StudyState:
     """Where a study stands. stopping: how often it was asked to stop; from the second time on, at once."""
 
     nodes: dict[str, grid.Node]
@@ -151,7 +151,7 @@ def _step(line: bytes) -> int:
         return 0
 
 
-PRETRAIN = Worker(pretrain, ended, checkpointed, steps_of)
+PRETRAIN = NodeType(pretrain, ended, checkpointed, steps_of)
 
 
 # --------------------------------------------------------------------------- locks and folders
@@ -209,13 +209,13 @@ def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         path, text = home / "run.yaml", config.dump(config.with_explicit_shape(node.run))
         if node.follow is not None:
-            path, text = home / FOLLOW, json.dumps(_meaning(node))
+            path, text = home / JOB_FILE, json.dumps(_meaning(node))
         if not path.exists() or path.read_text() != text:
             write_whole(path, text)
 
 
 #: What a node that follows a run does, in its folder; a fine-tune writes its own run.yaml beside it.
-FOLLOW = "follow.json"
+JOB_FILE = "follow.json"
 
 
 def _meaning(node: grid.Node) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _meaning(node: grid.Node) -> dict[str, Any]:
 
 def _other(home: Path, node: grid.Node) -> bool:
     if node.follow is not None:
-        path = home / FOLLOW
+        path = home / JOB_FILE
         return path.exists() and json.loads(path.read_text()) != _meaning(node)
     path = home / "run.yaml"
     return path.exists() and config.run_id(config.load(str(path))) != config.run_id(node.run)
@@ -244,8 +244,8 @@ def write_whole(path: Path, text: str) -> None:
 def launch(
     nodes: Sequence[grid.Node],
     folder: Path,
-    watcher: Watcher,
-    worker: Worker = PRETRAIN,
+    watcher: ProgressCallback,
+    worker: NodeType = PRETRAIN,
     executor: Executor | None = None,
     attempts: int = 2,
 ) -> StudyOutcome:
@@ -253,8 +253,8 @@ def launch(
     `attempts` times; a node that keeps failing blocks only what branches off it. SIGINT and SIGTERM are
     passed on to the processes, which save and end; then this returns with `stopped`."""
     folder = folder.absolute()  # a cluster works elsewhere
-    work = Work({node.name: node for node in nodes}, folder)
-    loop = _Loop(work, worker, watcher, executor or Local(), attempts, grid.urgencies(nodes))
+    work = StudyState({node.name: node for node in nodes}, folder)
+    loop = _Loop(work, worker, watcher, executor or Local(), attempts, grid.critical_paths(nodes))
     with lock_study(folder), _stopping(work):
         prepare(nodes, folder)
         loop.look()
@@ -266,7 +266,7 @@ def launch(
 
 
 @contextlib.contextmanager
-def _stopping(work: Work) -> Iterator[None]:
+def _stopping(work: StudyState) -> Iterator[None]:
     """While this holds, SIGINT and SIGTERM are counted instead of ending the launcher."""
 
     def stop(number: int, frame: object) -> None:
@@ -282,9 +282,9 @@ def _stopping(work: Work) -> Iterator[None]:
 
 @dataclass
 class _Loop:
-    work: Work
-    worker: Worker
-    watcher: Watcher
+    work: StudyState
+    worker: NodeType
+    watcher: ProgressCallback
     executor: Executor
     attempts: int
     urgency: Mapping[str, float]

@@ -20,8 +20,8 @@ def show(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dic
     """What `--dry-run` prints, and the same as data."""
     slots = slots or os.cpu_count() or 1
     speed, measured = speed_of(nodes, folder)
-    times = grid.timetable(nodes, slots, speed, scheduler.STARTUP)
-    whole, bill = max(line.end for line in times), grid.bill(nodes)
+    times = grid.planned_times(nodes, slots, speed, scheduler.STARTUP)
+    whole, bill = max(line.end for line in times), grid.study_cost(nodes)
     after = sum(node.flops for node in nodes if node.follow)
     how = "measured on finished nodes" if measured else "assumed; run something to know"
     lines = [
@@ -33,14 +33,14 @@ def show(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dic
         f"nothing created in {folder}",
     ]
     data = {
-        "nodes": [{**grid.facts(t.node), "slot": t.slot, "start": t.start, "end": t.end} for t in times],
+        "nodes": [{**grid.node_row(t.node), "slot": t.slot, "start": t.start, "end": t.end} for t in times],
         "flops": bill.shared, "flops_without_sharing": bill.separate, "share": bill.share, "slots": slots,
         "seconds": whole, "flops_per_second_a_slot": speed, "speed_measured": measured,
     }  # fmt: skip
     return "\n".join(lines), data
 
 
-def _line(line: grid.Slot) -> tuple[str, ...]:
+def _line(line: grid.PlannedNode) -> tuple[str, ...]:
     node = line.node
     images = f"{node.images:,}" if node.images else "fresh"
     steps = f"{node.at} → {node.duration}" if node.at else f"{node.duration or ''}"
@@ -52,7 +52,7 @@ def speed_of(nodes: Sequence[grid.Node], folder: Path) -> tuple[float, bool]:
     """FLOP/s of a slot over the finished nodes' training, or a plain assumption and False. A branch's clock
     runs on from its trunk's."""
     flops = seconds = 0.0
-    for node in grid.trained(nodes):
+    for node in grid.pretraining_nodes(nodes):
         for row in records.read(folder / "runs" / node.name):
             if row["kind"] == "run" and row.get("seconds"):
                 flops, seconds = flops + node.scratch, seconds + float(row["seconds"])
@@ -76,7 +76,7 @@ def status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any
             }
         )  # fmt: skip
     done = sum(node.flops for node, row in zip(nodes, found) if row["state"] == "done")
-    total = grid.bill(nodes).shared
+    total = grid.study_cost(nodes).shared
     cells = (
         (row["node"], row["state"], _steps(row), f"{row['attempts'] or ''}", _hours(row)) for row in found
     )

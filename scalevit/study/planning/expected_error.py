@@ -112,7 +112,7 @@ def study(folder: Path) -> Laws:
 
     if not folder.is_dir():
         raise ValueError(f"--study {folder}: there is no such folder")
-    found, tasks, notes, refused = results.read(folder), {}, [], []
+    found, tasks, notes, refused = results.read_results(folder), {}, [], []
     for dataset, shots in found.tasks():
         points = [point for point in found.of((dataset, shots)) if 0 < point.error < 1]
         name = f"{dataset}_{shots}shot"

@@ -11,7 +11,7 @@ import numpy as np
 from scalevit.config.lr_schedule import lr_at
 from scalevit.study.report import panels
 from scalevit.study.report.panels import Sheet, Shown
-from scalevit.study.report.results import Point, Results, law_of
+from scalevit.study.report.results import Point, Results, frontier_law
 
 
 def draw(results: Results, folder: Path, beside: Sequence[Results] = ()) -> list[Path]:
@@ -22,7 +22,7 @@ def draw(results: Results, folder: Path, beside: Sequence[Results] = ()) -> list
         return []
     folder.mkdir(parents=True, exist_ok=True)
     points = results.of(tasks[0])
-    shown = Shown(results, points, law_of(points), panels.look_of(points), beside)
+    shown = Shown(results, points, frontier_law(points), panels.look_of(points), beside)
     written: list[Path] = []
     for name, figure in FIGURES.items():
         sheet = figure(shown)
@@ -216,7 +216,7 @@ def tasks(shown: Shown) -> Sheet | None:
     sheet = panels.sheet_of(across, rows=-(-len(found) // across))
     for panel, task in zip(sheet.panels, found):
         points = shown.results.of(task)
-        law, look = law_of(points), panels.look_of(points)
+        law, look = frontier_law(points), panels.look_of(points)
         panels.scatter(sheet, panel, lambda p: p.facts.compute, points, look)
         panels.law_line(sheet, panel, law)
         panels.axes(panel, "training compute (FLOPs)", panels.task_words(points))

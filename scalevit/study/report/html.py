@@ -19,8 +19,8 @@ import numpy as np
 from scalevit import __version__
 from scalevit.config.lr_schedule import lr_at
 from scalevit.study.report.images import Picture
-from scalevit.study.report.results import LEVEL, Floor, Results, RunFacts, law_of
-from scalevit.study.report.summary import Task, cards, headline, plan, recipes, sections, task_name
+from scalevit.study.report.results import LEVEL, Floor, Results, RunFacts, frontier_law
+from scalevit.study.report.summary import Task, cards, headline, next_budget, recipe_table, sections, task_name
 
 #: Points of a learning-rate curve in the page.
 RATES = 60
@@ -135,7 +135,7 @@ def _run(results: Results, facts: RunFacts, study: int) -> dict[str, Any]:
 
 
 def _law(results: Results, task: Task) -> dict[str, Any]:
-    law = law_of(results.of(task))
+    law = frontier_law(results.of(task))
     if law.fit is None:
         return {"verdict": law.verdict, "curve": []}
     x = np.geomspace(law.fit.x.min() / 1.5, law.fit.x.max() * 10, 80)
@@ -153,8 +153,8 @@ def _head(results: Results) -> dict[str, Any]:
         "cards": cards(results),
         "headline": headline(results),
         "sections": sections(results),
-        "plan": plan(results),
-        "recipes": recipes(results),
+        "plan": next_budget(results),
+        "recipes": recipe_table(results),
         "about": provenance(results),
     }
 

@@ -22,7 +22,7 @@ class Picture:
     base64: str
 
 
-def gallery(folders: Iterable[Path]) -> list[Picture]:
+def run_images(folders: Iterable[Path]) -> list[Picture]:
     """The pictures of the runs below some folders, in the order of their names, as many as a page takes."""
     found, room = [], BYTES
     for run in (run for folder in folders for run in runs_below(folder)):

@@ -30,7 +30,7 @@ from scalevit.study.laws.pareto import frontier
 FORECAST, NODES, SPEC = "forecast.json", "nodes.json", "study.yaml"
 
 #: Where below a fine-tune's folder the runs are that chose its learning rate; they are nobody's result.
-RATES = "rates"
+SWEEP_FOLDER = "rates"
 
 #: Level of every interval that a report shows.
 LEVEL = 0.9
@@ -100,7 +100,7 @@ class Results:
     curves: Mapping[str, Sequence[tuple[int, float]]]
     about: Mapping[str, records.Row]
     forecast: Mapping[str, Any] | None = None
-    bill: grid.Bill | None = None
+    bill: grid.StudyCost | None = None
     target: tuple[str, int] | None = None
     note: str = ""
     notes: tuple[str, ...] = ()
@@ -121,16 +121,16 @@ def _known_compute(point: Point) -> float:
     return point.facts.compute if math.isfinite(point.facts.compute) else math.inf
 
 
-def claim(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> None:
+def write_study(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> None:
     """Write the study down in its folder, unless `require_claimable` refuses it."""
-    require_claimable(folder, nodes)
+    check_study_folder(folder, nodes)
     folder.mkdir(parents=True, exist_ok=True)
-    known = _known(folder) | {node.name: grid.facts(node) for node in nodes}
+    known = read_nodes(folder) | {node.name: grid.node_row(node) for node in nodes}
     write_whole(folder / NODES, json.dumps(known, indent=1))
-    write_whole(folder / SPEC, grid.dump(spec))
+    write_whole(folder / SPEC, grid.dump_spec(spec))
 
 
-def require_claimable(folder: Path, nodes: Sequence[grid.Node]) -> None:
+def check_study_folder(folder: Path, nodes: Sequence[grid.Node]) -> None:
     """Raises ValueError when the folder holds something else, or a run in it would change its meaning."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: a file, not a folder")
@@ -143,13 +143,13 @@ def require_claimable(folder: Path, nodes: Sequence[grid.Node]) -> None:
 # --------------------------------------------------------------------------- reading folders
 
 
-def read(folder: Path, without: Iterable[str] = ()) -> Results:
+def read_results(folder: Path, without: Iterable[str] = ()) -> Results:
     """The results of a study's folder, or of a folder that holds runs or is one. Records of the runs named
     in `without`, and of what was done with them, are not opened."""
-    known = _known(folder)
+    known = read_nodes(folder)
     without = {*without}
     without |= {name for name, node in known.items() if node.get("after") in without and _follows(node)}
-    homes = [home for home in records.runs_below(folder) if home.parent.name != RATES]
+    homes = [home for home in records.runs_below(folder) if home.parent.name != SWEEP_FOLDER]
     facts = {
         home: _facts(home, folder.name, known.get(home.name))
         for home in homes
@@ -161,7 +161,7 @@ def read(folder: Path, without: Iterable[str] = ()) -> Results:
     rows = {home: mine for home, mine in opened.items() if home in facts}
     for home, parent in parents.items():
         rows[parent] = rows[parent] + _further(opened[home], facts[parent])
-    spec = grid.read(folder / SPEC) if (folder / SPEC).exists() else None
+    spec = grid.read_spec(folder / SPEC) if (folder / SPEC).exists() else None
     path = folder / FORECAST
     points = tuple(point for home in rows for point in _points(facts[home], rows[home]))
     return Results(
@@ -253,16 +253,16 @@ def _title(folder: Path, spec: grid.Spec | None) -> str:
     return name if spec is None or spec.name == name else f"{spec.name} ({name})"
 
 
-def _known(folder: Path) -> dict[str, dict[str, Any]]:
+def read_nodes(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / NODES
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _bill(known: Mapping[str, Mapping[str, Any]]) -> grid.Bill | None:
+def _bill(known: Mapping[str, Mapping[str, Any]]) -> grid.StudyCost | None:
     trained = [node for node in known.values() if not _follows(node)]
     if not trained:
         return None
-    return grid.Bill(*(sum(node[key] for node in trained) for key in ("flops", "scratch")))
+    return grid.StudyCost(*(sum(node[key] for node in trained) for key in ("flops", "scratch")))
 
 
 def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> RunFacts:
@@ -270,7 +270,7 @@ def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> RunFacts:
     shape, model = run.model.resolve(), run.model
     size = (model.image, model.pool, model.classes)
     seen = run.schedule.steps * run.train.batch
-    named = {"model": grid.label(run), "recipe": ""} | dict(node or {})
+    named = {"model": grid.model_label(run), "recipe": ""} | dict(node or {})
     return RunFacts(
         run=run.name, study=study, folder=str(home), model=named["model"], recipe=named["recipe"],
         images=run.data.images, unique=min(run.data.images or seen, seen), seed=run.train.seed,
@@ -374,7 +374,7 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return [positive[index] for index in best.index]
 
 
-def law_of(points: Sequence[Point]) -> FrontierLaw:
+def frontier_law(points: Sequence[Point]) -> FrontierLaw:
     """The richest law that the task's frontier can carry (the paper's, then without its delay, then a power
     law), with a verdict in words."""
     best = pareto(points)
@@ -396,21 +396,21 @@ def law_of(points: Sequence[Point]) -> FrontierLaw:
 # --------------------------------------------------------------------------- the forecast
 
 
-def largest(nodes: Sequence[grid.Node]) -> list[grid.Node]:
+def held_out_nodes(nodes: Sequence[grid.Node]) -> list[grid.Node]:
     """The node to be forecast, then the others of the same compute, whose results are not looked at either:
     most compute, most unique images, first seed."""
-    nodes = grid.trained(nodes)
+    nodes = grid.pretraining_nodes(nodes)
     most = max(node.scratch for node in nodes)
     held = [node for node in nodes if node.scratch > 0.99 * most]
     return sorted(held, key=lambda node: (-(node.images or float("inf")), node.seed, node.name))
 
 
-def foresee(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> Mapping[str, Any]:
+def forecast_held_out(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> Mapping[str, Any]:
     """Forecast the largest run's error from the smaller runs and write it down with the time, before the
     largest run's records are opened. A forecast from the same smaller runs is kept as it is."""
-    held = largest(nodes)
+    held = held_out_nodes(nodes)
     path, task = folder / FORECAST, (spec.dataset, spec.shots)
-    smaller = read(folder, without=[node.name for node in held])
+    smaller = read_results(folder, without=[node.name for node in held])
     best = pareto(smaller.of(task))
     evidence = [[p.facts.run, p.facts.compute, p.error] for p in best]
     digest = hashlib.sha256(json.dumps([task, held[0].name, evidence]).encode()).hexdigest()[:12]

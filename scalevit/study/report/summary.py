@@ -10,12 +10,12 @@ import numpy as np
 
 from scalevit.study.design.downstream import FINETUNED
 from scalevit.study.laws.forecast import forecast
-from scalevit.study.report.results import LEVEL, FrontierLaw, Point, Results, law_of, pareto
+from scalevit.study.report.results import LEVEL, FrontierLaw, Point, Results, frontier_law, pareto
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 #: What a plan multiplies.
-MORE = 10
+BUDGET_FACTOR = 10
 
 #: From this ratio of its ends on, an interval of errors says nothing.
 VAGUE = 30
@@ -47,7 +47,7 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
     tasks = results.tasks()
     task = tasks[0] if tasks else ("", 0)
     points = results.of(task)
-    law, sizes = law_of(points), _grows(points)
+    law, sizes = frontier_law(points), _grows(points)
     if results.origin:
         return [("What it shows", [_frontier(task, law), _law_words(law)])] if law.fit else []
     told = {
@@ -62,7 +62,7 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
             _floor_words(results, points), _forecast_words(results, points) if sizes else "",
             _seed_words(points),
         ],
-        f"What {MORE} times the compute would buy": [_next(law)],
+        f"What {BUDGET_FACTOR} times the compute would buy": [_next(law)],
         "What is missing": list(results.notes),
     }  # fmt: skip
     kept = [(name, [sentence for sentence in sentences if sentence]) for name, sentences in told.items()]
@@ -91,13 +91,13 @@ def headline(results: Results) -> str:
             f"{percent(best[-1].error)}, used {best[-1].facts.compute / points[-1].facts.compute:.0%} of the "
             "largest compute."
         )
-    law = law_of(points)
+    law = frontier_law(points)
     ahead = _ahead(law.frontier) if law.fit else ""
     words = (
         f"The {name} error fell from {percent(best[0].error)} to {percent(best[-1].error)} with "
         f"{number(best[-1].facts.compute / best[0].facts.compute)} times the compute"
     )
-    return f"{words}; {MORE} times more should bring {ahead}." if ahead else f"{words}."
+    return f"{words}; {BUDGET_FACTOR} times more should bring {ahead}." if ahead else f"{words}."
 
 
 def _helps(points: Sequence[Point]) -> bool:
@@ -161,8 +161,8 @@ def _halving(law: FrontierLaw) -> str:
     if law.fit is None:
         return ""
     floor = " that lies above the floor" if "c" in law.fit.params else ""
-    left = MORE ** -law.fit.params["b"]
-    return f"In plain words: {MORE} times the compute leaves {left:.0%} of the error{floor}."
+    left = BUDGET_FACTOR ** -law.fit.params["b"]
+    return f"In plain words: {BUDGET_FACTOR} times the compute leaves {left:.0%} of the error{floor}."
 
 
 def _data_words(points: Sequence[Point]) -> str:
@@ -218,17 +218,17 @@ def _forecast_of(curve: Sequence[tuple[float, float]]) -> tuple[float, float, fl
         return None
     x, y = np.array(curve).T
     try:
-        made = forecast(x, y, [MORE * x.max()], level=LEVEL, chance=1.0)
+        made = forecast(x, y, [BUDGET_FACTOR * x.max()], level=LEVEL, chance=1.0)
     except ValueError:
         return None
     return float(made.mean[0]), float(made.low[0]), float(made.high[0])
 
 
-def plan(results: Results) -> list[dict[str, str]]:
+def next_budget(results: Results) -> list[dict[str, str]]:
     """What the next tenfold buys, one way of spending it a row; only ways that this study has measured."""
     tasks = results.tasks()
     points = results.of(tasks[0]) if tasks and not results.origin else []
-    law = law_of(points)
+    law = frontier_law(points)
     if law.fit is None or not _helps(points):
         return []
     top = max(points, key=lambda p: (p.facts.compute, p.facts.unique))
@@ -237,8 +237,8 @@ def plan(results: Results) -> list[dict[str, str]]:
     larger = [(p.facts.forward, p.error) for p in kin if p.facts.steps == top.facts.steps]
     ways = [
         ("grow model, images and duration together", [(p.facts.compute, p.error) for p in law.frontier]),
-        (f"only train {top.facts.model} {MORE} times longer", _means(longer)),
-        (f"only make the model {MORE} times larger, {top.facts.steps:,} steps", _means(larger)),
+        (f"only train {top.facts.model} {BUDGET_FACTOR} times longer", _means(longer)),
+        (f"only make the model {BUDGET_FACTOR} times larger, {top.facts.steps:,} steps", _means(larger)),
     ]
     rows = []
     for what, curve in ways:
@@ -328,7 +328,7 @@ def _recipe_words(results: Results) -> str:
     return f"{task_name(tasks[0])} error after {steps:,} steps, by recipe: {told}."
 
 
-def recipes(results: Results) -> list[dict[str, str]]:
+def recipe_table(results: Results) -> list[dict[str, str]]:
     """What is compared as a table, best first: error, speed, and memory, means over the longest runs; columns
     that say something."""
     tasks = results.tasks()
@@ -440,7 +440,7 @@ def _next(law: FrontierLaw) -> str:
     if not ahead:
         return ""
     return (
-        f"Your next {MORE}× of compute ({number(MORE * last.facts.compute)} FLOPs): forecast {ahead} after "
+        f"Your next {BUDGET_FACTOR}× of compute ({number(BUDGET_FACTOR * last.facts.compute)} FLOPs): forecast {ahead} after "
         f"{percent(last.error)} now, if model, images and duration grow together along the frontier. The "
         f"brackets hold {LEVEL:.0%} of new measurements, as far as back-tests inside this curve can tell."
     )
@@ -452,7 +452,7 @@ def cards(results: Results) -> list[dict[str, str]]:
     if not tasks or results.origin:
         return []
     points = results.of(tasks[0])
-    law, best = law_of(points), pareto(points)
+    law, best = frontier_law(points), pareto(points)
     found = []
     if best:
         who = " ".join(filter(None, (best[-1].facts.model, best[-1].facts.recipe)))

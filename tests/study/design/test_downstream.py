@@ -30,13 +30,13 @@ def follow(nodes, kind):
 
 def test_every_run_is_followed_at_a_cost_known_beforehand():
     nodes = grid.expand(WIDE)
-    trained = grid.trained(nodes)
+    trained = grid.pretraining_nodes(nodes)
     assert len(follow(nodes, "probe")) == len(follow(nodes, "finetune")) == len(trained) == 6
     model = trained[0].run.model
     shape = model.resolve()
     assert follow(nodes, "probe")[0].flops == 5_000 * shape.flops(28, model.pool, model.classes)
     assert follow(nodes, "finetune")[0].flops == 3 * 20 * 64 * shape.flops(56, model.pool, model.classes)
-    assert grid.bill(nodes).shared == sum(node.flops for node in nodes)
+    assert grid.study_cost(nodes).shared == sum(node.flops for node in nodes)
 
 
 def test_the_named_sets_have_as_many_images_as_their_cost_says():
@@ -57,7 +57,7 @@ def test_a_follow_up_starts_when_its_run_has_ended_and_is_blocked_with_it(tmp_pa
         fail = f"mkdir -p {at}; exit 2" if node is bad else ":"
         return ["/bin/sh", "-c", command.format(node.name, tmp_path, fail, home, node.at)]
 
-    worker = scheduler.Worker(words, lambda home: (home / "ended").exists(), scheduler.checkpointed)
+    worker = scheduler.NodeType(words, lambda home: (home / "ended").exists(), scheduler.checkpointed)
     outcome = scheduler.launch(nodes, tmp_path, Quiet(tmp_path), worker, Local(2), attempts=1)
     order = (tmp_path / "order.txt").read_text().split()
     assert outcome.states[bad.name] == "failed"
@@ -73,7 +73,7 @@ def test_a_follow_up_starts_when_its_run_has_ended_and_is_blocked_with_it(tmp_pa
 def test_what_is_behind_a_blocked_node_is_given_up_too(tmp_path):
     """A chain of longer runs whose trunk fails ends instead of waiting for ever."""
     spec = replace(SPEC, models=SPEC.models[:1], images=(0,), durations=(150,), longer=(300, 600))
-    worker = scheduler.Worker(lambda node, home: ["false"], lambda home: False, scheduler.checkpointed)
+    worker = scheduler.NodeType(lambda node, home: ["false"], lambda home: False, scheduler.checkpointed)
 
     nodes = grid.expand(spec, tmp_path / "runs")
     outcome = scheduler.launch(nodes, tmp_path, Quiet(tmp_path), worker, Local(1), attempts=1)
@@ -83,9 +83,9 @@ def test_what_is_behind_a_blocked_node_is_given_up_too(tmp_path):
 def test_their_results_are_their_runs_own(tmp_path):
     plain = write(tmp_path / "plain", replace(WIDE, probes=(), finetunes=()))
     nodes = grid.expand(WIDE, tmp_path / "wide" / "runs")
-    results.claim(tmp_path / "wide", WIDE, nodes)
+    results.write_study(tmp_path / "wide", WIDE, nodes)
     scheduler.prepare(nodes, tmp_path / "wide")
-    for node in grid.trained(nodes):
+    for node in grid.pretraining_nodes(nodes):
         said = [row | {"run": node.name} for row in rows(node)]
         records.append(tmp_path / "wide" / "runs" / node.name, said)
     trunk = next(node for node in nodes if node.kind == "trunk")
@@ -99,14 +99,14 @@ def test_their_results_are_their_runs_own(tmp_path):
     told = one | {"run": "t", "parent": trunk.name, "kind": "finetune", "dataset": "digits", "shots": None}
     records.append(home, [told | {"step": 10, "value": 0.2}, told | {"step": 20, "value": 0.9}])
 
-    found = results.read(tmp_path / "wide")
+    found = results.read_results(tmp_path / "wide")
     assert {facts.run for facts in found.facts} == {node.name for node in plain}
     (tuned,) = found.of(("digits fine-tuned", 0))
     assert tuned.facts.run == trunk.name and tuned.error == pytest.approx(0.1)
     (probed,) = found.of(("mnist", 10))
     assert probed.facts.run == trunk.name and probed.draws == 3 and probed.error == pytest.approx(0.4)
-    assert found.bill == grid.bill(plain)
-    without = results.read(tmp_path / "wide", without=[trunk.name])
+    assert found.bill == grid.study_cost(plain)
+    without = results.read_results(tmp_path / "wide", without=[trunk.name])
     assert not without.of(("mnist", 10)) and not without.of(("digits fine-tuned", 0))
 
 
@@ -120,8 +120,8 @@ def test_a_follow_up_that_would_mean_something_else_is_refused(tmp_path):
 
 def test_in_yaml_and_back(tmp_path):
     path = tmp_path / "study.yaml"
-    path.write_text(grid.dump(WIDE))
-    assert grid.read(path) == WIDE
+    path.write_text(grid.dump_spec(WIDE))
+    assert grid.read_spec(path) == WIDE
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,6 @@ def test_a_real_study_probes_and_fine_tunes_and_can_be_given_more_later(tmp_path
     assert main.main(["study", str(path), "--out", str(out), "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["states"].values()) == {"done"}
     assert (out / "runs" / "s-fresh-16" / "records.jsonl").read_bytes() == trained
-    found = results.read(out)
+    found = results.read_results(out)
     assert {("photographs", 5), ("digits fine-tuned", 0)} <= {*found.tasks()} and len(found.facts) == 1
     assert not any("left out" in note for note in found.notes)

@@ -24,7 +24,7 @@ def test_a_studys_own_runs_are_expected_as_they_ended(folder):
     assert next(iter(laws.tasks)) == "digits_10shot"
     from scalevit.study.report import results
 
-    found = results.read(folder)
+    found = results.read_results(folder)
     held = []
     for point in found.of(("digits", 10)):
         run = config.load(f"{point.facts.folder}/run.yaml")

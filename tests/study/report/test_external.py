@@ -8,7 +8,7 @@ from pretend_study import payload, write
 from scalevit.cli import main
 from scalevit.config import model_sizes
 from scalevit.study.report import external, summary
-from scalevit.study.report.results import law_of
+from scalevit.study.report.results import frontier_law
 
 
 def table(tmp_path, text, name="other.csv"):
@@ -28,7 +28,7 @@ def test_the_papers_tables_are_runs_with_the_compute_that_everything_here_is_cou
     assert {*found.tasks()} == {
         (data, shots) for data in ("imagenet", "cifar100", "pets", "birds") for shots in (5, 10)
     }
-    assert law_of(found.of(("imagenet", 10))).fit is not None
+    assert frontier_law(found.of(("imagenet", 10))).fit is not None
     assert "other origin" in summary.headline(found) and summary.cards(found) == []
 
 

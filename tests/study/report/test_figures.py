@@ -14,8 +14,8 @@ from scalevit.study.report import figures, panels, results
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures") / "demo"
     nodes = write(folder)
-    results.foresee(folder, results.grid.read(folder / results.SPEC), nodes)
-    found = results.read(folder)
+    results.forecast_held_out(folder, results.grid.read_spec(folder / results.SPEC), nodes)
+    found = results.read_results(folder)
     return found, figures.draw(found, folder / "figures")
 
 
@@ -27,7 +27,7 @@ def rows(drawn, name):
 
 def shown(found, points, beside=()):
     points = [*points]
-    return panels.Shown(found, points, results.law_of(points), panels.look_of(points), beside)
+    return panels.Shown(found, points, results.frontier_law(points), panels.look_of(points), beside)
 
 
 def test_every_figure_is_a_picture_for_screens_two_for_papers_and_a_table(drawn):

@@ -20,18 +20,18 @@ from scalevit.study.report import html as report
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "demo"
     nodes = write(folder)
-    results.foresee(folder, SPEC, nodes)
+    results.forecast_held_out(folder, SPEC, nodes)
     return folder
 
 
 def test_the_page_is_one_small_file_that_asks_no_network(study):
-    html = report.render([results.read(study)])
+    html = report.render([results.read_results(study)])
     assert len(html.encode()) < 2e6
     assert not re.findall(r"""<\w+[^>]+(?:src|href)=["'](?!data:)|@import|url\((?!#)|https?://""", html)
 
 
 def test_the_page_holds_every_run_with_its_error_and_the_law(study):
-    found = results.read(study)
+    found = results.read_results(study)
     (inside,) = payload(report.render([found]))
     assert {run["run"] for run in inside["runs"]} == {facts.run for facts in found.facts}
     errors = {run["run"]: run["errors"]["digits|10"][0] for run in inside["runs"]}
@@ -41,7 +41,7 @@ def test_the_page_holds_every_run_with_its_error_and_the_law(study):
 
 
 def test_the_summary_says_the_numbers_that_matter_with_their_intervals(study):
-    found = results.read(study)
+    found = results.read_results(study)
     words = " ".join(summary.summary(found))
     best = min(p.error for p in found.of(("digits", 10)))
     assert summary.percent(best) in words and "factor" in words
@@ -52,7 +52,7 @@ def test_the_summary_says_the_numbers_that_matter_with_their_intervals(study):
 
 
 def test_what_is_not_beaten_and_what_misses_is_said_so(study):
-    found = results.read(study)
+    found = results.read_results(study)
     low = tuple(replace(floor, error=0.01) for floor in found.floors)
     narrow = {**found.forecast, "low": 0.9, "high": 0.95}
     words = " ".join(summary.summary(replace(found, floors=low, forecast=narrow)))
@@ -60,7 +60,7 @@ def test_what_is_not_beaten_and_what_misses_is_said_so(study):
 
 
 def test_recipes_are_compared_best_first_over_seeds(study):
-    found = results.read(study)
+    found = results.read_results(study)
     kept = [p for p in found.of(("digits", 10)) if p.facts.run in ("96x4-fresh-600", "96x4-2048-600")]
     named = [
         replace(p, facts=replace(p.facts, recipe="fresh" if p.facts.images == 0 else "few")) for p in kept
@@ -71,7 +71,7 @@ def test_recipes_are_compared_best_first_over_seeds(study):
     few = [p.error for p in twice if p.facts.recipe == "few"]
     assert words.index("by recipe: fresh") < words.index(", few ")
     assert f"± {100 * 0.02 / 2**0.5:.1f} over 2 runs" in words
-    best, worst = summary.recipes(replace(found, points=tuple(twice)))
+    best, worst = summary.recipe_table(replace(found, points=tuple(twice)))
     assert (best["recipe"], worst["recipe"], best["images/s"]) == ("fresh", "few", "900")
     assert "over 2 runs" in best["error"] and best["optimizer state"].endswith(" MB")
     assert "peak memory" not in best, "no run says it"
@@ -79,7 +79,7 @@ def test_recipes_are_compared_best_first_over_seeds(study):
 
 
 def test_without_a_law_the_page_says_so_and_still_opens(study):
-    found = results.read(study)
+    found = results.read_results(study)
     points = found.of(("digits", 10))
     few = replace(found, points=(points[0], points[-1]), forecast=None)
     assert any("No law is claimed" in line for line in summary.summary(few))
@@ -87,7 +87,7 @@ def test_without_a_law_the_page_says_so_and_still_opens(study):
 
 
 def test_recipes_at_one_compute_are_compared_in_the_first_sentence_and_claim_no_law(study):
-    found = results.read(study)
+    found = results.read_results(study)
     top = next(p for p in found.of(("digits", 10)) if p.facts.run == "96x4-fresh-600")
     tried = [("a", 0.3), ("b", 0.1), ("a", 0.32), ("c", 0.2)]
     points = tuple(replace(top, error=e, facts=replace(top.facts, recipe=name)) for name, e in tried)
@@ -99,7 +99,7 @@ def test_recipes_at_one_compute_are_compared_in_the_first_sentence_and_claim_no_
 
 
 def test_the_page_begins_with_what_to_remember_and_ends_its_words_with_a_plan(study):
-    found = results.read(study)
+    found = results.read_results(study)
     assert "fell from" in summary.headline(found) and "10 times more should bring" in summary.headline(found)
     names = [name for name, _ in summary.sections(found)]
     assert names == [
@@ -108,7 +108,7 @@ def test_the_page_begins_with_what_to_remember_and_ends_its_words_with_a_plan(st
         "How sure this is",
         "What 10 times the compute would buy",
     ]
-    together, longer, larger = summary.plan(found)
+    together, longer, larger = summary.next_budget(found)
     low, high = (float(n) / 100 for n in re.search(r"\[([\d.]+), ([\d.]+)\]", together["error"]).groups())
     assert low < law(10 * max(p.facts.compute for p in found.points)) < high
     assert "96x4 10 times longer" in longer["what"] and "10 times larger" in larger["what"]
@@ -117,21 +117,21 @@ def test_the_page_begins_with_what_to_remember_and_ends_its_words_with_a_plan(st
 
 
 def test_where_more_training_did_not_help_the_page_says_so_and_plans_nothing(study):
-    found = results.read(study)
+    found = results.read_results(study)
     worse = tuple(replace(p, error=0.1 + 0.05 * p.facts.compute / 1e12) for p in found.points)
     upside_down = replace(found, points=worse)
     assert "did not lower" in summary.headline(upside_down)
-    assert summary.plan(upside_down) == []
+    assert summary.next_budget(upside_down) == []
     assert "No law is claimed" in " ".join(summary.summary(upside_down))
 
 
 def test_a_fall_among_the_cheap_runs_promises_nothing_when_the_dear_ones_are_worse(study):
-    found = results.read(study)
+    found = results.read_results(study)
     most = max(p.facts.compute for p in found.points)
     worse = tuple(replace(p, error=0.7) if p.facts.compute >= most / 3 else p for p in found.points)
     told = summary.headline(replace(found, points=worse))
     assert "did not lower" in told and "should bring" not in told
-    assert summary.plan(replace(found, points=worse)) == []
+    assert summary.next_budget(replace(found, points=worse)) == []
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -150,7 +150,7 @@ def test_what_is_missing_is_named(tmp_path):
         "step": nodes[2].duration,
     }
     results.records.append(nan.parent, [{**row, "metric": "accuracy", "value": float("nan")}])
-    found = results.read(folder)
+    found = results.read_results(folder)
     told = " ".join(dict(summary.sections(found))["What is missing"])
     assert f"1 run without a result at its last step: {nodes[0].name}" in told
     assert f"which was dropped: {nodes[1].name}" in told and f"which was left out: {nodes[2].name}" in told
@@ -159,7 +159,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 def test_names_cannot_break_out_of_the_page(study):
-    found = results.read(study)
+    found = results.read_results(study)
     nasty = "</script><script>alert(1)</script>"
     named = tuple(replace(facts, model=nasty) for facts in found.facts)
     html = report.render([replace(found, facts=named, title=nasty, points=())])
@@ -279,7 +279,7 @@ def browse(page, profile, width, walk=WALK):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1600])
 def test_a_browser_uses_every_control_without_error_or_request(study, tmp_path, width):
-    page = report.write([results.read(study)], tmp_path / "report.html")
+    page = report.write([results.read_results(study)], tmp_path / "report.html")
     seen, console = browse(page, tmp_path / "profile", width)
     assert console == [] and seen["errors"] == []
     assert seen["requests"] == 0 and seen["broken"] == 0
@@ -294,7 +294,7 @@ def test_a_browser_uses_every_control_without_error_or_request(study, tmp_path, 
 def test_a_browser_shows_several_studies_other_origins_and_decays_that_were_both_varied(study, tmp_path):
     table = tmp_path / "other.csv"
     table.write_text("model,dataset,shots,error,compute\nx,digits,10,0.2,1e12\ny,digits,10,0.3,\n")
-    found = results.read(study)
+    found = results.read_results(study)
     points = found.of(("digits", 10))
     pairs = [(head, body) for head in (0.0, 3.0) for body in (0.03, 0.3)]
     varied = {
@@ -317,7 +317,7 @@ def test_a_browser_shows_several_studies_other_origins_and_decays_that_were_both
 
 @pytest.mark.slow
 def test_a_browser_shows_one_run_without_a_chart_of_one_point(study, tmp_path):
-    page = report.write([results.read(study / "runs" / "96x4-fresh-600")], tmp_path / "report.html")
+    page = report.write([results.read_results(study / "runs" / "96x4-fresh-600")], tmp_path / "report.html")
     seen, console = browse(page, tmp_path / "profile", 390, LOOK)
     assert console == [] and seen["errors"] == [] and seen["broken"] == 0
     assert seen["explore"] and seen["charts"] == 3 and seen["tasks"] == 2 and seen["wide"] <= 0
@@ -330,7 +330,7 @@ def test_five_thousand_records_build_in_ten_seconds_and_open_in_two(tmp_path):
     count = sum(len(results.records.read(home)) for home in results.records.runs_below(folder))
     assert count >= 5000
     began = time.perf_counter()
-    page = report.write([results.read(folder)], tmp_path / "report.html")
+    page = report.write([results.read_results(folder)], tmp_path / "report.html")
     assert time.perf_counter() - began <= 10
     assert page.stat().st_size < 2e6
     seen, console = browse(page, tmp_path / "profile", 1600)

@@ -18,7 +18,7 @@ def study(tmp_path_factory):
 
 
 def test_points_are_the_mean_and_spread_over_draws_of_each_run_and_task(study):
-    found = results.read(study[0])
+    found = results.read_results(study[0])
     assert len(found.points) == len(study[1]) * 2
     points = fresh_points(found)
     assert [p.error for p in points] == pytest.approx(expected(points))
@@ -27,7 +27,7 @@ def test_points_are_the_mean_and_spread_over_draws_of_each_run_and_task(study):
 
 
 def test_facts_come_from_the_run_itself(study):
-    found = results.read(study[0])
+    found = results.read_results(study[0])
     nodes = {node.name: node for node in study[1]}
     for facts in found.facts:
         node = nodes[facts.run]
@@ -37,13 +37,13 @@ def test_facts_come_from_the_run_itself(study):
 
 
 def test_a_lone_run_is_read_without_its_study(study):
-    found = results.read(study[0] / "runs" / "96x4-fresh-600")
+    found = results.read_results(study[0] / "runs" / "96x4-fresh-600")
     assert [facts.model for facts in found.facts] == ["96x4"] and found.bill is None
     assert len(found.points) == 2
 
 
 def test_floors_are_told_once_and_the_untrained_network_for_each_model(study):
-    floors = results.read(study[0]).floors
+    floors = results.read_results(study[0]).floors
     told = {(floor.name, floor.model): floor.error for floor in floors if floor.shots == 10}
     assert told == pytest.approx(
         {("raw pixels", ""): 0.4} | {("untrained network", m): 0.43 for m in models(study)}
@@ -62,26 +62,26 @@ def test_results_before_the_last_step_and_cut_lines_are_no_points(tmp_path):
     records.append(home, early)
     with (home / records.FILE).open("a") as file:
         file.write('{"kind": "probe", "metric": "accur')
-    assert nodes[0].name not in {p.facts.run for p in results.read(tmp_path / "s").points}
+    assert nodes[0].name not in {p.facts.run for p in results.read_results(tmp_path / "s").points}
 
 
 def test_the_law_gives_its_coefficients_back(study):
-    found = results.law_of(fresh_points(results.read(study[0])))
+    found = results.frontier_law(fresh_points(results.read_results(study[0])))
     assert found.fit is not None
     assert found.fit.params["b"] == pytest.approx(B, rel=0.05)
     assert found.fit.floor == pytest.approx(C, abs=0.01)
 
 
 def test_where_no_law_fits_none_is_claimed(study):
-    points = fresh_points(results.read(study[0]))
-    few = results.law_of(points[:2])
+    points = fresh_points(results.read_results(study[0]))
+    few = results.frontier_law(points[:2])
     assert few.fit is None and "too few" in few.verdict
     noisy = [replace(p, error=0.5 / (1 + i)) if i % 2 else p for i, p in enumerate(points[:1])]
-    assert results.law_of(noisy).fit is None
+    assert results.frontier_law(noisy).fit is None
 
 
 def test_the_largest_node_is_named_before_anything_is_known(study):
-    held = results.largest(study[1])
+    held = results.held_out_nodes(study[1])
     assert held[0].name == "96x4-fresh-600"
     assert {node.name for node in held} == {"96x4-fresh-600", "96x4-2048-600"}
 
@@ -89,40 +89,40 @@ def test_the_largest_node_is_named_before_anything_is_known(study):
 def test_the_forecast_never_opens_the_largest_runs_records(tmp_path):
     folder = tmp_path / "demo"
     nodes = write(folder)
-    for node in results.largest(nodes):
+    for node in results.held_out_nodes(nodes):
         (folder / "runs" / node.name / records.FILE).write_text("must not be read\n")
-    told = results.foresee(folder, SPEC, nodes)
-    truth = law(results.largest(nodes)[0].scratch)
+    told = results.forecast_held_out(folder, SPEC, nodes)
+    truth = law(results.held_out_nodes(nodes)[0].scratch)
     assert told["low"] < truth < told["high"]
     assert told["run"] not in {run for run, _, _ in told["evidence"]}
 
 
 def test_without_a_smaller_result_the_forecast_says_why_there_is_none(tmp_path):
     nodes = grid.expand(SPEC, tmp_path / "runs")
-    results.claim(tmp_path, SPEC, nodes)
-    told = results.foresee(tmp_path, SPEC, nodes)
+    results.write_study(tmp_path, SPEC, nodes)
+    told = results.forecast_held_out(tmp_path, SPEC, nodes)
     assert told["mean"] is None and "no smaller run" in told["why_not"]
 
 
 def test_a_forecast_that_was_made_stays_unless_its_evidence_changes(study):
     folder, nodes = study
-    first = results.foresee(folder, SPEC, nodes)
+    first = results.forecast_held_out(folder, SPEC, nodes)
     told = json.loads((folder / results.FORECAST).read_text()) | {"made": "long ago"}
     (folder / results.FORECAST).write_text(json.dumps(told))
-    assert results.foresee(folder, SPEC, nodes)["made"] == "long ago"
+    assert results.forecast_held_out(folder, SPEC, nodes)["made"] == "long ago"
     (folder / results.FORECAST).write_text(json.dumps({**told, "evidence_id": "other"}))
-    assert results.foresee(folder, SPEC, nodes)["made"] >= first["made"]
+    assert results.forecast_held_out(folder, SPEC, nodes)["made"] >= first["made"]
 
 
 def test_folders_of_something_else_are_refused(tmp_path):
     nodes = grid.expand(SPEC, tmp_path / "runs")
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(ValueError, match="no study"):
-        results.claim(tmp_path, SPEC, nodes)
+        results.write_study(tmp_path, SPEC, nodes)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
 def test_the_table_has_one_row_a_point_with_what_figures_need(study):
-    table = results.rows_of(results.read(study[0]))
+    table = results.rows_of(results.read_results(study[0]))
     assert len(table) == len(study[1]) * 2
     assert {"run", "model", "images", "compute", "dataset", "shots", "error", "spread"} <= {*table[0]}
