@@ -14,7 +14,8 @@ import argparse
 
 import numpy as np
 
-from scalevit.study.design import grid, optimal_design
+from scalevit.study.design import optimal_design
+from scalevit.study.design.spec import PRESETS
 from scalevit.study.laws.joint_forms import REPEATING
 from scalevit.study.laws.least_squares import Prior, Problem, levenberg_marquardt
 
@@ -40,7 +41,7 @@ def misses(
 
 def compare(budget: float, laws: int = 200) -> dict[str, float]:
     """Both grids of the demo's models at one budget."""
-    spec = grid.PRESETS["demo"]
+    spec = PRESETS["demo"]
     made = optimal_design.optimal_design(spec, budget)
     wide = optimal_design.candidates_of(made.spec)
     law = optimal_design.law_prior(

@@ -21,9 +21,11 @@ from pathlib import Path
 
 from scalevit.artifacts import records
 from scalevit.study.design import grid
+from scalevit.study.design.cost import StudyCost, study_cost
+from scalevit.study.design.spec import PRESETS
 from scalevit.study.launch import scheduler
 from scalevit.study.launch.executors.local import Local
-from scalevit.study.report import results
+from scalevit.study.launch.study_folder import write_study
 
 #: Steps of the four durations that share a trunk.
 DURATIONS = (200, 400, 600, 800)
@@ -41,7 +43,7 @@ class Quiet:
 
 def nodes(folder: Path, count: int) -> list[grid.Node]:
     """`count` nodes that wait for no other."""
-    small = grid.PRESETS["demo-small"]
+    small = PRESETS["demo-small"]
     spec = replace(small, models=small.models[:1], images=(256,), durations=(16,), seeds=tuple(range(count)))
     return grid.expand(spec, folder / "runs")
 
@@ -82,15 +84,15 @@ def killed(folder: Path, count: int, kills: int) -> tuple[int, int]:
     return met, sum(done[node.name] != 1 for node in nodes(folder, count))
 
 
-def shared(folder: Path) -> tuple[grid.StudyCost, float]:
+def shared(folder: Path) -> tuple[StudyCost, float]:
     """(the dry run's bill, FLOPs of the steps that were trained) of four durations of one small model."""
-    small = grid.PRESETS["demo-small"]
+    small = PRESETS["demo-small"]
     spec = replace(small, models=small.models[:1], images=(0,), durations=DURATIONS)
     made = grid.expand(spec, folder / "runs")
-    results.write_study(folder, spec, made)
+    write_study(folder, spec, made)
     assert scheduler.launch(made, folder, Quiet(), scheduler.PRETRAIN, Local(2)).complete
     trained = sum(steps(folder / "runs" / node.name, node) * grid.step_flops(node.run) for node in made)
-    return grid.study_cost(made), trained
+    return study_cost(made), trained
 
 
 def steps(home: Path, node: grid.Node) -> int:

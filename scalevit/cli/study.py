@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from scalevit.config.result import CHECK_FAILED, DONE, RESUMABLE, CommandResult
 
 if TYPE_CHECKING:
-    from scalevit.study.design.grid import Node, Spec
+    from scalevit.study.design.grid import Node
+    from scalevit.study.design.spec import Spec
     from scalevit.study.launch.scheduler import Executor, StudyOutcome
 
 SUMMARY = "a grid of runs, the law through them, a forecast and a report; resumable"
@@ -136,14 +137,14 @@ def _designed(args: argparse.Namespace, spec: Spec) -> tuple[Spec, str]:
 def _rated(args: argparse.Namespace, spec: Spec, why: str) -> CommandResult:
     """The study with learning rates from a sweep, which is a study of its own beside it."""
     from scalevit.study.design import lr_sweep
-    from scalevit.study.report import results
+    from scalevit.study.launch.study_folder import SPEC
 
     sweep, folder = lr_sweep.first(spec, args.rates), args.out.with_name(f"{args.out.name}-rates")
     if args.dry_run:
         shown, main = _dry(args, sweep, why), _dry(args, spec, why)
         text = f"the sweep's first half, in {folder}:\n{shown.text}\n\nthe study:\n{main.text}"
         return CommandResult(text, {**main.data, "sweep": shown.data})
-    if not (folder / results.SPEC).exists() or not _spec(folder).longer:
+    if not (folder / SPEC).exists() or not _spec(folder).longer:
         answer = _train(args, folder, sweep)
         if isinstance(answer, CommandResult):
             return answer
@@ -181,7 +182,7 @@ def _add(args: argparse.Namespace) -> CommandResult:
 
 
 def _folder(args: argparse.Namespace) -> Path:
-    from scalevit.study.report.results import SPEC
+    from scalevit.study.launch.study_folder import SPEC
 
     folder = Path(args.rest[0]) if args.rest else args.out
     if folder is None or not (folder / SPEC).exists():
@@ -190,10 +191,10 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _spec(folder: Path) -> Spec:
-    from scalevit.study.design import grid
-    from scalevit.study.report import results
+    from scalevit.study.design.spec import read_spec
+    from scalevit.study.launch.study_folder import SPEC
 
-    return grid.read_spec(folder / results.SPEC)
+    return read_spec(folder / SPEC)
 
 
 # --------------------------------------------------------------------------- the study itself
@@ -210,19 +211,21 @@ def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> CommandResult:
 
 def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome | CommandResult:
     """Every node that is not done yet; an answer when that was cut short."""
+    from scalevit.artifacts.checkpoint import write_whole
     from scalevit.study.design import grid
     from scalevit.study.launch import progress, scheduler
-    from scalevit.study.report import results
+    from scalevit.study.launch.study_folder import SPEC, check_study_folder, lock_study, write_study
+    from scalevit.study.report.held_out_forecast import forecast_held_out
 
     nodes = grid.expand(spec, folder.absolute() / "runs")
-    known = (folder / results.SPEC).exists()
-    with scheduler.lock_study(folder) if known else contextlib.nullcontext():
-        results.check_study_folder(folder, nodes)
+    known = (folder / SPEC).exists()
+    with lock_study(folder) if known else contextlib.nullcontext():
+        check_study_folder(folder, nodes)
         executor = _executor(args, folder)
-        results.write_study(folder, spec, nodes)
-        scheduler.write_whole(folder / EXECUTOR, _told(args))
+        write_study(folder, spec, nodes)
+        write_whole(folder / EXECUTOR, _told(args))
     try:
-        with progress.display(nodes, folder, lambda: results.forecast_held_out(folder, spec, nodes)) as display:
+        with progress.display(nodes, folder, lambda: forecast_held_out(folder, spec, nodes)) as display:
             outcome = scheduler.launch(nodes, folder, display, scheduler.PRETRAIN, executor, args.attempts)
     except OSError as error:
         text = f"{folder}: {error}; what is done stays done; mend it, then: scalevit study resume {folder}"
@@ -269,6 +272,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: StudyOutcome) -> CommandResult:
     """Forecast, figures and report, from the records alone."""
     from scalevit.study.report import figures, html, results, summary
+    from scalevit.study.report.held_out_forecast import forecast_held_out
 
     failed = [f"{name} {state}" for name, state in outcome.states.items() if state != "done"]
     lines = [f"{folder}: {len(nodes) - len(failed)} of {len(nodes)} nodes done"]
@@ -279,7 +283,7 @@ def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: StudyOutcome
         "failed": dict(outcome.errors),
     }
     if not failed:
-        data["forecast"] = dict(results.forecast_held_out(folder, spec, nodes))
+        data["forecast"] = dict(forecast_held_out(folder, spec, nodes))
     found = results.read_results(folder)
     if found.points:
         drawn = figures.draw(found, folder / "figures")

@@ -13,6 +13,8 @@ import pytest
 from scalevit.artifacts import records
 from scalevit.cli import main
 from scalevit.study.design import grid
+from scalevit.study.design.cost import study_cost
+from scalevit.study.design.spec import read_spec
 from scalevit.study.launch import attempt, scheduler
 from scalevit.study.report import figures, results
 
@@ -74,7 +76,7 @@ def test_a_dry_run_shows_cost_sharing_and_timetable_and_creates_nothing(tmp_path
     nodes = grid.expand(grid.load("demo"))
     assert code == 0 and not (tmp_path / "demo").exists()
     assert told["flops"] == pytest.approx(sum(node.flops for node in nodes))
-    assert told["share"] == pytest.approx(grid.study_cost(nodes).share) and told["share"] < 1
+    assert told["share"] == pytest.approx(study_cost(nodes).share) and told["share"] < 1
     assert {node["slot"] for node in told["nodes"]} == {0, 1}
     assert told["seconds"] == pytest.approx(max(node["end"] for node in told["nodes"]))
 
@@ -170,7 +172,7 @@ def test_real_runs_branch_go_on_longer_and_equal_the_same_run_from_scratch(tmp_p
     out = tmp_path / "tiny"
     assert run(capsys, study, "--out", out)[0] == 0
     assert run(capsys, "add", out, "--durations", "32")[0] == 0
-    spec = replace(grid.read_spec(out / "study.yaml"), durations=(8, 16), longer=(32,))
+    spec = replace(read_spec(out / "study.yaml"), durations=(8, 16), longer=(32,))
     for node in grid.expand(spec):
         if node.after is None:
             continue

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from scalevit.study.design import grid
+from scalevit.study.design.spec import PRESETS
 from scalevit.study.launch import scheduler
 from scalevit.study.launch.executors.local import Local
 from scalevit.study.launch.executors.ray import Ray
 from scalevit.study.launch.executors.slurm import Slurm
 
-SPEC = replace(grid.PRESETS["demo-small"], images=(256,), durations=(16,))
+SPEC = replace(PRESETS["demo-small"], images=(256,), durations=(16,))
 
 
 class Quiet:

@@ -8,7 +8,8 @@ import numpy as np
 
 from scalevit.artifacts import records
 from scalevit.study.design import grid
-from scalevit.study.launch import scheduler
+from scalevit.study.design.spec import PRESETS, Spec, Variant
+from scalevit.study.launch.study_folder import prepare, write_study
 from scalevit.study.report import results
 
 #: Error of a run on fresh images: A (compute / UNIT)^-B + C.
@@ -16,13 +17,13 @@ A, B, C, UNIT = 0.4, 0.3, 0.03, 1e11
 
 #: Everything the tests count on is said here, so that the demo can change.
 SPEC = replace(
-    grid.PRESETS["demo"],
+    PRESETS["demo"],
     overrides=(
         "model.image=28", "model.patch=4", "model.classes=512", "model.pool=gap", "train.batch=128",
         "schedule.warmup=50", "schedule.name=rsqrt",
     ),
     models=tuple(
-        grid.Variant(
+        Variant(
             f"{w}x{d}", (f"model.width={w}", f"model.depth={d}", f"model.mlp={4 * w}", "model.heads=1")
         )
         for w, d in ((32, 2), (64, 3), (96, 4))
@@ -62,11 +63,11 @@ def rows(node):
     yield {**base, "kind": "run", "metric": "seconds", "value": 9.0, "seconds": 9.0, **about}
 
 
-def write(folder: Path, spec: grid.Spec = SPEC) -> list[grid.Node]:
+def write(folder: Path, spec: Spec = SPEC) -> list[grid.Node]:
     """Write the study; gives its nodes."""
     nodes = grid.expand(spec, folder / "runs")
-    results.write_study(folder, spec, nodes)
-    scheduler.prepare(nodes, folder)
+    write_study(folder, spec, nodes)
+    prepare(nodes, folder)
     for node in nodes:
         records.append(folder / "runs" / node.name, rows(node))
     return nodes

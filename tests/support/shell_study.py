@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from scalevit.study.design import grid
+from scalevit.study.design.spec import PRESETS
 from scalevit.study.launch import scheduler
 
-SPEC = replace(grid.PRESETS["demo-small"], images=(256,), durations=(16, 32))
+SPEC = replace(PRESETS["demo-small"], images=(256,), durations=(16, 32))
 
 
 #: A node that does nothing: it writes its name down, saves a trunk's checkpoints, and is finished.

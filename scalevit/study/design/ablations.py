@@ -5,7 +5,7 @@ Everything but what is compared is the demo's recipe, on procedural images, so t
 
 from __future__ import annotations
 
-from scalevit.study.design.grid import Spec, Variant
+from scalevit.study.design.spec import Spec, Variant
 
 #: What every run of a size is, besides what its study varies.
 SIZES: dict[str, tuple[str, ...]] = {

@@ -10,55 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from scalevit import config
 from scalevit.config import lr_schedule
-from scalevit.config.dataclass_io import from_dict, nearest_names
+from scalevit.config.dataclass_io import nearest_names
 from scalevit.study.design import downstream
-from scalevit.study.design.downstream import Finetune, DownstreamJob, ProbeSpec
+from scalevit.study.design.ablations import ABLATIONS
+from scalevit.study.design.downstream import DownstreamJob
+from scalevit.study.design.spec import PRESETS, Spec, Variant, read_spec
 
 #: Forward and backward pass of one image, in forward passes.
 TRAINING_PASSES = 3.0
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One value of an axis: a name, and the overrides of the base run that it stands for."""
-
-    name: str = ""
-    overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A study. base: preset or YAML file of the run that everything is a change of. images: unique images,
-    0 for endlessly new ones. durations: steps, cooldown included. cooldown: its share of each duration.
-    longer: durations beyond those, added when the study had begun; each goes on where the one before it left
-    its plateau. only: names of the runs to do, where not the whole grid is wanted. note: how all this
-    was chosen, for readers. dataset, shots: the probe whose error the law is fitted to. probes, finetunes:
-    what is done with every run when it has been trained."""
-
-    name: str = "study"
-    base: str = "demo"
-    overrides: tuple[str, ...] = ()
-    models: tuple[Variant, ...] = (Variant(),)
-    recipes: tuple[Variant, ...] = (Variant(),)
-    images: tuple[int, ...] = (0,)
-    durations: tuple[int, ...] = ()
-    longer: tuple[int, ...] = ()
-    cooldown: float = 0.2
-    seeds: tuple[int, ...] = (0,)
-    only: tuple[str, ...] = ()
-    note: str = ""
-    dataset: str = "digits"
-    shots: int = 10
-    probes: tuple[ProbeSpec, ...] = ()
-    finetunes: tuple[Finetune, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,36 +49,6 @@ class Node:
     follow: DownstreamJob | None = None
 
 
-def _sizes(*shapes: tuple[int, int]) -> tuple[Variant, ...]:
-    """Demo models as width × depth, head width 32."""
-    return tuple(
-        Variant(
-            f"{width}x{depth}",
-            (f"model.width={width}", f"model.depth={depth}", f"model.mlp={4 * width}",
-             f"model.heads={max(1, width // 32)}"),
-        )
-        for width, depth in shapes
-    )  # fmt: skip
-
-
-PRESETS: dict[str, Spec] = {
-    "demo": Spec(
-        name="demo",
-        models=_sizes((32, 2), (64, 3), (96, 4)),
-        images=(2_048, 0),
-        durations=(150, 400, 1200),
-        cooldown=0.3,
-    ),
-    "demo-small": Spec(
-        name="demo-small",
-        overrides=("schedule.warmup=5", "train.batch=32"),
-        models=_sizes((32, 1), (32, 2), (64, 2)),
-        images=(256, 0),
-        durations=(16, 32, 64),
-        cooldown=0.25,
-    ),
-}
-
 # --------------------------------------------------------------------------- in and out
 
 
@@ -121,8 +57,6 @@ def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
     paper's ablations, "cpu" or "gpu".
 
     Raises `config.ConfigErrors` with every mistake of the study and of its runs at once."""
-    from scalevit.study.design.ablations import ABLATIONS
-
     if target in PRESETS:
         spec = PRESETS[target]
     elif target in ABLATIONS:
@@ -135,97 +69,6 @@ def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
     spec = replace(spec, overrides=(*spec.overrides, *overrides))
     expand(spec)
     return spec
-
-
-def read_spec(path: Path) -> Spec:
-    """The study in a YAML file. Models and recipes are lists of {name: …, section.key: value, …}, probes and
-    finetunes of {data: …, …}."""
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds no study: expected keys such as 'models:' and 'durations:'")
-    mistakes: list[str] = []
-    axes: dict[str, Any] = {
-        key: _variants(key, tree.pop(key), mistakes) for key in ("models", "recipes") if key in tree
-    }
-    axes |= {key: _downstream_jobs(key, tree.pop(key), mistakes) for key in DOWNSTREAM_JOBS if key in tree}
-    tree["overrides"] = _assignments(tree.get("overrides", []))
-    beside = path.parent / str(tree.get("base", ""))
-    if "base" in tree and tree["base"] and beside.is_file():
-        tree["base"] = str(beside)
-    spec = from_dict(Spec, tree, mistakes)
-    if mistakes or spec is None:
-        raise config.ConfigErrors([f"{path}: {mistake}" for mistake in mistakes])
-    return replace(spec, **axes)
-
-
-def dump_spec(spec: Spec) -> str:
-    """The study as YAML that `read` reads back to an equal study."""
-    import yaml
-
-    tree = config.to_dict(spec)
-    for axis in ("models", "recipes"):
-        tree[axis] = [_mapping(variant) for variant in tree[axis]]
-    tree["finetunes"] = [_mapping(finetune) for finetune in tree["finetunes"]]
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def _mapping(variant: dict[str, Any]) -> dict[str, Any]:
-    import yaml
-
-    pairs = (override.partition("=") for override in variant["overrides"])
-    kept = {key: value for key, value in variant.items() if key != "overrides"}
-    return kept | {key: yaml.safe_load(text) for key, _, text in pairs}
-
-
-def _variants(axis: str, items: Any, mistakes: list[str]) -> tuple[Variant, ...]:
-    """Variants from a list of mappings; a model's bare keys (`width: 64`) are keys of the section model."""
-    found: list[Variant] = []
-    for item in items if isinstance(items, list) else [items]:
-        if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
-            mistakes.append(f"{axis}: expected name: … and section.key: value, found {item!r}")
-            continue
-        pairs = {_key(axis, key): value for key, value in item.items() if key != "name"}
-        found.append(Variant(item["name"], _assignments(pairs)))
-    names = [variant.name for variant in found]
-    mistakes += [f"{axis}: two are called {name!r}" for name in {*names} if names.count(name) > 1]
-    return tuple(found) or (Variant(),)
-
-
-#: The study's keys for what is done with its runs.
-DOWNSTREAM_JOBS: dict[str, type[DownstreamJob]] = {"probes": ProbeSpec, "finetunes": Finetune}
-
-
-def _downstream_jobs(key: str, items: Any, mistakes: list[str]) -> tuple[DownstreamJob, ...]:
-    """Probes or finetunes from a list of mappings; a finetune's dotted keys are changes of its run."""
-    found: list[DownstreamJob] = []
-    for item in items if isinstance(items, list) else [items]:
-        if not isinstance(item, Mapping) or not isinstance(item.get("data"), str):
-            mistakes.append(f"{key}: expected data: …, found {item!r}")
-            continue
-        plain = {name: value for name, value in item.items() if "." not in name}
-        dotted = {name: value for name, value in item.items() if "." in name}
-        made = from_dict(DOWNSTREAM_JOBS[key], plain, mistakes, f"{key}.")
-        if dotted and isinstance(made, Finetune):
-            made = replace(made, overrides=_assignments(dotted))
-        elif dotted:
-            mistakes.append(f"{key}: {', '.join(dotted)} changes no probe")
-        found += [made] if made is not None else []
-    return tuple(found)
-
-
-def _key(axis: str, key: str) -> str:
-    return f"model.{key}" if axis == "models" and "." not in key else key
-
-
-def _assignments(pairs: Any) -> tuple[str, ...]:
-    if isinstance(pairs, Mapping):
-        return tuple(f"{key}={json.dumps(value)}" for key, value in pairs.items())
-    return tuple(pairs) if isinstance(pairs, list | tuple) else (pairs,)
 
 
 # --------------------------------------------------------------------------- from the grid to its nodes
@@ -417,79 +260,6 @@ def _count(images: int) -> str:
 
 
 # --------------------------------------------------------------------------- cost
-
-
-@dataclass(frozen=True)
-class StudyCost:
-    """FLOPs of training: with shared trunks, and what the same runs would cost one by one."""
-
-    shared: float
-    separate: float
-
-    @property
-    def share(self) -> float:
-        """Part of the separate cost that remains to be paid."""
-        return self.shared / self.separate if self.separate else 1.0
-
-
-def study_cost(nodes: Iterable[Node]) -> StudyCost:
-    """What the study costs, and what it would without trunks."""
-    nodes = [*nodes]
-    return StudyCost(sum(node.flops for node in nodes), sum(node.scratch for node in nodes))
-
-
-@dataclass(frozen=True)
-class PlannedNode:
-    """One line of a timetable, in seconds."""
-
-    node: Node
-    slot: int
-    start: float
-    end: float
-
-
-def planned_times(nodes: Sequence[Node], slots: int, speed: float, startup: float = 3.0) -> list[PlannedNode]:
-    """When each node would run on `slots` slots of `speed` FLOP/s, `startup` seconds each to begin.
-
-    The launcher's own rule: whenever a slot is free, the ready node with the most work behind it starts.
-    A branch is ready when its trunk has passed the branch point, not only when the trunk has ended; a probe
-    or a fine-tune when its run has ended."""
-    urgency = critical_paths(nodes)
-    free = [0.0] * slots
-    placed: dict[str, PlannedNode] = {}
-    waiting = {node.name: node for node in nodes}
-    while waiting:
-        slot = min(range(slots), key=free.__getitem__)
-        ready = {name: _ready(node, placed, startup) for name, node in waiting.items()}
-        now = max(free[slot], min(ready.values()))
-        name = max((name for name, when in ready.items() if when <= now), key=urgency.__getitem__)
-        node = waiting.pop(name)
-        placed[name] = PlannedNode(node, slot, now, now + startup + node.flops / speed)
-        free[slot] = placed[name].end
-    return [*placed.values()]
-
-
-def _ready(node: Node, placed: Mapping[str, PlannedNode], startup: float) -> float:
-    if node.after is None:
-        return 0.0
-    trunk = placed.get(node.after)
-    if trunk is None:
-        return float("inf")
-    if node.follow is not None:
-        return trunk.end
-    training = trunk.end - trunk.start - startup
-    return trunk.start + startup + training * (node.at - trunk.node.at) / trunk.node.steps
-
-
-def critical_paths(nodes: Iterable[Node]) -> dict[str, float]:
-    """FLOPs between the start of a node and the end of the longest chain through it."""
-    behind: dict[str, float] = {}
-    chains: dict[str, float] = {}
-    for node in reversed([*nodes]):
-        chains[node.name] = node.flops + behind.get(node.name, 0.0)
-        if node.after is not None:
-            behind[node.after] = max(behind.get(node.after, 0.0), chains[node.name])
-    return chains
 
 
 def node_row(node: Node) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from scalevit.artifacts import records
 from scalevit.study.design import grid
-from scalevit.study.design.grid import Spec, Variant
+from scalevit.study.design.spec import Spec, Variant
 
 #: A rate is first tried for this share of the study's shortest duration; what survives, for twice that.
 SHARE = 0.5

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from scalevit.study.design import grid
+from scalevit.study.design.spec import Spec
 from scalevit.study.laws.forms import Array
 from scalevit.study.laws.joint_forms import REPEATING
 from scalevit.study.planning.expected_error import paper_law
@@ -76,7 +77,7 @@ class Design:
     """The chosen runs, their cost, what is forecast, and the half width of its 90 % interval (ln error):
     of this design, and of a uniform grid that costs the same."""
 
-    spec: grid.Spec
+    spec: Spec
     names: tuple[str, ...]
     cost: float
     target: Array
@@ -95,7 +96,7 @@ class Design:
         )
 
 
-def optimal_design(spec: grid.Spec, budget: float) -> Design:
+def optimal_design(spec: Spec, budget: float) -> Design:
     """The study that spends at most `budget` FLOPs on runs of the spec's models and image counts, of any
     duration, and forecasts best. Raises ValueError when the budget buys too little."""
     if spec.probes or spec.finetunes:
@@ -122,7 +123,7 @@ def optimal_design(spec: grid.Spec, budget: float) -> Design:
     )  # fmt: skip
 
 
-def candidate_durations(spec: grid.Spec, budget: float) -> grid.Spec:
+def candidate_durations(spec: Spec, budget: float) -> Spec:
     """The study with `RUNGS` durations, evenly spaced in logs."""
     shortest = min(spec.durations)
     longest = budget / 2 / min(grid.step_flops(node.run) for node in grid.expand(spec))
@@ -131,7 +132,7 @@ def candidate_durations(spec: grid.Spec, budget: float) -> grid.Spec:
     return replace(spec, durations=durations, longer=(), seeds=spec.seeds[:1], recipes=spec.recipes[:1])
 
 
-def restrict_spec(spec: grid.Spec, names: Sequence[str]) -> grid.Spec:
+def restrict_spec(spec: Spec, names: Sequence[str]) -> Spec:
     """The study with nothing but these runs, and without axes' values that none of them has."""
     nodes = [node for node in grid.expand(spec) if node.name in names]
     kept = {node.model for node in nodes}
@@ -144,7 +145,7 @@ def restrict_spec(spec: grid.Spec, names: Sequence[str]) -> grid.Spec:
     )
 
 
-def candidates_of(spec: grid.Spec) -> Candidates:
+def candidates_of(spec: Spec) -> Candidates:
     """Every run of the study as a candidate."""
     nodes = grid.expand(spec)
     seen = np.array([float(node.duration * node.run.train.batch) for node in nodes])
@@ -268,7 +269,7 @@ def _swaps(candidates: Candidates, rest: Sequence[int], index: int, budget: floa
     ]  # fmt: skip
 
 
-def uniform_design(spec: grid.Spec, budget: float) -> Array:
+def uniform_design(spec: Spec, budget: float) -> Array:
     """What people do: every model on every image count for the study's own durations, all longer or shorter
     by one factor, so that the whole costs the budget. Inputs (n, 3)."""
     plain = candidates_of(replace(spec, longer=(), seeds=spec.seeds[:1], recipes=spec.recipes[:1], only=()))

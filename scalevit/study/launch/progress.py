@@ -20,7 +20,7 @@ class StudyDisplay:
     """Tells what happens to nodes. `foresee` is called once, when every node but the largest is done."""
 
     def __init__(self, nodes: Sequence[grid.Node], folder: Path, foresee: Callable[[], object]) -> None:
-        from scalevit.study.report.results import held_out_nodes
+        from scalevit.study.report.held_out_forecast import held_out_nodes
 
         self.folder, self.foresee = folder, foresee
         held = {node.name for node in held_out_nodes(nodes)}

@@ -11,21 +11,21 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
-from scalevit import config
 from scalevit.artifacts import records
 from scalevit.config.result import RESUMABLE, USER_ERROR
 from scalevit.study.design import grid
+from scalevit.study.design.cost import critical_paths
 from scalevit.study.launch import attempt
 from scalevit.study.launch.attempt import Attempt
 from scalevit.study.launch.executors.local import Local
+from scalevit.study.launch.study_folder import lock_study, prepare
 
 #: Seconds a process needs before its first step, for estimates of the time left.
 STARTUP = 3.0
@@ -157,87 +157,6 @@ PRETRAIN = NodeType(pretrain, ended, checkpointed, steps_of)
 # --------------------------------------------------------------------------- locks and folders
 
 
-@contextlib.contextmanager
-def lock_study(folder: Path) -> Iterator[None]:
-    """One launcher a study. Raises ValueError naming the process that already works on it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / attempt.LOCK
-    with path.open("a+") as file:
-        if not attempt.try_lock(file):
-            number, machine = attempt.owner(path) or ("unknown", "unknown machine")
-            raise ValueError(
-                f"{folder}: another launcher (process {number} on {machine}) works on this study; wait, or: "
-                f"scalevit study stop {folder}"
-            )
-        file.truncate(0)
-        file.write(f"{os.getpid()} {socket.gethostname()}")
-        file.flush()
-        yield
-
-
-def refuse_changes(nodes: Sequence[grid.Node], folder: Path) -> None:
-    """Raises ValueError when a node's folder already holds another run: what is done keeps its meaning."""
-    changed = [node.name for node in nodes if _other(folder / "runs" / node.name, node)]
-    if changed:
-        raise ValueError(
-            f"{folder}: the study now means something else by {len(changed)} of its runs ({_some(changed)}); "
-            "choose another --out, or undo the change"
-        )
-
-
-def refuse_losses(nodes: Sequence[grid.Node], folder: Path) -> None:
-    """Raises ValueError when the folder holds records of runs that are none of the nodes."""
-    kept = {node.name for node in nodes}
-    lost = [home.parent.name for home in sorted((folder / "runs").glob(f"*/{records.FILE}"))]
-    lost = [name for name in lost if name not in kept]
-    if lost:
-        raise ValueError(
-            f"{folder}: {len(lost)} of its runs are not in this study ({_some(lost)}); "
-            "choose another --out, or keep them in the study"
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
-    """Write down what every node is to do, unless one of the folders holds something else."""
-    refuse_changes(nodes, folder)
-    for node in nodes:
-        home = folder / "runs" / node.name
-        home.mkdir(parents=True, exist_ok=True)
-        path, text = home / "run.yaml", config.dump(config.with_explicit_shape(node.run))
-        if node.follow is not None:
-            path, text = home / JOB_FILE, json.dumps(_meaning(node))
-        if not path.exists() or path.read_text() != text:
-            write_whole(path, text)
-
-
-#: What a node that follows a run does, in its folder; a fine-tune writes its own run.yaml beside it.
-JOB_FILE = "follow.json"
-
-
-def _meaning(node: grid.Node) -> dict[str, Any]:
-    assert node.follow is not None
-    return json.loads(json.dumps({"kind": node.kind, "after": node.after, **asdict(node.follow)}))
-
-
-def _other(home: Path, node: grid.Node) -> bool:
-    if node.follow is not None:
-        path = home / JOB_FILE
-        return path.exists() and json.loads(path.read_text()) != _meaning(node)
-    path = home / "run.yaml"
-    return path.exists() and config.run_id(config.load(str(path))) != config.run_id(node.run)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """All of the file or nothing of it."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(text)
-    draft.replace(path)
-
-
 # --------------------------------------------------------------------------- the loop
 
 
@@ -254,7 +173,7 @@ def launch(
     passed on to the processes, which save and end; then this returns with `stopped`."""
     folder = folder.absolute()  # a cluster works elsewhere
     work = StudyState({node.name: node for node in nodes}, folder)
-    loop = _Loop(work, worker, watcher, executor or Local(), attempts, grid.critical_paths(nodes))
+    loop = _Loop(work, worker, watcher, executor or Local(), attempts, critical_paths(nodes))
     with lock_study(folder), _stopping(work):
         prepare(nodes, folder)
         loop.look()

@@ -12,6 +12,7 @@ from typing import Any
 
 from scalevit.artifacts import records
 from scalevit.study.design import grid
+from scalevit.study.design.cost import PlannedNode, planned_times, study_cost
 from scalevit.study.launch import attempt, scheduler
 from scalevit.study.launch.progress import SPEED, duration
 
@@ -20,8 +21,8 @@ def show(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dic
     """What `--dry-run` prints, and the same as data."""
     slots = slots or os.cpu_count() or 1
     speed, measured = speed_of(nodes, folder)
-    times = grid.planned_times(nodes, slots, speed, scheduler.STARTUP)
-    whole, bill = max(line.end for line in times), grid.study_cost(nodes)
+    times = planned_times(nodes, slots, speed, scheduler.STARTUP)
+    whole, bill = max(line.end for line in times), study_cost(nodes)
     after = sum(node.flops for node in nodes if node.follow)
     how = "measured on finished nodes" if measured else "assumed; run something to know"
     lines = [
@@ -40,7 +41,7 @@ def show(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dic
     return "\n".join(lines), data
 
 
-def _line(line: grid.PlannedNode) -> tuple[str, ...]:
+def _line(line: PlannedNode) -> tuple[str, ...]:
     node = line.node
     images = f"{node.images:,}" if node.images else "fresh"
     steps = f"{node.at} → {node.duration}" if node.at else f"{node.duration or ''}"
@@ -76,7 +77,7 @@ def status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any
             }
         )  # fmt: skip
     done = sum(node.flops for node, row in zip(nodes, found) if row["state"] == "done")
-    total = grid.study_cost(nodes).shared
+    total = study_cost(nodes).shared
     cells = (
         (row["node"], row["state"], _steps(row), f"{row['attempts'] or ''}", _hours(row)) for row in found
     )

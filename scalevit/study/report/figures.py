@@ -10,8 +10,9 @@ import numpy as np
 
 from scalevit.config.lr_schedule import lr_at
 from scalevit.study.report import panels
+from scalevit.study.report.frontier_law import frontier_law
 from scalevit.study.report.panels import Sheet, Shown
-from scalevit.study.report.results import Point, Results, frontier_law
+from scalevit.study.report.results import Point, Results
 
 
 def draw(results: Results, folder: Path, beside: Sequence[Results] = ()) -> list[Path]:

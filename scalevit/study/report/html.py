@@ -18,9 +18,13 @@ import numpy as np
 
 from scalevit import __version__
 from scalevit.config.lr_schedule import lr_at
+from scalevit.study.report.frontier_law import frontier_law
 from scalevit.study.report.images import Picture
-from scalevit.study.report.results import LEVEL, Floor, Results, RunFacts, frontier_law
-from scalevit.study.report.summary import Task, cards, headline, next_budget, recipe_table, sections, task_name
+from scalevit.study.report.next_budget import next_budget
+from scalevit.study.report.number_format import Task, task_name
+from scalevit.study.report.recipe_table import recipe_table
+from scalevit.study.report.results import LEVEL, Floor, Results, RunFacts
+from scalevit.study.report.summary import cards, headline, sections
 
 #: Points of a learning-rate curve in the page.
 RATES = 60

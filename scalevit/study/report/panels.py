@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from scalevit.study.report.results import LEVEL, Floor, FrontierLaw, Point, Results
-from scalevit.study.report.summary import task_name
+from scalevit.study.report.frontier_law import FrontierLaw
+from scalevit.study.report.number_format import task_name
+from scalevit.study.report.results import LEVEL, Floor, Point, Results
 
 Rows = list[dict[str, Any]]
 

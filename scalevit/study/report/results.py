@@ -6,10 +6,8 @@ the largest run that is made before its result is read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +20,10 @@ from scalevit.artifacts import records
 from scalevit.config import lr_schedule
 from scalevit.config.memory import optimizer_bytes
 from scalevit.study.design import grid
+from scalevit.study.design.cost import StudyCost
 from scalevit.study.design.downstream import FINETUNED
-from scalevit.study.launch.scheduler import refuse_changes, refuse_losses, write_whole
-from scalevit.study.laws.fit import Fit, fit
-from scalevit.study.laws.pareto import frontier
-
-FORECAST, NODES, SPEC = "forecast.json", "nodes.json", "study.yaml"
+from scalevit.study.design.spec import Spec, read_spec
+from scalevit.study.launch.study_folder import FORECAST, SPEC, read_nodes
 
 #: Where below a fine-tune's folder the runs are that chose its learning rate; they are nobody's result.
 SWEEP_FOLDER = "rates"
@@ -100,7 +96,7 @@ class Results:
     curves: Mapping[str, Sequence[tuple[int, float]]]
     about: Mapping[str, records.Row]
     forecast: Mapping[str, Any] | None = None
-    bill: grid.StudyCost | None = None
+    bill: StudyCost | None = None
     target: tuple[str, int] | None = None
     note: str = ""
     notes: tuple[str, ...] = ()
@@ -119,25 +115,6 @@ class Results:
 
 def _known_compute(point: Point) -> float:
     return point.facts.compute if math.isfinite(point.facts.compute) else math.inf
-
-
-def write_study(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> None:
-    """Write the study down in its folder, unless `require_claimable` refuses it."""
-    check_study_folder(folder, nodes)
-    folder.mkdir(parents=True, exist_ok=True)
-    known = read_nodes(folder) | {node.name: grid.node_row(node) for node in nodes}
-    write_whole(folder / NODES, json.dumps(known, indent=1))
-    write_whole(folder / SPEC, grid.dump_spec(spec))
-
-
-def check_study_folder(folder: Path, nodes: Sequence[grid.Node]) -> None:
-    """Raises ValueError when the folder holds something else, or a run in it would change its meaning."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder}: a file, not a folder")
-    if folder.exists() and any(folder.iterdir()) and not (folder / SPEC).exists():
-        raise ValueError(f"--out {folder}: holds something that is no study; choose an empty or new folder")
-    refuse_changes(nodes, folder)
-    refuse_losses(nodes, folder)
 
 
 # --------------------------------------------------------------------------- reading folders
@@ -161,7 +138,7 @@ def read_results(folder: Path, without: Iterable[str] = ()) -> Results:
     rows = {home: mine for home, mine in opened.items() if home in facts}
     for home, parent in parents.items():
         rows[parent] = rows[parent] + _further(opened[home], facts[parent])
-    spec = grid.read_spec(folder / SPEC) if (folder / SPEC).exists() else None
+    spec = read_spec(folder / SPEC) if (folder / SPEC).exists() else None
     path = folder / FORECAST
     points = tuple(point for home in rows for point in _points(facts[home], rows[home]))
     return Results(
@@ -247,22 +224,17 @@ def _unfinite(rows: Iterable[records.Row]) -> bool:
     return any(isinstance(row.get("value"), float) and not np.isfinite(row["value"]) for row in rows)
 
 
-def _title(folder: Path, spec: grid.Spec | None) -> str:
+def _title(folder: Path, spec: Spec | None) -> str:
     """The study's name, and its folder's where that says more."""
     name = folder.resolve().name
     return name if spec is None or spec.name == name else f"{spec.name} ({name})"
 
 
-def read_nodes(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / NODES
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _bill(known: Mapping[str, Mapping[str, Any]]) -> grid.StudyCost | None:
+def _bill(known: Mapping[str, Mapping[str, Any]]) -> StudyCost | None:
     trained = [node for node in known.values() if not _follows(node)]
     if not trained:
         return None
-    return grid.StudyCost(*(sum(node[key] for node in trained) for key in ("flops", "scratch")))
+    return StudyCost(*(sum(node[key] for node in trained) for key in ("flops", "scratch")))
 
 
 def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> RunFacts:
@@ -352,92 +324,7 @@ def _is_loss(row: records.Row) -> bool:
 # --------------------------------------------------------------------------- the law
 
 
-@dataclass(frozen=True)
-class FrontierLaw:
-    """The law through a task's frontier; fit is None when it does not fit. verdict: why, or its weakness."""
-
-    frontier: tuple[Point, ...]
-    fit: Fit | None
-    verdict: str
-
-
-#: A law whose points scatter by more than this (standard deviation of ln error) describes nothing.
-SCATTER = 0.25
-
-
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no cheaper or equally cheap one beats (an error of exactly 0 has no logarithm)."""
-    positive = [point for point in points if point.error > 0 and math.isfinite(point.facts.compute)]
-    if not positive:
-        return []
-    best = frontier([p.facts.compute for p in positive], [p.error for p in positive])
-    return [positive[index] for index in best.index]
-
-
-def frontier_law(points: Sequence[Point]) -> FrontierLaw:
-    """The richest law that the task's frontier can carry (the paper's, then without its delay, then a power
-    law), with a verdict in words."""
-    best = pareto(points)
-    x, y = [p.facts.compute for p in best], [p.error for p in best]
-    names = {4: "saturating", 3: "M2", 2: "M1"}
-    allowed = [name for size, name in names.items() if len(best) >= size + 1]
-    if not allowed:
-        return FrontierLaw(tuple(best), None, f"the frontier has too few points ({len(best)})")
-    if y[0] - y[-1] < 2 * np.hypot(best[0].spread, best[-1].spread) and len(best) < 6:
-        return FrontierLaw(tuple(best), None, "the frontier falls by less than its noise")
-    made = fit(x, y, law=allowed[0], chance=1.0)
-    if made.spread > SCATTER:
-        return FrontierLaw(
-            tuple(best), None, f"the law does not fit: its points scatter by {made.spread:.0%} around it"
-        )
-    return FrontierLaw(tuple(best), made, "; ".join(made.warnings))
-
-
 # --------------------------------------------------------------------------- the forecast
-
-
-def held_out_nodes(nodes: Sequence[grid.Node]) -> list[grid.Node]:
-    """The node to be forecast, then the others of the same compute, whose results are not looked at either:
-    most compute, most unique images, first seed."""
-    nodes = grid.pretraining_nodes(nodes)
-    most = max(node.scratch for node in nodes)
-    held = [node for node in nodes if node.scratch > 0.99 * most]
-    return sorted(held, key=lambda node: (-(node.images or float("inf")), node.seed, node.name))
-
-
-def forecast_held_out(folder: Path, spec: grid.Spec, nodes: Sequence[grid.Node]) -> Mapping[str, Any]:
-    """Forecast the largest run's error from the smaller runs and write it down with the time, before the
-    largest run's records are opened. A forecast from the same smaller runs is kept as it is."""
-    held = held_out_nodes(nodes)
-    path, task = folder / FORECAST, (spec.dataset, spec.shots)
-    smaller = read_results(folder, without=[node.name for node in held])
-    best = pareto(smaller.of(task))
-    evidence = [[p.facts.run, p.facts.compute, p.error] for p in best]
-    digest = hashlib.sha256(json.dumps([task, held[0].name, evidence]).encode()).hexdigest()[:12]
-    if path.exists() and json.loads(path.read_text()).get("evidence_id") == digest:
-        return json.loads(path.read_text())
-    forecast = {
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "run": held[0].name, "compute": held[0].scratch,
-        "held_out": [node.name for node in held], "dataset": task[0], "shots": task[1], "level": LEVEL,
-        "evidence": evidence, "evidence_id": digest, **_prediction(best, held[0].scratch),
-    }  # fmt: skip
-    write_whole(path, json.dumps(forecast, indent=1))
-    return forecast
-
-
-def _prediction(best: Sequence[Point], compute: float) -> dict[str, Any]:
-    from scalevit.study.laws.forecast import forecast
-
-    x, y = [p.facts.compute for p in best], [p.error for p in best]
-    nothing = {"mean": None, "low": None, "high": None}
-    if not best:
-        return nothing | {"why_not": "no smaller run has a result"}
-    try:
-        made = forecast(x, y, [compute], level=LEVEL)
-    except ValueError as error:
-        return nothing | {"why_not": str(error)}
-    numbers = {name: float(np.ravel(getattr(made, name))[0]) for name in ("mean", "low", "high")}
-    return numbers | {"reach": compute / max(x), "why_not": ""}
 
 
 # --------------------------------------------------------------------------- tables

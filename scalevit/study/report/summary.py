@@ -9,37 +9,23 @@ from typing import Any
 import numpy as np
 
 from scalevit.study.design.downstream import FINETUNED
-from scalevit.study.laws.forecast import forecast
-from scalevit.study.report.results import LEVEL, FrontierLaw, Point, Results, frontier_law, pareto
-
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-#: What a plan multiplies.
-BUDGET_FACTOR = 10
-
-#: From this ratio of its ends on, an interval of errors says nothing.
-VAGUE = 30
-
-Task = tuple[str, int]
-
-
-def task_name(task: Task) -> str:
-    """digits, 10-shot."""
-    return f"{task[0]} {task[1]}-shot" if task[1] else task[0]
-
-
-def percent(error: float) -> str:
-    return f"{100 * error:.1f}%"
-
-
-def _interval(low: float, high: float) -> str:
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+from scalevit.study.report.frontier_law import (
+    FrontierLaw,
+    compute_helps,
+    frontier_law,
+    pareto,
+    varies_compute,
+)
+from scalevit.study.report.next_budget import BUDGET_FACTOR, forecast_text
+from scalevit.study.report.number_format import Task, formula_text, interval, number, percent, span, task_name
+from scalevit.study.report.recipe_table import mean_over_seeds, recipe_sentence
+from scalevit.study.report.results import LEVEL, Point, Results
 
 
 def summary(results: Results) -> list[str]:
     """The results in sentences, each with its numbers and their intervals."""
     told = [sentence for _, sentences in sections(results) for sentence in sentences]
-    return [*told, *filter(None, [_recipe_words(results)])]
+    return [*told, *filter(None, [recipe_sentence(results)])]
 
 
 def sections(results: Results) -> list[tuple[str, list[str]]]:
@@ -47,7 +33,7 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
     tasks = results.tasks()
     task = tasks[0] if tasks else ("", 0)
     points = results.of(task)
-    law, sizes = frontier_law(points), _grows(points)
+    law, sizes = frontier_law(points), varies_compute(points)
     if results.origin:
         return [("What it shows", [_frontier(task, law), _law_words(law)])] if law.fit else []
     told = {
@@ -83,36 +69,21 @@ def headline(results: Results) -> str:
     if len(points) == 1:
         only = best[0]
         return f"After {only.facts.steps:,} steps, the {name} error of {only.facts.run} is {_measured(only)}."
-    if not _grows(points):
+    if not varies_compute(points):
         return _compared(name, points)
-    if not _helps(points):
+    if not compute_helps(points):
         return (
             f"More training did not lower the {name} error here: the best run, {best[-1].facts.run} with "
             f"{percent(best[-1].error)}, used {best[-1].facts.compute / points[-1].facts.compute:.0%} of the "
             "largest compute."
         )
     law = frontier_law(points)
-    ahead = _ahead(law.frontier) if law.fit else ""
+    ahead = forecast_text(law.frontier) if law.fit else ""
     words = (
         f"The {name} error fell from {percent(best[0].error)} to {percent(best[-1].error)} with "
         f"{number(best[-1].facts.compute / best[0].facts.compute)} times the compute"
     )
     return f"{words}; {BUDGET_FACTOR} times more should bring {ahead}." if ahead else f"{words}."
-
-
-def _helps(points: Sequence[Point]) -> bool:
-    """Whether the best of the dearest runs, those with half of the largest compute at least, is as good as
-    the best of all within the noise of both: otherwise more compute did not help."""
-    best = min(points, key=lambda point: point.error)
-    most = max(point.facts.compute for point in points)
-    dear = min((p for p in points if p.facts.compute >= most / 2), key=lambda point: point.error)
-    return dear.error <= best.error + 2 * math.hypot(best.spread, dear.spread)
-
-
-def _grows(points: Sequence[Point]) -> bool:
-    """Whether some run had clearly more compute than another: otherwise recipes are compared, not sizes."""
-    compute = [point.facts.compute for point in points if math.isfinite(point.facts.compute)]
-    return len(compute) > 1 and max(compute) > 1.3 * min(compute)
 
 
 def _compared(name: str, points: Sequence[Point]) -> str:
@@ -122,12 +93,12 @@ def _compared(name: str, points: Sequence[Point]) -> str:
         errors.setdefault(point.facts.recipe or point.facts.run, []).append(point.error)
     first, *others = sorted(errors, key=lambda recipe: float(np.mean(errors[recipe])))
     if not others:
-        return f"The {name} error of {first} is {_seeds(errors[first])}."
+        return f"The {name} error of {first} is {mean_over_seeds(errors[first])}."
     means = [float(np.mean(errors[recipe])) for recipe in others]
     ends = percent(means[0]) if len(means) == 1 else f"{percent(means[0])} to {percent(means[-1])}"
     return (
-        f"Of {len(errors)} recipes, {first} has the lowest {name} error, {_seeds(errors[first])}; the other"
-        f"{'s reach' if len(means) > 1 else ' reaches'} {ends}."
+        f"Of {len(errors)} recipes, {first} has the lowest {name} error, {mean_over_seeds(errors[first])}; "
+        f"the other{'s reach' if len(means) > 1 else ' reaches'} {ends}."
     )
 
 
@@ -206,74 +177,6 @@ def _seed_words(points: Sequence[Point]) -> str:
     )
 
 
-def _ahead(frontier: Sequence[Point]) -> str:
-    made = _forecast_of([(p.facts.compute, p.error) for p in frontier])
-    return f"{percent(made[0])} {_interval(made[1], made[2])}" if made else ""
-
-
-def _forecast_of(curve: Sequence[tuple[float, float]]) -> tuple[float, float, float] | None:
-    """(mean, low, high) at MORE times the largest x; None where fewer than three points fall."""
-    curve = sorted((x, y) for x, y in curve if y > 0)
-    if len({x for x, _ in curve}) < 3 or curve[-1][1] >= curve[0][1]:
-        return None
-    x, y = np.array(curve).T
-    try:
-        made = forecast(x, y, [BUDGET_FACTOR * x.max()], level=LEVEL, chance=1.0)
-    except ValueError:
-        return None
-    return float(made.mean[0]), float(made.low[0]), float(made.high[0])
-
-
-def next_budget(results: Results) -> list[dict[str, str]]:
-    """What the next tenfold buys, one way of spending it a row; only ways that this study has measured."""
-    tasks = results.tasks()
-    points = results.of(tasks[0]) if tasks and not results.origin else []
-    law = frontier_law(points)
-    if law.fit is None or not _helps(points):
-        return []
-    top = max(points, key=lambda p: (p.facts.compute, p.facts.unique))
-    kin = [p for p in points if (p.facts.images, p.facts.recipe) == (top.facts.images, top.facts.recipe)]
-    longer = [(p.facts.seen, p.error) for p in kin if p.facts.model == top.facts.model]
-    larger = [(p.facts.forward, p.error) for p in kin if p.facts.steps == top.facts.steps]
-    ways = [
-        ("grow model, images and duration together", [(p.facts.compute, p.error) for p in law.frontier]),
-        (f"only train {top.facts.model} {BUDGET_FACTOR} times longer", _means(longer)),
-        (f"only make the model {BUDGET_FACTOR} times larger, {top.facts.steps:,} steps", _means(larger)),
-    ]
-    rows = []
-    for what, curve in ways:
-        made = _forecast_of(curve)
-        if made:
-            rests = f"{len(curve)} runs or means of seeds"
-            told = f"{percent(made[0])} {_interval(made[1], made[2])}"
-            told = told if made[2] < VAGUE * made[1] else "not known: they do not say"
-            rows.append({"what": what, "error": told, "rests": rests})
-    return rows
-
-
-def _means(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The mean error at each x."""
-    return [(x, float(np.mean([e for at, e in curve if at == x]))) for x in sorted({x for x, _ in curve})]
-
-
-def _span(values: Sequence[float], unit: str = "") -> str:
-    low, high = min(values), max(values)
-    ends = number(low) if low == high else f"{number(low)} to {number(high)}"
-    return f"{ends}{unit}"
-
-
-def number(value: float) -> str:
-    """Two or three digits as people write them: 0.046, 600, 1.1 × 10¹³."""
-    if 1e-3 <= abs(value) < 1e5 or value == 0:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
-
-
-def _formula(formula: str) -> str:
-    return formula.replace("x", "C").replace("^-b", "⁻ᵇ").replace("^b", "ᵇ")
-
-
 def _extent(results: Results) -> str:
     runs = results.facts
     if not runs:
@@ -282,9 +185,9 @@ def _extent(results: Results) -> str:
     sizes = {facts.images for facts in runs}
     return (
         f"{len(runs)} run{'s' * (len(runs) > 1)} of {len(models)} model{'s' * (len(models) > 1)} "
-        f"({_span([f.parameters / 1e6 for f in runs], ' M parameters')}) on {len(sizes)} data "
-        f"size{'s' * (len(sizes) > 1)} for {_span([f.steps for f in runs], ' steps')}: "
-        f"{_span([f.compute for f in runs], ' training FLOPs')}."
+        f"({span([f.parameters / 1e6 for f in runs], ' M parameters')}) on {len(sizes)} data "
+        f"size{'s' * (len(sizes) > 1)} for {span([f.steps for f in runs], ' steps')}: "
+        f"{span([f.compute for f in runs], ' training FLOPs')}."
     )
 
 
@@ -302,61 +205,6 @@ def _frontier(task: Task, law: FrontierLaw) -> str:
     )
 
 
-#: More recipes than this are no table that anybody reads.
-RECIPES = 20
-
-
-def _recipes(points: Sequence[Point]) -> dict[str, list[Point]]:
-    """The longest runs by recipe, best first, where recipes are what is compared."""
-    longest = max((point.facts.steps for point in points), default=0)
-    found: dict[str, list[Point]] = {}
-    for point in points:
-        if point.facts.steps == longest:
-            found.setdefault(point.facts.recipe, []).append(point)
-    ranked = sorted(found, key=lambda recipe: float(np.mean([p.error for p in found[recipe]])))
-    return {recipe: found[recipe] for recipe in ranked} if 1 < len(found) <= RECIPES else {}
-
-
-def _recipe_words(results: Results) -> str:
-    """What is compared, best first: mean over the longest runs' seeds, spread between seeds."""
-    tasks = results.tasks()
-    found = _recipes(results.of(tasks[0])) if tasks and not results.origin else {}
-    if not found:
-        return ""
-    told = ", ".join(f"{name} {_seeds([p.error for p in points])}" for name, points in found.items())
-    steps = next(iter(found.values()))[0].facts.steps
-    return f"{task_name(tasks[0])} error after {steps:,} steps, by recipe: {told}."
-
-
-def recipe_table(results: Results) -> list[dict[str, str]]:
-    """What is compared as a table, best first: error, speed, and memory, means over the longest runs; columns
-    that say something."""
-    tasks = results.tasks()
-    found = _recipes(results.of(tasks[0])) if tasks and not results.origin else {}
-    rows = [
-        {
-            "recipe": name or "base",
-            "error": _seeds([p.error for p in points]),
-            "images/s": _mean([results.about.get(p.facts.run, {}).get("images_per_second") for p in points]),
-            "optimizer state": _mean([p.facts.state / 1e6 for p in points], " MB"),
-            "peak memory": _mean([results.about.get(p.facts.run, {}).get("memory") for p in points], " GiB"),
-        }
-        for name, points in found.items()
-    ]
-    said = {key for row in rows for key, cell in row.items() if cell != "–"}
-    return [{key: cell for key, cell in row.items() if key in said} for row in rows]
-
-
-def _mean(values: Sequence[float | None], unit: str = "") -> str:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return f"{number(float(np.mean(known)))}{unit}" if known else "–"
-
-
-def _seeds(errors: Sequence[float]) -> str:
-    mean = percent(float(np.mean(errors)))
-    return mean if len(errors) < 2 else f"{mean} ± {100 * np.std(errors, ddof=1):.1f} over {len(errors)} runs"
-
-
 def _measured(point: Point) -> str:
     if point.draws < 2:
         return percent(point.error)
@@ -369,11 +217,11 @@ def _law_words(law: FrontierLaw) -> str:
     fit, ranges = law.fit, law.fit.ranges(LEVEL)
     low, high = ranges["b"]
     words = (
-        f"The law through {len(law.frontier)} frontier points, E = {_formula(fit.form.formula)}, has the "
+        f"The law through {len(law.frontier)} frontier points, E = {formula_text(fit.form.formula)}, has the "
         f"exponent b = {fit.params['b']:.2f} [{low:.2f}, {high:.2f}]"
     )
     if "c" in ranges:
-        words += f" and the floor c = {percent(fit.floor)} {_interval(*ranges['c'])}"
+        words += f" and the floor c = {percent(fit.floor)} {interval(*ranges['c'])}"
     weak = f" Weak: {law.verdict}." if law.verdict else ""
     return f"{words} ({LEVEL:.0%} bootstrap intervals).{weak}"
 
@@ -404,7 +252,7 @@ def _forecast_words(results: Results, points: Sequence[Point]) -> str:
     words = (
         f"From the smaller runs alone, written down at {_when(told)} before its result was read, "
         f"{told['run']} ({told['reach']:.1f} times their largest compute) was forecast "
-        f"at {percent(told['mean'])} {_interval(told['low'], told['high'])}"
+        f"at {percent(told['mean'])} {interval(told['low'], told['high'])}"
     )
     truth = _truth(told, points)
     if truth is None:
@@ -417,7 +265,7 @@ def _floor_words(results: Results, points: Sequence[Point]) -> str:
     """The largest run beside what needs no training; noise is two standard deviations of the difference."""
     if not points:
         return ""
-    grows = _grows(points)
+    grows = varies_compute(points)
     top = max(points, key=lambda p: (p.facts.compute, p.facts.unique) if grows else (-p.error, 0))
     task = (top.dataset, top.shots)
     floors = [f for f in results.floors if (f.dataset, f.shots) == task and f.model in ("", top.facts.model)]
@@ -436,13 +284,13 @@ def _floor_words(results: Results, points: Sequence[Point]) -> str:
 def _next(law: FrontierLaw) -> str:
     if len(law.frontier) < 4 or law.fit is None:
         return ""
-    ahead, last = _ahead(law.frontier), law.frontier[-1]
+    ahead, last = forecast_text(law.frontier), law.frontier[-1]
     if not ahead:
         return ""
     return (
-        f"Your next {BUDGET_FACTOR}× of compute ({number(BUDGET_FACTOR * last.facts.compute)} FLOPs): forecast {ahead} after "
-        f"{percent(last.error)} now, if model, images and duration grow together along the frontier. The "
-        f"brackets hold {LEVEL:.0%} of new measurements, as far as back-tests inside this curve can tell."
+        f"Your next {BUDGET_FACTOR}× of compute ({number(BUDGET_FACTOR * last.facts.compute)} FLOPs): "
+        f"forecast {ahead} after {percent(last.error)} now, if model, images and "
+        f"duration grow together along the frontier. The brackets hold {LEVEL:.0%} of new measurements, as far as back-tests inside this curve can tell."
     )
 
 
@@ -472,7 +320,7 @@ def cards(results: Results) -> list[dict[str, str]]:
     if settled:
         told, truth = settled
         inside = "inside" if told["low"] <= truth.error <= told["high"] else "outside"
-        note = f"came out at {percent(truth.error)}: {inside} {_interval(told['low'], told['high'])}"
+        note = f"came out at {percent(truth.error)}: {inside} {interval(told['low'], told['high'])}"
         found.append({"what": "forecast of the largest run", "value": percent(told["mean"]), "note": note})
     if results.bill and results.bill.share < 1:
         note = f"{number(results.bill.shared)} instead of {number(results.bill.separate)} FLOPs"

@@ -11,9 +11,12 @@ from scalevit import config
 from scalevit.artifacts import records
 from scalevit.cli import main
 from scalevit.study.design import downstream, grid
+from scalevit.study.design.cost import study_cost
 from scalevit.study.design.downstream import Finetune, ProbeSpec
+from scalevit.study.design.spec import dump_spec, read_spec
 from scalevit.study.launch import scheduler
 from scalevit.study.launch.executors.local import Local
+from scalevit.study.launch.study_folder import prepare, write_study
 from scalevit.study.report import figures, results
 
 WIDE = replace(
@@ -36,7 +39,7 @@ def test_every_run_is_followed_at_a_cost_known_beforehand():
     shape = model.resolve()
     assert follow(nodes, "probe")[0].flops == 5_000 * shape.flops(28, model.pool, model.classes)
     assert follow(nodes, "finetune")[0].flops == 3 * 20 * 64 * shape.flops(56, model.pool, model.classes)
-    assert grid.study_cost(nodes).shared == sum(node.flops for node in nodes)
+    assert study_cost(nodes).shared == sum(node.flops for node in nodes)
 
 
 def test_the_named_sets_have_as_many_images_as_their_cost_says():
@@ -83,8 +86,8 @@ def test_what_is_behind_a_blocked_node_is_given_up_too(tmp_path):
 def test_their_results_are_their_runs_own(tmp_path):
     plain = write(tmp_path / "plain", replace(WIDE, probes=(), finetunes=()))
     nodes = grid.expand(WIDE, tmp_path / "wide" / "runs")
-    results.write_study(tmp_path / "wide", WIDE, nodes)
-    scheduler.prepare(nodes, tmp_path / "wide")
+    write_study(tmp_path / "wide", WIDE, nodes)
+    prepare(nodes, tmp_path / "wide")
     for node in grid.pretraining_nodes(nodes):
         said = [row | {"run": node.name} for row in rows(node)]
         records.append(tmp_path / "wide" / "runs" / node.name, said)
@@ -105,23 +108,23 @@ def test_their_results_are_their_runs_own(tmp_path):
     assert tuned.facts.run == trunk.name and tuned.error == pytest.approx(0.1)
     (probed,) = found.of(("mnist", 10))
     assert probed.facts.run == trunk.name and probed.draws == 3 and probed.error == pytest.approx(0.4)
-    assert found.bill == grid.study_cost(plain)
+    assert found.bill == study_cost(plain)
     without = results.read_results(tmp_path / "wide", without=[trunk.name])
     assert not without.of(("mnist", 10)) and not without.of(("digits fine-tuned", 0))
 
 
 def test_a_follow_up_that_would_mean_something_else_is_refused(tmp_path):
     nodes = grid.expand(WIDE, tmp_path / "runs")
-    scheduler.prepare(nodes, tmp_path)
+    prepare(nodes, tmp_path)
     other = replace(WIDE, finetunes=(replace(WIDE.finetunes[0], lr=0.1),))
     with pytest.raises(ValueError, match="means something else by 6 of its runs"):
-        scheduler.prepare(grid.expand(other, tmp_path / "runs"), tmp_path)
+        prepare(grid.expand(other, tmp_path / "runs"), tmp_path)
 
 
 def test_in_yaml_and_back(tmp_path):
     path = tmp_path / "study.yaml"
-    path.write_text(grid.dump_spec(WIDE))
-    assert grid.read_spec(path) == WIDE
+    path.write_text(dump_spec(WIDE))
+    assert read_spec(path) == WIDE
 
 
 @pytest.mark.parametrize(

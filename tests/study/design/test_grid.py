@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from scalevit import config
 from scalevit.config import lr_schedule
 from scalevit.study.design import ablations, grid
+from scalevit.study.design.cost import critical_paths, planned_times, study_cost
+from scalevit.study.design.spec import PRESETS, dump_spec, read_spec
 
 SPEC = """
 name: mine
@@ -58,7 +60,7 @@ def test_the_longest_run_is_the_trunk_and_keeps_every_branch_point(tmp_path):
     cooldown=st.floats(0.05, 0.5),
 )
 def test_a_branch_has_its_trunks_learning_rate_until_it_leaves_and_ends_at_zero(durations, cooldown):
-    demo = grid.PRESETS["demo"]
+    demo = PRESETS["demo"]
     study = replace(demo, models=demo.models[:1], images=(0,), durations=tuple(durations), cooldown=cooldown)
     nodes = {node.name: node for node in grid.expand(study)}
     for node in nodes.values():
@@ -77,13 +79,13 @@ def test_cost_is_three_forward_passes_an_image_and_sharing_saves_the_common_step
     shape = small[0].run.model.resolve()
     model = small[0].run.model
     step = 3 * 64 * shape.flops(model.image, "map", model.classes)
-    assert grid.study_cost(small).separate == pytest.approx(step * 700)
-    assert grid.study_cost(small).shared == pytest.approx(step * (400 + 20 + 40))
+    assert study_cost(small).separate == pytest.approx(step * 700)
+    assert study_cost(small).shared == pytest.approx(step * (400 + 20 + 40))
 
 
 def test_four_durations_on_one_trunk_cost_at_most_55_percent_of_four_runs():
-    study = replace(grid.PRESETS["demo"], durations=(300, 600, 900, 1200), cooldown=0.2)
-    assert grid.study_cost(grid.expand(study)).share <= 0.55
+    study = replace(PRESETS["demo"], durations=(300, 600, 900, 1200), cooldown=0.2)
+    assert study_cost(grid.expand(study)).share <= 0.55
 
 
 def test_a_schedule_that_knows_its_end_gets_runs_of_its_own(tmp_path):
@@ -104,7 +106,7 @@ def test_longer_durations_go_on_from_the_last_plateau_and_change_nothing_that_is
     for node in (middle, last):
         own, trunk = node.run.schedule, nodes[node.after].run.schedule
         assert all(lr_schedule.lr_at(own, s) == lr_schedule.lr_at(trunk, s) for s in range(0, node.at, 40))
-    assert grid.critical_paths(nodes.values())["small-map-1k-seed0-400"] == pytest.approx(
+    assert critical_paths(nodes.values())["small-map-1k-seed0-400"] == pytest.approx(
         sum(nodes[f"small-map-1k-seed0-{steps}"].flops for steps in (400, 800, 1600))
     )
 
@@ -112,11 +114,11 @@ def test_longer_durations_go_on_from_the_last_plateau_and_change_nothing_that_is
 def test_a_study_survives_being_written_and_read(tmp_path):
     first = spec(tmp_path)
     path = tmp_path / "again.yaml"
-    path.write_text(grid.dump_spec(first))
-    assert grid.expand(grid.read_spec(path)) == grid.expand(first)
+    path.write_text(dump_spec(first))
+    assert grid.expand(read_spec(path)) == grid.expand(first)
 
 
-@pytest.mark.parametrize("name", grid.PRESETS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_study_whose_runs_are_valid(name):
     study = grid.load(name)
     assert all(config.validate(node.run) == [] for node in grid.expand(study))
@@ -152,7 +154,7 @@ def test_every_ablation_varies_what_it_is_named_for_and_nothing_else(name, size)
 
 def test_the_timetable_respects_slots_trunks_and_the_total(tmp_path):
     nodes = grid.expand(spec(tmp_path))
-    times = grid.planned_times(nodes, slots=3, speed=1e9, startup=0.0)
+    times = planned_times(nodes, slots=3, speed=1e9, startup=0.0)
     by_name = {line.node.name: line for line in times}
     for line in times:
         if line.node.after:

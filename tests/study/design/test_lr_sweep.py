@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scalevit.artifacts import records
 from scalevit.cli import main
 from scalevit.study.design import grid, lr_sweep
+from scalevit.study.design.spec import PRESETS
 from scalevit.study.launch import scheduler
 from scalevit.study.report import figures
 
-SPEC = grid.PRESETS["demo-small"]
+SPEC = PRESETS["demo-small"]
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from scalevit.cli import main
 from scalevit.study.design import grid, optimal_design
+from scalevit.study.design.cost import study_cost
+from scalevit.study.design.spec import PRESETS, dump_spec
 
-SPEC = grid.PRESETS["demo"]
+SPEC = PRESETS["demo"]
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "design.py"
 
 
@@ -24,9 +26,9 @@ def test_the_chosen_grid_keeps_to_its_budget_and_is_a_study(budget):
     made = optimal_design.optimal_design(SPEC, budget)
     nodes = grid.expand(made.spec)
     assert {node.name for node in nodes} == {*made.names}
-    assert grid.study_cost(nodes).shared == pytest.approx(made.cost, rel=0.02)
+    assert study_cost(nodes).shared == pytest.approx(made.cost, rel=0.02)
     assert 0.9 * budget < made.cost <= budget
-    again = grid.dump_spec(made.spec)
+    again = dump_spec(made.spec)
     assert "only:" in again
 
 
@@ -43,7 +45,7 @@ def test_more_budget_forecasts_better_and_the_cost_of_a_selection_is_the_grids_o
     small, large = (optimal_design.optimal_design(SPEC, budget) for budget in (2e12, 2e13))
     assert large.half < small.half
     candidates = optimal_design.candidates_of(SPEC)
-    bill = grid.study_cost(grid.expand(SPEC))
+    bill = study_cost(grid.expand(SPEC))
     assert candidates.cost(range(len(candidates.names))) == pytest.approx(bill.shared, rel=0.01)
 
 

@@ -17,6 +17,7 @@ from scalevit import config
 from scalevit.study.design import grid
 from scalevit.study.launch import scheduler
 from scalevit.study.launch.executors.local import Local
+from scalevit.study.launch.study_folder import lock_study, prepare
 
 
 def order(out):
@@ -68,24 +69,24 @@ def test_a_users_mistake_is_not_tried_again(tmp_path):
 
 def test_two_launchers_on_one_study_are_refused(tmp_path):
     nodes = grid.expand(SPEC, tmp_path / "runs")
-    with scheduler.lock_study(tmp_path), pytest.raises(ValueError, match=f"process {os.getpid()}"):
+    with lock_study(tmp_path), pytest.raises(ValueError, match=f"process {os.getpid()}"):
         scheduler.launch(nodes, tmp_path, Quiet(), worker())
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_study_that_changes_what_a_run_means_is_refused_and_a_wider_one_is_not(tmp_path):
-    scheduler.prepare(grid.expand(SPEC, tmp_path / "runs"), tmp_path)
+    prepare(grid.expand(SPEC, tmp_path / "runs"), tmp_path)
     before = {path: path.read_text() for path in tmp_path.rglob("run.yaml")}
     changed = replace(SPEC, overrides=(*SPEC.overrides, "schedule.lr=0.5"))
     with pytest.raises(ValueError, match="means something else"):
-        scheduler.prepare(grid.expand(changed, tmp_path / "runs"), tmp_path)
-    scheduler.prepare(grid.expand(replace(SPEC, images=(256, 512)), tmp_path / "runs"), tmp_path)
+        prepare(grid.expand(changed, tmp_path / "runs"), tmp_path)
+    prepare(grid.expand(replace(SPEC, images=(256, 512)), tmp_path / "runs"), tmp_path)
     assert all(path.read_text() == text for path, text in before.items())
 
 
 def test_the_run_file_describes_the_node(tmp_path):
     nodes = grid.expand(SPEC, tmp_path / "runs")
-    scheduler.prepare(nodes, tmp_path)
+    prepare(nodes, tmp_path)
     for node in nodes:
         again = config.load(str(tmp_path / "runs" / node.name / "run.yaml"))
         assert again == config.with_explicit_shape(node.run)

@@ -8,7 +8,7 @@ from pretend_study import payload, write
 from scalevit.cli import main
 from scalevit.config import model_sizes
 from scalevit.study.report import external, summary
-from scalevit.study.report.results import frontier_law
+from scalevit.study.report.frontier_law import frontier_law
 
 
 def table(tmp_path, text, name="other.csv"):

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from pretend_study import law, write
 
+from scalevit.study.launch.study_folder import SPEC
 from scalevit.study.report import figures, panels, results
+from scalevit.study.report.frontier_law import frontier_law
+from scalevit.study.report.held_out_forecast import forecast_held_out
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures") / "demo"
     nodes = write(folder)
-    results.forecast_held_out(folder, results.grid.read_spec(folder / results.SPEC), nodes)
+    forecast_held_out(folder, results.grid.read_spec(folder / SPEC), nodes)
     found = results.read_results(folder)
     return found, figures.draw(found, folder / "figures")
 
@@ -27,7 +30,7 @@ def rows(drawn, name):
 
 def shown(found, points, beside=()):
     points = [*points]
-    return panels.Shown(found, points, results.frontier_law(points), panels.look_of(points), beside)
+    return panels.Shown(found, points, frontier_law(points), panels.look_of(points), beside)
 
 
 def test_every_figure_is_a_picture_for_screens_two_for_papers_and_a_table(drawn):

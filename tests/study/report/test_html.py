@@ -14,13 +14,17 @@ from pretend_study import SPEC, law, payload, write
 from scalevit.cli import main
 from scalevit.study.report import external, results, summary
 from scalevit.study.report import html as report
+from scalevit.study.report.held_out_forecast import forecast_held_out
+from scalevit.study.report.next_budget import next_budget
+from scalevit.study.report.number_format import number, percent
+from scalevit.study.report.recipe_table import recipe_table
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "demo"
     nodes = write(folder)
-    results.forecast_held_out(folder, SPEC, nodes)
+    forecast_held_out(folder, SPEC, nodes)
     return folder
 
 
@@ -44,7 +48,7 @@ def test_the_summary_says_the_numbers_that_matter_with_their_intervals(study):
     found = results.read_results(study)
     words = " ".join(summary.summary(found))
     best = min(p.error for p in found.of(("digits", 10)))
-    assert summary.percent(best) in words and "factor" in words
+    assert percent(best) in words and "factor" in words
     assert re.search(r"exponent b = 0\.\d\d \[", words)
     assert "inside the 90% interval" in words and "before its result was read" in words
     assert "raw pixels 40.0% ± 0.0 (beaten)" in words
@@ -71,11 +75,11 @@ def test_recipes_are_compared_best_first_over_seeds(study):
     few = [p.error for p in twice if p.facts.recipe == "few"]
     assert words.index("by recipe: fresh") < words.index(", few ")
     assert f"± {100 * 0.02 / 2**0.5:.1f} over 2 runs" in words
-    best, worst = summary.recipe_table(replace(found, points=tuple(twice)))
+    best, worst = recipe_table(replace(found, points=tuple(twice)))
     assert (best["recipe"], worst["recipe"], best["images/s"]) == ("fresh", "few", "900")
     assert "over 2 runs" in best["error"] and best["optimizer state"].endswith(" MB")
     assert "peak memory" not in best, "no run says it"
-    assert summary.percent(sum(fresh) / len(fresh)) in words and summary.percent(sum(few) / len(few)) in words
+    assert percent(sum(fresh) / len(fresh)) in words and percent(sum(few) / len(few)) in words
 
 
 def test_without_a_law_the_page_says_so_and_still_opens(study):
@@ -108,7 +112,7 @@ def test_the_page_begins_with_what_to_remember_and_ends_its_words_with_a_plan(st
         "How sure this is",
         "What 10 times the compute would buy",
     ]
-    together, longer, larger = summary.next_budget(found)
+    together, longer, larger = next_budget(found)
     low, high = (float(n) / 100 for n in re.search(r"\[([\d.]+), ([\d.]+)\]", together["error"]).groups())
     assert low < law(10 * max(p.facts.compute for p in found.points)) < high
     assert "96x4 10 times longer" in longer["what"] and "10 times larger" in larger["what"]
@@ -121,7 +125,7 @@ def test_where_more_training_did_not_help_the_page_says_so_and_plans_nothing(stu
     worse = tuple(replace(p, error=0.1 + 0.05 * p.facts.compute / 1e12) for p in found.points)
     upside_down = replace(found, points=worse)
     assert "did not lower" in summary.headline(upside_down)
-    assert summary.next_budget(upside_down) == []
+    assert next_budget(upside_down) == []
     assert "No law is claimed" in " ".join(summary.summary(upside_down))
 
 
@@ -131,7 +135,7 @@ def test_a_fall_among_the_cheap_runs_promises_nothing_when_the_dear_ones_are_wor
     worse = tuple(replace(p, error=0.7) if p.facts.compute >= most / 3 else p for p in found.points)
     told = summary.headline(replace(found, points=worse))
     assert "did not lower" in told and "should bring" not in told
-    assert summary.next_budget(replace(found, points=worse)) == []
+    assert next_budget(replace(found, points=worse)) == []
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -185,7 +189,7 @@ def test_the_command_writes_a_run_or_several_studies(study, tmp_path, capsys):
     [(1.1e13, "1.1 × 10¹³"), (600, "600"), (0.0455, "0.0455"), (45_500, "45,500"), (0, "0")],
 )
 def test_numbers_as_people_write_them(value, words):
-    assert summary.number(value) == words
+    assert number(value) == words
 
 
 # --------------------------------------------------------------------------- in a browser

@@ -8,7 +8,10 @@ from pretend_study import SPEC, B, C, expected, fresh_points, law, rows, write
 
 from scalevit.artifacts import records
 from scalevit.study.design import grid
+from scalevit.study.launch.study_folder import FORECAST, write_study
 from scalevit.study.report import results
+from scalevit.study.report.frontier_law import frontier_law
+from scalevit.study.report.held_out_forecast import forecast_held_out, held_out_nodes
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def test_results_before_the_last_step_and_cut_lines_are_no_points(tmp_path):
 
 
 def test_the_law_gives_its_coefficients_back(study):
-    found = results.frontier_law(fresh_points(results.read_results(study[0])))
+    found = frontier_law(fresh_points(results.read_results(study[0])))
     assert found.fit is not None
     assert found.fit.params["b"] == pytest.approx(B, rel=0.05)
     assert found.fit.floor == pytest.approx(C, abs=0.01)
@@ -74,14 +77,14 @@ def test_the_law_gives_its_coefficients_back(study):
 
 def test_where_no_law_fits_none_is_claimed(study):
     points = fresh_points(results.read_results(study[0]))
-    few = results.frontier_law(points[:2])
+    few = frontier_law(points[:2])
     assert few.fit is None and "too few" in few.verdict
     noisy = [replace(p, error=0.5 / (1 + i)) if i % 2 else p for i, p in enumerate(points[:1])]
-    assert results.frontier_law(noisy).fit is None
+    assert frontier_law(noisy).fit is None
 
 
 def test_the_largest_node_is_named_before_anything_is_known(study):
-    held = results.held_out_nodes(study[1])
+    held = held_out_nodes(study[1])
     assert held[0].name == "96x4-fresh-600"
     assert {node.name for node in held} == {"96x4-fresh-600", "96x4-2048-600"}
 
@@ -89,36 +92,36 @@ def test_the_largest_node_is_named_before_anything_is_known(study):
 def test_the_forecast_never_opens_the_largest_runs_records(tmp_path):
     folder = tmp_path / "demo"
     nodes = write(folder)
-    for node in results.held_out_nodes(nodes):
+    for node in held_out_nodes(nodes):
         (folder / "runs" / node.name / records.FILE).write_text("must not be read\n")
-    told = results.forecast_held_out(folder, SPEC, nodes)
-    truth = law(results.held_out_nodes(nodes)[0].scratch)
+    told = forecast_held_out(folder, SPEC, nodes)
+    truth = law(held_out_nodes(nodes)[0].scratch)
     assert told["low"] < truth < told["high"]
     assert told["run"] not in {run for run, _, _ in told["evidence"]}
 
 
 def test_without_a_smaller_result_the_forecast_says_why_there_is_none(tmp_path):
     nodes = grid.expand(SPEC, tmp_path / "runs")
-    results.write_study(tmp_path, SPEC, nodes)
-    told = results.forecast_held_out(tmp_path, SPEC, nodes)
+    write_study(tmp_path, SPEC, nodes)
+    told = forecast_held_out(tmp_path, SPEC, nodes)
     assert told["mean"] is None and "no smaller run" in told["why_not"]
 
 
 def test_a_forecast_that_was_made_stays_unless_its_evidence_changes(study):
     folder, nodes = study
-    first = results.forecast_held_out(folder, SPEC, nodes)
-    told = json.loads((folder / results.FORECAST).read_text()) | {"made": "long ago"}
-    (folder / results.FORECAST).write_text(json.dumps(told))
-    assert results.forecast_held_out(folder, SPEC, nodes)["made"] == "long ago"
-    (folder / results.FORECAST).write_text(json.dumps({**told, "evidence_id": "other"}))
-    assert results.forecast_held_out(folder, SPEC, nodes)["made"] >= first["made"]
+    first = forecast_held_out(folder, SPEC, nodes)
+    told = json.loads((folder / FORECAST).read_text()) | {"made": "long ago"}
+    (folder / FORECAST).write_text(json.dumps(told))
+    assert forecast_held_out(folder, SPEC, nodes)["made"] == "long ago"
+    (folder / FORECAST).write_text(json.dumps({**told, "evidence_id": "other"}))
+    assert forecast_held_out(folder, SPEC, nodes)["made"] >= first["made"]
 
 
 def test_folders_of_something_else_are_refused(tmp_path):
     nodes = grid.expand(SPEC, tmp_path / "runs")
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(ValueError, match="no study"):
-        results.write_study(tmp_path, SPEC, nodes)
+        write_study(tmp_path, SPEC, nodes)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
