@@ -289,8 +289,9 @@ def _next(law: FrontierLaw) -> str:
         return ""
     return (
         f"Your next {BUDGET_FACTOR}× of compute ({number(BUDGET_FACTOR * last.facts.compute)} FLOPs): "
-        f"forecast {ahead} after {percent(last.error)} now, if model, images and "
-        f"duration grow together along the frontier. The brackets hold {LEVEL:.0%} of new measurements, as far as back-tests inside this curve can tell."
+        f"forecast {ahead} after {percent(last.error)} now, if model, images and duration grow together "
+        f"along the frontier. The brackets hold {LEVEL:.0%} of new measurements, as far as back-tests "
+        "inside this curve can tell."
     )
 
 
