@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scalevit.data.dataset import ImageDataset
-from scalevit.data.decode import CorruptImage, decode
+from scalevit.data.decode import BrokenImage, decode
 
 #: A side below this, or a longer side above this many shorter ones, is listed as absurd.
 SMALLEST, LONGEST = 16, 10
@@ -108,7 +108,7 @@ def _check_part(store: ImageDataset, start: int) -> _Part:
             height, width = decode(data, name).shape[:2]
             if min(height, width) < SMALLEST or max(height, width) > LONGEST * min(height, width):
                 part.absurd.append(f"{name}: {width}×{height} pixels")
-        except CorruptImage as error:
+        except BrokenImage as error:
             part.broken.append(str(error))
     return part
 

@@ -64,7 +64,7 @@ class ImageDataset:
         return self.shards[which], number - int(self.starts[which])
 
     def encoded(self, number: int) -> bytes:
-        """The bytes of an image as stored; CorruptImage when they cannot be read."""
+        """The bytes of an image as stored; BrokenImage when they cannot be read."""
         shard, inside = self.locate(number)
         return FORMATS[shard.header.form].encoded(shard, inside, self.reader)
 

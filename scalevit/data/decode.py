@@ -43,12 +43,12 @@ class Box(NamedTuple):
     width: int
 
 
-class CorruptImage(ValueError):
+class BrokenImage(ValueError):
     """An image that cannot be used: the message names the sample and the reason."""
 
 
 def decode(data: bytes, name: str) -> Pixels:
-    """The pixels of an encoded image. Raises CorruptImage naming the sample `name`."""
+    """The pixels of an encoded image. Raises BrokenImage naming the sample `name`."""
     if simplejpeg is not None and data[:2] == b"\xff\xd8":
         pixels = _decode_jpeg(data, name)
         if pixels is not None:
@@ -65,10 +65,10 @@ def decode_reference(data: bytes, name: str) -> Pixels:
             image.load()
             pixels = _as_rgb(image)
             return np.ascontiguousarray(_upright(pixels, _orientation_of(image)))
-    except CorruptImage:
+    except BrokenImage:
         raise
     except Exception as error:  # Pillow raises nearly every kind on damaged files
-        raise CorruptImage(f"{name}: not a whole image ({_reason(error)})") from None
+        raise BrokenImage(f"{name}: not a whole image ({_reason(error)})") from None
 
 
 #: First bytes of a file, and the ending it should have.
@@ -79,11 +79,11 @@ _BEGINNINGS = {
 
 
 def image_ending(data: bytes, name: str) -> str:
-    """The file ending that fits the first bytes; CorruptImage when they are no image's."""
+    """The file ending that fits the first bytes; BrokenImage when they are no image's."""
     for beginning, ending in _BEGINNINGS.items():
         if data.startswith(beginning):
             return ending
-    raise CorruptImage(f"{name}: not an image ({len(data)} bytes beginning with {data[:4]!r})")
+    raise BrokenImage(f"{name}: not an image ({len(data)} bytes beginning with {data[:4]!r})")
 
 
 def _reason(error: Exception) -> str:
@@ -94,12 +94,12 @@ def _reason(error: Exception) -> str:
 
 def _refuse_bombs(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
-        raise CorruptImage(f"{name}: {width}×{height} pixels are over the limit of {MAX_PIXELS}")
+        raise BrokenImage(f"{name}: {width}×{height} pixels are over the limit of {MAX_PIXELS}")
 
 
 def _refuse_scans(data: bytes, name: str) -> None:
     if data[:2] == b"\xff\xd8" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-        raise CorruptImage(f"{name}: {scans} scans of a progressive JPEG are over the limit of {MAX_SCANS}")
+        raise BrokenImage(f"{name}: {scans} scans of a progressive JPEG are over the limit of {MAX_SCANS}")
 
 
 def _decode_jpeg(data: bytes, name: str) -> Pixels | None:
@@ -114,7 +114,7 @@ def _decode_jpeg(data: bytes, name: str) -> Pixels | None:
         if head.progressive:
             _refuse_scans(data, name)
         pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=True)
-    except CorruptImage:
+    except BrokenImage:
         raise
     except ValueError:
         return None

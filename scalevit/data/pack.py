@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from scalevit.data.dataset import ImageDataset
-from scalevit.data.decode import CorruptImage, image_ending
+from scalevit.data.decode import BrokenImage, image_ending
 from scalevit.data.exclusions import NO_EXCLUSIONS, skip_excluded
 from scalevit.data.formats.tables import pyarrow, schema_for
 from scalevit.data.index.read import atomic_write
@@ -132,7 +132,7 @@ def _bytes_of(store: ImageDataset, number: int, left_out: list[str]) -> bytes | 
         data = store.encoded(number)
         image_ending(data, store.name(number))
         return data
-    except CorruptImage as error:
+    except BrokenImage as error:
         left_out.append(str(error))
         return None
 

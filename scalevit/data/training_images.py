@@ -12,7 +12,7 @@ from scalevit.artifacts.storage import Away
 from scalevit.data.corrupt import CorruptCounter, CorruptSample
 from scalevit.data.crops import eval_view, square_view, train_view
 from scalevit.data.dataset import ImageDataset
-from scalevit.data.decode import CorruptImage, decode
+from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.exclusions import NO_EXCLUSIONS, skip_excluded
 from scalevit.data.loader import Samples
 from scalevit.data.procedural.hashing import key
@@ -88,7 +88,7 @@ class TrainingImages:
             name = self.store.name(number)
             try:
                 return self.view(self.store.encoded(number), name, self.side, one), number
-            except CorruptImage as error:
+            except BrokenImage as error:
                 broken.append(CorruptSample(name, str(error)))
                 CorruptCounter(self.tolerate, self.source).add(0, broken)
             except Exception as error:  # whatever a codec or a store has to say, this is where

@@ -19,7 +19,7 @@ from scalevit.data.registry import augmented, batches_of
 class Flat:
     """Image i is grey value i, its class is i mod 3."""
 
-    samples, class_cycle, keeps = 40, 0, False
+    samples, class_cycle, is_cacheable = 40, 0, False
 
     def get(self, indices, positions):
         pixels = np.broadcast_to(indices.astype(np.uint8)[:, None, None, None], (len(indices), 4, 4, 3))

@@ -13,7 +13,7 @@ from scalevit.cli.main import main
 from scalevit.config.run import Data
 from scalevit.data import training_images
 from scalevit.data.dataset import open_dataset
-from scalevit.data.decode import CorruptImage
+from scalevit.data.decode import BrokenImage
 from scalevit.data.dedup.search import Match
 from scalevit.data.exclusions import write_exclusions
 from scalevit.data.formats.tables import schema_for
@@ -205,7 +205,7 @@ def test_the_same_samples_and_crops_for_three_epochs_stopped_anywhere(folder, wo
 
 def test_whatever_fails_in_a_worker_names_the_sample(folder, monkeypatch):
     def view(data, name, side, key):
-        raise MemoryError if "bee/004" in name else CorruptImage("cut")
+        raise MemoryError if "bee/004" in name else BrokenImage("cut")
 
     monkeypatch.setitem(training_images.VIEWS, "none", view)
     loader = batches_of(Data(str(folder), workers=2, tolerate=1.0), image=16, classes=3, batch=10)

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from scalevit.data import decode as decoding
-from scalevit.data.decode import Box, CorruptImage, cut, decode, decode_part, decode_reference, jpeg_head
+from scalevit.data.decode import Box, BrokenImage, cut, decode, decode_part, decode_reference, jpeg_head
 
 PHOTO = load_sample_images().images[1]
 
@@ -98,13 +98,13 @@ def test_an_animation_is_its_first_frame():
 )
 def test_truncated_files_are_refused_by_name(form, reader):
     data = encoded(PHOTO[:100, :100], form)
-    with pytest.raises(CorruptImage, match=r"shard-7\.tar at byte 512"):
+    with pytest.raises(BrokenImage, match=r"shard-7\.tar at byte 512"):
         reader(data[: len(data) // 2], "shard-7.tar at byte 512")
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF8", b"\xff\xd8\xff\xd9", b"<html>", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_image_is_refused(data):
-    with pytest.raises(CorruptImage, match="sample 3"):
+    with pytest.raises(BrokenImage, match="sample 3"):
         decode(data, "sample 3")
 
 
@@ -117,17 +117,17 @@ def test_bombs_are_refused_before_they_are_decoded():
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    with pytest.raises(CorruptImage, match="bomb"):
+    with pytest.raises(BrokenImage, match="bomb"):
         decode(bomb, "bomb")
     data = bytearray(encoded(PHOTO))
     place = jpeg_head(bytes(data)).place
     data[place : place + 4] = struct.pack(">HH", 60_000, 60_000)
-    with pytest.raises(CorruptImage, match="over the limit"):
+    with pytest.raises(BrokenImage, match="over the limit"):
         decode(bytes(data), "bomb")
-    with pytest.raises(CorruptImage, match="over the limit"):
+    with pytest.raises(BrokenImage, match="over the limit"):
         decode_part(bytes(data), "bomb", lambda h, w: Box(0, 0, 1, 1))
     scans = encoded(PHOTO[:64, :64], progressive=True)
-    with pytest.raises(CorruptImage, match="scans"):
+    with pytest.raises(BrokenImage, match="scans"):
         decode(scans[:-2] + b"\xff\xda" * 200 + b"\xff\xd9", "scans")
 
 

@@ -60,7 +60,7 @@ def test_workers_ranks_and_stops_change_nothing(sources, workers, world):
 
 def test_one_source_of_several_labels_makes_all_multi_hot():
     class Fixed:
-        samples, keeps, class_cycle = 4, False, 0
+        samples, is_cacheable, class_cycle = 4, False, 0
 
         def __init__(self, labels):
             self.labels = labels

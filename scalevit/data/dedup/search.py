@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scalevit.data.dataset import ImageDataset
-from scalevit.data.decode import CorruptImage, decode
+from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.dedup.phash import CROPS, distance, luminance, phash, views
 from scalevit.data.dedup.verify import Grey, is_duplicate, mirrored, thumbnail
 
@@ -87,7 +87,7 @@ def evaluation_table(
         progress(number, store.samples)
         try:
             grey = luminance(decode(store.encoded(number), store.name(number)))
-        except CorruptImage:
+        except BrokenImage:
             continue
         hashes += [phash(view) for view in views(grey)]
         owners += [number] * (2 * len(CROPS))
@@ -112,7 +112,7 @@ def candidates(
 
 
 def thumbnails(store: ImageDataset) -> Callable[[int], Grey]:
-    """Thumbnails of a store's images by number; those asked for last are kept. CorruptImage where one is."""
+    """Thumbnails of a store's images by number; those asked for last are kept. BrokenImage where one is."""
     return lru_cache(_KEPT)(
         lambda number: thumbnail(luminance(decode(store.encoded(number), store.name(number))))
     )
@@ -123,7 +123,7 @@ def confirmed(matches: list[Match], train: ImageDataset, evaluation: Callable[[i
     try:
         mine = thumbnails(train)(matches[0].train)
         return next((m for m in matches if is_copy(mine, evaluation(m.evaluation), m.view)), None)
-    except CorruptImage:
+    except BrokenImage:
         return None
 
 

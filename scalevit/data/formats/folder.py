@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from scalevit.data.decode import ENDINGS, CorruptImage
+from scalevit.data.decode import ENDINGS, BrokenImage
 from scalevit.data.formats.labels import LABELS, Labels, labels_from
 from scalevit.data.index.cache import UNCACHED, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex, shard_stamp
@@ -74,7 +74,7 @@ def encoded(index: ShardIndex, number: int, reader: CachedReader = UNCACHED) -> 
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CorruptImage(f"{path}: {error.strerror}") from None
+        raise BrokenImage(f"{path}: {error.strerror}") from None
     if len(data) != int(index.records[number]["length"]):
-        raise CorruptImage(f"{path} changed after the folder was indexed or listed")
+        raise BrokenImage(f"{path} changed after the folder was indexed or listed")
     return data

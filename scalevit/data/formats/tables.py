@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scalevit.artifacts.storage import read, stamp
-from scalevit.data.decode import CorruptImage
+from scalevit.data.decode import BrokenImage
 from scalevit.data.formats.labels import Labels
 
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label", "target", "targets", "y", "category")
@@ -115,8 +115,8 @@ def image_in(column: Callable[[], Any], row: int, name: str) -> bytes:
     try:
         value = column()[row].as_py()
     except (pyarrow().ArrowException, OSError, IndexError) as error:
-        raise CorruptImage(f"{name}: {str(error).splitlines()[0][:120]}") from None
+        raise BrokenImage(f"{name}: {str(error).splitlines()[0][:120]}") from None
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None:
-        raise CorruptImage(f"{name} holds no bytes")
+        raise BrokenImage(f"{name} holds no bytes")
     return data

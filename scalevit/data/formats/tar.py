@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from scalevit.artifacts.storage import is_remote, read, stamp
-from scalevit.data.decode import ENDINGS, CorruptImage
+from scalevit.data.decode import ENDINGS, BrokenImage
 from scalevit.data.formats.labels import LABELS, labels_from
 from scalevit.data.index.cache import UNCACHED, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex
@@ -169,5 +169,5 @@ def encoded(index: ShardIndex, number: int, reader: CachedReader = UNCACHED) -> 
     record = index.records[number]
     data = reader.read(index.header.path, int(record["offset"]), int(record["length"]))
     if len(data) != int(record["length"]):
-        raise CorruptImage(f"{name(index, number)}: the shard ends early; it changed after it was indexed")
+        raise BrokenImage(f"{name(index, number)}: the shard ends early; it changed after it was indexed")
     return data

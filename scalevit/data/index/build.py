@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scalevit.data.dataset import FORMATS, shard_paths
-from scalevit.data.decode import CorruptImage, decode
+from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.dedup.phash import luminance, phash
 from scalevit.data.index import manifest
 from scalevit.data.index.cache import CachedReader, sequential_reader
@@ -260,7 +260,7 @@ def _measure(index: ShardIndex, number: int, record: np.ndarray, reader: CachedR
         pixels = decode(data, form.name(index, number))
         record["height"], record["width"] = np.minimum(pixels.shape[:2], 65535)
         record["phash"] = phash(luminance(pixels, 32))
-    except CorruptImage:
+    except BrokenImage:
         record["flags"] |= BROKEN
 
 
