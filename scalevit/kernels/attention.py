@@ -1,4 +1,4 @@
-"""softmax(q kᵀ / √d) v, and which implementation is the faster one where."""
+"""Attention, softmax(q kᵀ / √d) v, by the implementation that is faster on the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalevit.kernels.fake_device import is_cpu
 def dot_product_attention(
     q: Float[Tensor, "b h m e"], k: Float[Tensor, "b h n e"], v: Float[Tensor, "b h n e"]
 ) -> Float[Tensor, "b h m e"]:
-    """Every query's average of the values, weighted by the softmax of its scaled products with the keys."""
+    """Scaled dot-product attention: (b, heads, m, e) queries over n keys and values, no mask, no dropout."""
     if prefers_matmul(q.device, v.dtype):
         return matmul_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)

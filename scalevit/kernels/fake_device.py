@@ -1,4 +1,4 @@
-"""A CPU that stands in for an accelerator: a rehearsal takes the choices that the run will take there."""
+"""Fake device: a CPU that stands in for an accelerator, so that a memory dry run chooses as the run will."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from contextvars import ContextVar
 
 import torch
 
-_PRETENDING = ContextVar("pretending", default=False)
+_FAKE = ContextVar("fake_device", default=False)
 
 
 @contextlib.contextmanager
 def fake_accelerator() -> Iterator[None]:
-    """While this holds, `is_cpu` is false."""
-    token = _PRETENDING.set(True)
+    """Context in which `is_cpu` is false for every device."""
+    token = _FAKE.set(True)
     try:
         yield
     finally:
-        _PRETENDING.reset(token)
+        _FAKE.reset(token)
 
 
 def is_cpu(device: torch.device) -> bool:
-    """Whether to choose as on a CPU: which attention is fast, and whether to work in pieces for a cache."""
+    """Whether to choose implementations as on a CPU: attention by matrix products, updates in cache-sized
+    chunks."""
     # the compiler cannot read the variable, and would cut a block in pieces to ask for it
-    return device.type == "cpu" and (torch.compiler.is_compiling() or not _PRETENDING.get())
+    return device.type == "cpu" and (torch.compiler.is_compiling() or not _FAKE.get())

@@ -1,4 +1,4 @@
-"""Which linear layers of a run compute in fp8, and how: measured at the model's own shapes, on this device.
+"""Autotuning of fp8: which linear layers of a run compute in fp8, and how, timed at the model's shapes here.
 
 The products of a small layer are over before their factors are in eight bits; those of a large one take
 little more than half the time. Where that turns depends on the device, so each layer's forward pass and
@@ -18,7 +18,7 @@ import torch
 from scalevit.config.run import Run
 from scalevit.kernels import fp8_linear
 
-#: How much faster than in bf16 a layer must be: eight bits have their price.
+#: Least speedup over bf16 for which a layer computes in fp8: eight bits cost accuracy.
 MIN_SPEEDUP = 1.05
 
 
@@ -34,7 +34,7 @@ class LayerTiming:
 
     @property
     def granularity(self) -> fp8_linear.Granularity:
-        """The fastest, where it is faster enough."""
+        """The fastest granularity, where its gain over bf16 is large enough."""
         best = min(self.milliseconds, key=self.milliseconds.__getitem__)
         return best if self.milliseconds["bf16"] >= MIN_SPEEDUP * self.milliseconds[best] else "bf16"
 
@@ -52,7 +52,7 @@ class LayerTiming:
 
 
 def autotune(run: Run, processes: int, device: torch.device) -> list[LayerTiming]:
-    """What is fastest for each layer, `processes` sharing a batch; takes a second on a large model."""
+    """Timings of each linear layer, `processes` sharing a batch; takes a second on a large model."""
     return [
         LayerTiming(layer, tokens, inputs, outputs, time_layer(tokens, inputs, outputs, device))
         for layer, tokens, inputs, outputs in linear_shapes(run, processes)
@@ -60,7 +60,7 @@ def autotune(run: Run, processes: int, device: torch.device) -> list[LayerTiming
 
 
 def linear_shapes(run: Run, processes: int) -> Iterator[tuple[str, int, int, int]]:
-    """Layer, tokens of one micro-batch, inputs, outputs."""
+    """Shapes of linear layers: name, tokens of one micro-batch, inputs, outputs."""
     s, model = run.model.resolve(), run.model
     images = run.train.micro_batch or max(1, run.train.batch // processes)
     tokens = images * (s.tokens(model.image, "token" if model.class_token else model.pool) + model.registers)
@@ -85,28 +85,28 @@ def time_layer(
         y.backward(gradient)
 
     fits = not any(size % fp8_linear.ALIGNMENT for size in (tokens, inputs, outputs))
-    found: dict[fp8_linear.Granularity, float] = {}
+    times: dict[fp8_linear.Granularity, float] = {}
     for granularity in fp8_linear.GRANULARITIES if fits else fp8_linear.GRANULARITIES[:1]:
         layer.granularity = granularity
-        found[granularity] = milliseconds(step, device)
-    return found
+        times[granularity] = milliseconds(step, device)
+    return times
 
 
-def milliseconds(step: Callable[[], object], device: torch.device, times: int = 10) -> float:
+def milliseconds(step: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
     """Median time of `step` on this device after two warm calls; on a GPU replayed as a run does it: then
     launching takes no time."""
     for _ in range(2):
         step()
     if device.type != "cuda":
         began = [time.perf_counter()]
-        for _ in range(times):
+        for _ in range(repeats):
             step()
             began.append(time.perf_counter())
         return 1e3 * statistics.median(b - a for a, b in pairwise(began))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(times + 1)]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
     events[0].record()
     for event in events[1:]:
         graph.replay()

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from scalevit.kernels import linear
 
-#: How a layer computes: plainly, in fp8 with one scale for a tensor, or with one for each row (and, for the
+#: Granularity of scaling: bf16 (no fp8), fp8 with one scale a tensor, or with one for each row (and, for the
 #: gradient of the weights, each column).
 Granularity = Literal["bf16", "tensor", "row"]
 GRANULARITIES: tuple[Granularity, ...] = ("bf16", "tensor", "row")
 
-#: The layers of a block that can: by far the most of a model's work.
+#: The layers of a block that can compute in fp8, and their parents: by far the most of a model's work.
 FP8_LAYERS = {"qkv": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}
 
 #: Every dimension of a product must be a multiple of this.
@@ -36,7 +36,7 @@ ALIGNMENT = 16
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 FORMAT_MAX = {E4M3: 448.0, E5M2: 57344.0}
-#: Numbers all smaller than this are as good as zero; their scale must not become zero.
+#: Least absolute maximum: below it numbers are as good as zero, and their scale must not become zero.
 MIN_AMAX = 1e-30
 
 
@@ -48,7 +48,7 @@ MIN_AMAX = 1e-30
 def cast_scaled(
     x: Tensor, row_scales: Tensor, column_scales: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """x / scale in `dtype`: by rows as it lies, and by columns transposed; both contiguous."""
+    """Scaled cast, x / scale in `dtype`: by rows as it lies, and by columns transposed; both contiguous."""
     wide = x.float()
     across = wide.t() * column_scales.reciprocal()
     return (wide * row_scales.reciprocal()).to(dtype), across.to(dtype).contiguous()
@@ -69,8 +69,8 @@ def _(x: Tensor, row_scales: Tensor, column_scales: Tensor, dtype: torch.dtype) 
 def quantise(
     x: Tensor, dtype: torch.dtype, granularity: Granularity
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A matrix (r, c) in eight bits as it lies (r, c) and transposed (c, r), and the scales of both: scalars,
-    or (r, 1) and (c, 1)."""
+    """Quantise a matrix (r, c) to eight bits, as it lies (r, c) and transposed (c, r), with both scales:
+    scalars, or (r, 1) and (c, 1)."""
     # by rows first, where the compiler can do it in the kernel that makes x
     largest = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True)
     if granularity == "tensor":
@@ -89,7 +89,7 @@ def scaled_matmul(
     left: Tensor, right: Tensor, left_scales: Tensor, right_scales: Tensor, bias: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16, fast: bool = True,
 ) -> Tensor:  # fmt: skip
-    """left (a, k) times right (b, k) transposed, plus the bias (b), in `dtype`.
+    """Scaled matrix product: left (a, k) times right (b, k) transposed, plus the bias (b), in `dtype`.
 
     fast: partial sums may stay in the tensor cores' own registers, which hold fewer bits than fp32."""
     if left.is_cuda:
@@ -97,8 +97,8 @@ def scaled_matmul(
             left, right.t(), scale_a=left_scales, scale_b=right_scales.t(), bias=bias, out_dtype=dtype,
             use_fast_accum=fast,
         )  # fmt: skip
-    found = (left.float() * left_scales) @ (right.float() * right_scales).t()
-    return (found if bias is None else found + bias).to(dtype)
+    out = (left.float() * left_scales) @ (right.float() * right_scales).t()
+    return (out if bias is None else out + bias).to(dtype)
 
 
 class _Linear(torch.autograd.Function):
@@ -131,12 +131,12 @@ class Fp8Linear(linear.Linear):
     """Linear layer that computes in fp8, in its `granularity`, while it trains under autocast; in evaluation
     it computes plainly, as whoever loads the weights will."""
 
-    #: None until it is decided, and then as bf16.
+    #: None until it is decided; computes in bf16 until then.
     granularity: Granularity | None = None
 
     @classmethod
     def of(cls, plain: nn.Linear) -> Fp8Linear:
-        """The same layer, with the same parameters."""
+        """An fp8 layer with the parameters of `plain`."""
         new = cls(plain.in_features, plain.out_features, device="meta")
         new.weight, new.bias = plain.weight, plain.bias
         return new
@@ -145,7 +145,7 @@ class Fp8Linear(linear.Linear):
         return self._multiply(input, self.bias)
 
     def matmul(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
-        """Without the bias, which others add."""
+        """The layer without its bias, which the caller adds."""
         return self._multiply(x, None)
 
     def _multiply(self, input: Float[Tensor, "*b i"], bias: Tensor | None) -> Float[Tensor, "*b o"]:
@@ -159,21 +159,22 @@ class Fp8Linear(linear.Linear):
 
 
 def convert_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Put layers that can compute in fp8 into a model's blocks, in place; they do once `follow` says so."""
+    """Replace linear layers of a model's blocks by `Fp8Linear`, in place; `set_granularities` turns fp8
+    on."""
     for block in blocks:
         for name, parent in FP8_LAYERS.items():
             part = getattr(block, parent)
             setattr(part, name, Fp8Linear.of(getattr(part, name)))
 
 
-def set_granularities(blocks: Iterable[nn.Module], ways: dict[str, Granularity]) -> None:
-    """Let each layer of each block, named as in LAYERS, compute in its granularity."""
+def set_granularities(blocks: Iterable[nn.Module], chosen: dict[str, Granularity]) -> None:
+    """Set the granularity of each layer, named as in FP8_LAYERS, in every block."""
     for block in blocks:
-        for name, granularity in ways.items():
+        for name, granularity in chosen.items():
             getattr(getattr(block, FP8_LAYERS[name]), name).granularity = granularity
 
 
 def granularities(blocks: nn.ModuleList) -> dict[str, Granularity]:
-    """How each layer of every block computes; empty as long as that is not decided."""
+    """Granularity of each layer of the blocks; empty as long as it is not decided."""
     layers = {name: getattr(getattr(blocks[0], parent), name) for name, parent in FP8_LAYERS.items()}
     return {name: layer.granularity for name, layer in layers.items() if layer.granularity is not None}

@@ -1,6 +1,6 @@
-"""Bias and tanh GELU of an MLP's first layer, and both gradients in one pass.
+"""Bias and tanh GELU of an MLP's first layer, fused; both gradients in one pass.
 
-m numbers a row; every other dimension counts as rows.
+m features a row; all other dimensions count as rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scalevit.kernels.triton.launch import use_triton
 
 
 def bias_gelu(h: Tensor, bias: Tensor) -> Tensor:
-    """tanh GELU of h (…, m) + bias (m), computed in fp32, in the dtype of h."""
+    """tanh GELU of h (…, m) + bias (m): computed in fp32, returned in the dtype of h."""
     if use_triton(h):
         from scalevit.kernels.triton.gelu import BiasGeluTriton
 
@@ -27,6 +27,6 @@ def bias_gelu(h: Tensor, bias: Tensor) -> Tensor:
 
 
 def bias_gelu_reference(h: Tensor, bias: Tensor) -> Tensor:
-    """The same in plain PyTorch. The kernel's fp32 agrees within 1e-5, bf16 within its rounding."""
+    """`bias_gelu` in plain PyTorch. The kernel agrees within 1e-5 in fp32, within its rounding in bf16."""
     wide = torch.promote_types(h.dtype, torch.float32)
     return F.gelu(h.to(wide) + bias.to(wide), approximate="tanh").to(h.dtype)

@@ -1,6 +1,6 @@
-"""Linear layers, and an MLP's two with GELU between them, where our own products are faster than torch's.
+"""Linear layers and MLPs (linear, GELU, linear) by C matrix products, where those beat PyTorch's.
 
-Weights of fp32 are rounded where they are read, and their gradients come back in fp32 as they were summed.
+fp32 weights are rounded to bf16 where they are read; their gradients are summed and returned in fp32.
 Every dimension of x but the last counts as rows.
 """
 
@@ -18,8 +18,8 @@ from scalevit.kernels.cpu import dispatch
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (…, i) times the transpose of weight (o, i), plus bias (o), in the dtype that products compute in."""
-    if _multiplies(x, x.shape[-1], weight, bias):
+    """Linear layer: x (…, i) times the transpose of weight (o, i), plus bias (o), in autocast's dtype."""
+    if _use_native(x, x.shape[-1], weight, bias):
         from scalevit.kernels.cpu.linear import LinearCPU
 
         return LinearCPU.apply(x, weight, bias, compute_dtype(x))
@@ -27,44 +27,45 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A linear layer by the fastest product there is; it leaves its bias to others, where they want that."""
+    """Linear layer (torch.nn.Linear) by the fastest matrix product available."""
 
     def forward(self, input: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         return linear(input, self.weight, self.bias)
 
     def matmul(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """The layer without its bias, which the caller adds."""
         return linear(x, self.weight, None)
 
     def has_hooks(self) -> bool:
-        """Whether somebody's hooks want the layer itself to be called."""
+        """Whether hooks are registered, so that the layer itself must be called."""
         hooks = (self._forward_pre_hooks, self._forward_hooks, self._backward_pre_hooks, self._backward_hooks)
         return any(hooks)
 
 
 def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
-    """fc2 of tanh GELU of fc1, where GELU and its derivative are taken of the products' sums; None where that
-    is left to torch, or to layers that somebody watches or has put in the place of ours. The twin is
-    `model.Mlp`: fp32 agrees within 1e-5, bf16 within its rounding."""
-    if not (_is_plain(fc1) and _is_plain(fc2) and _multiplies(x, x.shape[-1], fc1.weight, fc1.bias)):
+    """MLP: fc2 of tanh GELU of fc1, with GELU and its derivative fused into the matrix products. None where
+    PyTorch computes it, or where a layer has hooks or another class. The reference is `model.layers.Mlp`:
+    fp32 agrees within 1e-5, bf16 within its rounding."""
+    if not (_is_plain(fc1) and _is_plain(fc2) and _use_native(x, x.shape[-1], fc1.weight, fc1.bias)):
         return None
-    if not _multiplies(x, fc1.out_features, fc2.weight, fc2.bias):
+    if not _use_native(x, fc1.out_features, fc2.weight, fc2.bias):
         return None
     from scalevit.kernels.cpu.linear import MlpCPU
 
-    keeps = torch.is_grad_enabled()
-    return MlpCPU.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, compute_dtype(x), keeps)
+    save_for_backward = torch.is_grad_enabled()
+    return MlpCPU.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, compute_dtype(x), save_for_backward)
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[Linear]:
     return type(layer) is Linear and layer.bias is not None and not layer.has_hooks()
 
 
-def _multiplies(x: Tensor, inputs: int, weight: Tensor, bias: Tensor | None) -> bool:
-    """What torch would refuse is left to torch, which says why."""
+def _use_native(x: Tensor, inputs: int, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the C product takes these; what torch would refuse is left to torch, which says why."""
     if not dispatch.use_native(x) or weight.shape[1] != inputs:
         return False
     dtype = compute_dtype(x)
     allowed = {dtype, torch.float32} if torch.is_autocast_enabled("cpu") else {dtype}
     factors = [weight] if bias is None else [weight, bias]
-    plain = all(type(one) in (Tensor, nn.Parameter) and one.dtype in allowed for one in factors)
+    plain = all(type(factor) in (Tensor, nn.Parameter) and factor.dtype in allowed for factor in factors)
     return plain and dispatch.use_native_matmul(x, dtype, x.numel() // x.shape[-1], *weight.shape)

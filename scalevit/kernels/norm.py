@@ -1,7 +1,7 @@
-"""LayerNorm in a residual block, with a backward pass that takes the stream's gradient along.
+"""LayerNorm in a residual block, fused with the residual addition; the backward pass adds both gradients.
 
-The stream x (b, n, d) goes on and its norm goes into a branch, so both come out; their gradients then come
-back together, and are added where they are made. `layer` holds the d weights, the d biases and epsilon.
+The residual stream x (b, n, d) continues and its norm feeds a branch, so both are returned; their gradients
+arrive together and are added in the kernel. `layer` holds the d weights, the d biases and epsilon.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scalevit.kernels.triton.launch import use_triton
 
 
 def norm(x: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """x and its norm, in the dtype that matrix products read."""
+    """LayerNorm: x (b, n, d) and its norm, in the dtype that matrix products read."""
     if use_triton(x):
         from scalevit.kernels.triton.norm import NormTriton
 
@@ -27,7 +27,8 @@ def norm(x: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
 
 
 def add_norm(x: Tensor, branch: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """x + branch and its norm; the backward pass makes the branch's gradient in the branch's dtype."""
+    """Residual addition and LayerNorm: x + branch and its norm. The branch's gradient has the branch's
+    dtype."""
     if use_triton(x):
         from scalevit.kernels.triton.norm import AddNormTriton
 
@@ -40,7 +41,7 @@ def add_norm(x: Tensor, branch: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Te
 
 
 def norm_reference(x: Tensor, layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """`norm` in plain PyTorch; under autocast the norm is fp32 until a product reads it."""
+    """`norm` in plain PyTorch; under autocast the norm is fp32 until a matrix product reads it."""
     return x, layer(x)
 
 

@@ -1,7 +1,7 @@
-"""Optimizer steps over many tensors at once, every number read and written once: by Triton's kernels where
-those run, else by native ones.
+"""Fused optimizer steps over many tensors at once, by Triton or C kernels; every number is read and written
+once.
 
-A launch finds its tensors through a table of addresses, so that a model of hundreds of parameters costs a
+A launch finds its tensors through a table of addresses, so that a model of hundreds of parameters takes a
 handful of calls. Sums are taken in a fixed order: the same step twice gives the same bits.
 """
 
@@ -22,17 +22,17 @@ from scalevit.kernels.triton.launch import use_triton
 
 
 def can_update(parameter: Tensor) -> bool:
-    """Whether kernels update such parameters here: those in fp32."""
-    held = local(parameter.detach())
-    if held.dtype != torch.float32:
+    """Whether a kernel updates this parameter: it is fp32, on a device with kernels."""
+    shard = local(parameter.detach())
+    if shard.dtype != torch.float32:
         return False
-    return use_triton(held) or (not is_fake(held) and dispatch.is_available(held.device))
+    return use_triton(shard) or (not is_fake(shard) and dispatch.is_available(shard.device))
 
 
 @dataclass(frozen=True)
 class StepCoefficients:
-    """Numbers of one step. momentum: what the old momentum is multiplied with; ours: the update's weight in
-    it; shrink: 1 − lr λ; second: β₂ of this step; eps: as the rule has it; debias1, debias2: 1 − β^t."""
+    """Coefficients of one step. weight_factor: 1 − lr λ; momentum: factor of the old momentum; update_weight:
+    weight of the update in it; beta2: β₂ of this step; eps: of the rule; debias1, debias2: 1 − β^t."""
 
     lr: float
     weight_factor: float
@@ -46,8 +46,8 @@ class StepCoefficients:
 
 @dataclass(frozen=True)
 class ElementwiseUpdate:
-    """Every element for itself, by "adam", "adafactor" (unfactored) or "sgd". kept: the tensors of the
-    parameter's size that the rule keeps, beside the momentum."""
+    """Elementwise update by "adam", "adafactor" (unfactored) or "sgd". state_names: the state tensors of the
+    parameter's size, beside the momentum."""
 
     rule: str
     state_names: tuple[str, ...]
@@ -55,8 +55,8 @@ class ElementwiseUpdate:
 
 @dataclass(frozen=True)
 class FactoredUpdate:
-    """Adafactor on whole tensors whose memory is (A, I, B, J). rows_first: whether the second moments by row,
-    and not those by column, are what the rule calls "rows" and divides by their mean."""
+    """Factored Adafactor update of unsharded tensors whose memory is (A, I, B, J). rows_first: whether the
+    second moments by row, not those by column, are the "rows" that the rule divides by their mean."""
 
     A: int
     I: int
@@ -66,7 +66,7 @@ class FactoredUpdate:
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Second moments by row, (A, I, B), and by column, (A, B, J)."""
+        """State tensors: second moments by row, (A, I, B), and by column, (A, B, J)."""
         return ("rows", "columns") if self.rows_first else ("columns", "rows")
 
 
@@ -74,9 +74,8 @@ UpdateKind = ElementwiseUpdate | FactoredUpdate
 
 
 class UpdateLaunch:
-    """Parameters that one kernel updates together. table: addresses of the weights, of the momenta, and of
-    what `kind` keeps, one column after the other; gradients: theirs, which may move between steps; kept: the
-    momenta's dtype."""
+    """Parameters that one kernel updates together. table: addresses of weights, momenta and further state,
+    one column after the other; gradients: addresses of gradients, which may change between steps."""
 
     def __init__(self, kind: UpdateKind, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
         self.kind, self.parameters, self.states = kind, parameters, states
@@ -92,21 +91,21 @@ class UpdateLaunch:
         self._triton = use_triton(weights[0])
 
     def matches(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether these are still the states of its parameters, and these still lie where they did."""
+        """Whether these are still the states of its parameters, at the same addresses."""
         if _addresses(map(local, self.parameters)) != self._addresses[: len(self.parameters)]:
             return False
-        found = (
+        current = (
             [states[p].get(name) for name in ("momentum", *self.kind.state_names)] for p in self.parameters
         )
-        return all(a is b for mine, theirs in zip(self.tensors, found) for a, b in zip(mine, theirs))
+        return all(a is b for mine, theirs in zip(self.tensors, current) for a, b in zip(mine, theirs))
 
     @property
     def aligned(self) -> bool:
-        """Whether 16 bytes of every tensor can be read at once."""
+        """Whether every tensor begins at a multiple of 16 bytes."""
         return all(address % 16 == 0 for address in (*self._addresses, *self._gradient_addresses))
 
     def run(self, rates: StepCoefficients) -> None:
-        """Update weights and states by the parameters' gradients."""
+        """One step: update weights and states by the parameters' gradients."""
         gradients = [local(p.grad).contiguous() for p in self.parameters if p.grad is not None]
         gradient_addresses = _addresses(gradients)
         if gradient_addresses != self._gradient_addresses:
@@ -123,7 +122,7 @@ class UpdateLaunch:
 
 @lru_cache(maxsize=64)
 def chunk_table(sizes: tuple[int, ...], chunk: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lengths of tensors, and of every chunk of them its tensor and its first element."""
+    """Table of chunks: lengths of the tensors, and of every chunk its tensor and its first element."""
     pairs = [(which, first) for which, size in enumerate(sizes) for first in range(0, size, chunk)]
     return torch.tensor(sizes, device=device), torch.tensor(pairs, device=device)
 

@@ -1,4 +1,4 @@
-"""Sigmoid cross-entropy over many classes, with nothing of the logits' size but their gradient.
+"""Sigmoid cross-entropy over many classes; the only memory of the logits' size is their gradient.
 
 b images · c classes · k right classes at most. Labels: one class an image (b); several as a list, filled up
 with -1 (b, k); or how much of each class, from 0 to 1 (b, c).
@@ -14,7 +14,8 @@ from scalevit.kernels.triton.launch import use_triton
 
 
 def sigmoid_xent(logits: Tensor, labels: Tensor) -> Tensor:
-    """Per image, the sum over classes of -y log σ(x) - (1 - y) log σ(-x), in fp32, of logits (b, c)."""
+    """Sigmoid cross-entropy (b) of logits (b, c): Σ over classes of -y log σ(x) - (1 - y) log σ(-x), in
+    fp32."""
     if use_triton(logits):
         from scalevit.kernels.triton.xent import SigmoidXent
 
@@ -23,7 +24,7 @@ def sigmoid_xent(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def sigmoid_xent_reference(logits: Tensor, labels: Tensor) -> Tensor:
-    """The same in plain PyTorch; sums agree within 1e-5 of themselves."""
+    """`sigmoid_xent` in plain PyTorch; sums agree within a relative 1e-5."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if labels.is_floating_point():
         labels = labels.to(logits.dtype)

@@ -1,5 +1,5 @@
-"""Self-attention on a CPU, from the joint projection and without a matrix of tokens by tokens in memory; its
-twin is attention.py's."""
+"""Self-attention in C, from the joint projection, without an n × n matrix in memory; the reference is
+kernels/attention.py."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from scalevit.kernels.cpu import dispatch
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
-    """Of qkv (b, n, 3 · h · e) to (b, n, h · e)."""
+    """Self-attention of qkv (b, n, 3 · h · e): (b, n, h · e)."""
     return SelfAttention.apply(qkv, heads, torch.is_grad_enabled())
 
 
 class SelfAttention(torch.autograd.Function):
-    """`keeps`: whether a backward pass may follow."""
+    """Autograd function of the C kernels. save_logs: whether a backward pass may follow."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, keeps: bool) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, heads: int, save_logs: bool) -> Tensor:
         b, n, d = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
         qkv, y = qkv.contiguous(), qkv.new_empty(b, n, d)
-        logs = torch.empty(b, heads, n) if keeps else None
+        logs = torch.empty(b, heads, n) if save_logs else None
         dispatch.call("attention_forward", qkv, y, logs, b, n, heads, d // heads, qkv.dtype)
         ctx.save_for_backward(qkv, logs)
         return y

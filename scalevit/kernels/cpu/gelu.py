@@ -1,4 +1,4 @@
-"""The kernels of gelu.py on a CPU."""
+"""Bias and GELU in C: the autograd function over gelu.c."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from scalevit.kernels.cpu import dispatch
 
 
 class BiasGeluCPU(torch.autograd.Function):
+    """tanh GELU of h + bias, and both gradients."""
+
     @staticmethod
     def forward(ctx: Any, h: Tensor, bias: Tensor) -> Tensor:
         h, wide = h.contiguous(), bias.float()

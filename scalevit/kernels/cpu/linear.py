@@ -1,4 +1,4 @@
-"""The products of linear.py on a CPU."""
+"""Linear layers and MLPs in C: autograd functions over linear.c."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from torch import Tensor
 
 from scalevit.kernels.cpu import dispatch
 
-#: What becomes of a product's sums, as linear.c calls it.
+#: Epilogue of a matrix product, as numbered in linear.c.
 PLAIN, GELU, GELU_GRADIENT = range(3)
 
 
 class LinearCPU(torch.autograd.Function):
+    """Linear layer, x weightᵀ + bias, and its gradients."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         ctx.dtype, ctx.bias = x.dtype, None if bias is None else bias.dtype
@@ -32,13 +34,22 @@ class LinearCPU(torch.autograd.Function):
 
 
 class MlpCPU(torch.autograd.Function):
+    """MLP: linear, tanh GELU, linear, and its gradients."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dtype: torch.dtype, keeps: bool
+        ctx: Any,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+        dtype: torch.dtype,
+        save_hidden: bool,
     ) -> Tensor:
         ctx.dtype, ctx.biases = x.dtype, (b1.dtype, b2.dtype)
         x, w1, w2 = x.to(dtype).contiguous(), w1.contiguous(), w2.contiguous()
-        h = x.new_empty(*x.shape[:-1], len(w1)) if keeps else None
+        h = x.new_empty(*x.shape[:-1], len(w1)) if save_hidden else None
         a = _product(x, w1, b1, GELU, h)
         ctx.save_for_backward(x, h, a, w1, w2)
         return _product(a, w2, b2)
@@ -57,29 +68,32 @@ class MlpCPU(torch.autograd.Function):
 
 
 def _product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, how: int = PLAIN, inner: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: int = PLAIN, hidden: Tensor | None = None
 ) -> Tensor:
-    """x (…, i) times the transpose of weight (o, i), plus bias (o). GELU is taken of `inner` (…, o)."""
+    """Matrix product: x (…, i) times the transpose of weight (o, i), plus bias (o). With GELU, `hidden` (…,
+    o) receives the sums before it."""
     o, i = weight.shape
     y, wide = x.new_empty(*x.shape[:-1], o), None if bias is None else bias.float()
     rows = x.numel() // i
-    dispatch.call("product", x, weight, weight.dtype, wide, y, inner, rows, i, o, 1, how, x.dtype)
+    dispatch.call("product", x, weight, weight.dtype, wide, y, hidden, rows, i, o, 1, epilogue, x.dtype)
     return y
 
 
-def _input_gradient(dy: Tensor, weight: Tensor, how: int = PLAIN, inner: Tensor | None = None) -> Tensor:
-    """dy (…, o) times weight (o, i); with `inner` (…, i), times GELU's derivative there."""
+def _input_gradient(
+    dy: Tensor, weight: Tensor, epilogue: int = PLAIN, hidden: Tensor | None = None
+) -> Tensor:
+    """Input gradient: dy (…, o) times weight (o, i); with `hidden` (…, i), times GELU's derivative there."""
     o, i = weight.shape
     dx = dy.new_empty(*dy.shape[:-1], i)
     rows = dy.numel() // o
-    dispatch.call("product", dy, weight, weight.dtype, None, dx, inner, rows, o, i, 0, how, dy.dtype)
+    dispatch.call("product", dy, weight, weight.dtype, None, dx, hidden, rows, o, i, 0, epilogue, dy.dtype)
     return dx
 
 
 def _weight_gradients(
     dy: Tensor, x: Tensor, weight: torch.dtype, bias: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Those of the weight (o, i) and of the bias (o), if there is one, in these dtypes."""
+    """Gradients of the weight (o, i) and of the bias (o), if there is one, in these dtypes."""
     o, i = dy.shape[-1], x.shape[-1]
     dweight, dbias = torch.empty(o, i), None if bias is None else torch.empty(o)
     dispatch.call("product_gradients", dy, x, dweight, dbias, x.numel() // i, o, i, x.dtype)

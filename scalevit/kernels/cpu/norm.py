@@ -1,4 +1,4 @@
-"""The kernels of norm.py on a CPU."""
+"""LayerNorm in C: autograd functions over norm.c."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalevit.kernels.cpu import dispatch
 def _forward(
     ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """x, or x + branch, and its norm."""
+    """Forward pass: x, or x + branch, and its norm."""
     stream = x if branch is None else torch.empty_like(x)
     y, rows, d = torch.empty_like(x, dtype=dtype), x.numel() // x.shape[-1], x.shape[-1]
     means, scales, wide = torch.empty(rows), torch.empty(rows), weight.float()
@@ -28,7 +28,7 @@ def _forward(
 
 
 def _backward(ctx: Any, ds: Tensor, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Gradients of x, of the branch, of weight and bias."""
+    """Backward pass: gradients of x, of the branch, of weight and bias."""
     stream, weight, means, scales = ctx.saved_tensors
     rows, d = len(means), stream.shape[-1]
     dx, sums = torch.empty_like(stream), torch.empty(2, dispatch.row_blocks(rows), d)
@@ -42,6 +42,8 @@ def _backward(ctx: Any, ds: Tensor, dy: Tensor) -> tuple[Tensor, Tensor | None, 
 
 
 class NormCPU(torch.autograd.Function):
+    """x and LayerNorm of x."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
@@ -56,6 +58,8 @@ class NormCPU(torch.autograd.Function):
 
 
 class AddNormCPU(torch.autograd.Function):
+    """x + branch and LayerNorm of the sum."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype

@@ -1,4 +1,4 @@
-"""The kernels of updates.py on a CPU."""
+"""Optimizer steps in C: calls of updates.c."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from scalevit.kernels.updates import (
 
 #: Elements of one tensor that one thread updates at a time.
 CHUNK = 1 << 14
-#: How the source calls the rules.
+#: Update rules, as numbered in updates.c.
 RULES = ("sgd", "adam", "adafactor")
 
 
 def run(launch: UpdateLaunch, rates: StepCoefficients) -> None:
-    """Update what `launch` holds."""
+    """One optimizer step of the parameters of `launch`."""
     numbers = torch.tensor(astuple(rates), dtype=torch.float64)
     match launch.kind:
         case ElementwiseUpdate() as kind:

@@ -1,4 +1,4 @@
-"""The kernels of gelu.py: x/2 · (1 + tanh u) = x · σ(2u), u = √(2/π) (x + 0.044715 x³).
+"""Bias and GELU in Triton: x/2 · (1 + tanh u) = x · σ(2u), u = √(2/π) (x + 0.044715 x³).
 
 One exponential and one division a number, so that memory is what limits; what is saved is the product itself.
 """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-#: Triton is there, and what it builds its launchers with.
+#: Triton is installed, and so is the compiler that builds its launchers.
 TRITON_AVAILABLE = importlib.util.find_spec("triton") is not None and bool(
     os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 )
@@ -23,7 +23,7 @@ TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def use_triton(tensor: Tensor) -> bool:
-    """Whether kernels are to be run on this tensor."""
+    """Whether Triton kernels compute on this tensor."""
     return (
         TRITON_AVAILABLE
         and (tensor.is_cuda or TRITON_INTERPRETED)
@@ -32,13 +32,13 @@ def use_triton(tensor: Tensor) -> bool:
 
 
 def torch_op(run: Callable[..., Any]) -> Any:
-    """Make an operation of torch, called scalevit::<its name>, of a function that gives new tensors; torch's
+    """Register a function that returns new tensors as the torch operation scalevit::<its name>; torch's
     compiler sees the kernels in it and launches them itself."""
     return torch.library.triton_op(f"scalevit::{run.__name__}", run, mutates_args=())
 
 
 def launch_kernel(kernel: Any, grid: tuple[int, ...], *args: Any, **settings: Any) -> None:
-    """Run a wrapped kernel. The interpreter cannot do so on tensors without memory, and need not."""
+    """Launch a wrapped kernel; nothing for fake tensors in the interpreter, which cannot run them."""
     if TRITON_INTERPRETED and is_fake(args[0]):
         return
     kernel[grid](*args, **settings)

@@ -1,4 +1,4 @@
-"""The kernels of norm.py. Statistics and sums are fp32; x̂ is computed again from x in the backward pass.
+"""LayerNorm in Triton. Statistics and sums are fp32; x̂ is computed again from x in the backward pass.
 
 The sum x + branch itself is left to torch, whose compiler adds the next branch to it in the same pass;
 kernels read both addends instead: less memory is kept, and as much is read.

@@ -1,8 +1,8 @@
-"""A matrix in eight bits, once as it lies and once transposed, read a single time.
+"""Quantisation to fp8 in Triton: a matrix as it lies and transposed, read a single time.
 
 Tensor cores want the shared dimension of both factors contiguous, so what takes part in the forward pass and
-in the gradient of the weights is needed both ways. The twin is `scalevit.kernels.fp8_linear.quantise`.
-"""
+in the gradient of the weights is needed both ways. The reference is
+`scalevit.kernels.fp8_linear.cast_scaled`."""
 
 # Triton turns what is annotated with tl.constexpr into one
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
@@ -49,7 +49,7 @@ def quantise_kernel(
     x: Tensor, row_scales: Tensor, column_scales: Tensor, dtype: torch.dtype,
     tile: tuple[int, int] = TILE, warps: int = WARPS,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(rows, columns) and (columns, rows) in `dtype`, of a contiguous matrix in fp32 or bf16.
+    """Quantised matrix, (rows, columns) and (columns, rows) in `dtype`, of a contiguous one in fp32 or bf16.
 
     Units are one number for all, or one for each row and one for each column."""
     rows, columns = x.shape

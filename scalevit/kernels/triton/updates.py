@@ -1,4 +1,4 @@
-"""The kernels of updates.py, for accelerators."""
+"""Optimizer steps in Triton: SGD, Adam and Adafactor over a table of tensors."""
 
 # Triton turns what is annotated with tl.constexpr into one
 # pyright: reportArgumentType=false
@@ -246,7 +246,7 @@ def _update_matrices(kind: FactoredUpdate, launch: UpdateLaunch, rates: StepCoef
 
 
 def run(launch: UpdateLaunch, rates: StepCoefficients) -> None:
-    """Update what `launch` holds."""
+    """One optimizer step of the parameters of `launch`."""
     if isinstance(launch.kind, ElementwiseUpdate):
         _update_elements(launch.kind, launch, rates)
     else:

@@ -1,4 +1,4 @@
-"""The kernels of xent.py.
+"""Sigmoid cross-entropy in Triton.
 
 Logits are read once for the losses and once for the gradient, which is only written: to keep a gradient made
 in the first pass and to scale it in the backward pass would move more.
