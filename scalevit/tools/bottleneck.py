@@ -1,5 +1,5 @@
-"""What limits a run on this machine, from measurements: computing, the optimizer, or reading images; and what
-changes would give, each one tried."""
+"""Bottleneck analysis of a run on this machine: times of computing, the optimizer and reading images, and the
+speedup of each setting that could change, measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scalevit.train.loop import MicroBatch, Recipe, State, accumulate_gradients
 from scalevit.train.precision import compile_blocks, eager, precision_errors
 from scalevit.train.state import build_state
 
-#: A change that gives less is not told of.
+#: Least speedup of a change that is reported.
 MIN_GAIN = 1.1
 #: Compiling is tried, which takes up to a minute, where a run lasts longer than so many seconds.
 LONG_RUN_SECONDS = 1800.0
@@ -31,8 +31,8 @@ LONG_RUN_SECONDS = 1800.0
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of one step: passes forward and backward over all micro-batches; the update; reading the
-    images on one core. threads: of the passes. workers: threads that read ahead. cores: for both."""
+    """Seconds of one step: forward and backward passes of all micro-batches; the optimizer update; reading
+    the images on one core. threads: of the passes. workers: threads that read ahead. cores: for both."""
 
     passes: float
     update: float
@@ -58,7 +58,7 @@ class StepTimes:
 
     @property
     def limit(self) -> str:
-        """What most of a step's time goes to."""
+        """The part that takes most of a step's time."""
         reading = self.reading / max(1, min(self.workers, self.cores))
         shares = {"computing": self.passes, "the optimizer": self.update, "reading images": reading}
         return max(shares, key=shares.__getitem__)
@@ -66,15 +66,14 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class SettingChange:
-    """What to set, and how many times as fast the run should then be."""
+    """A setting to change, and the expected speedup."""
 
     setting: str
     gain: float
 
 
 def examine_run(run: Run) -> dict[str, Any]:
-    """Parts of a step of `run` on this process's device, what limits it, and the changes worth making, best
-    first."""
+    """Bottleneck of `run` on this process's device: parts of a step, the limit, and changes, best first."""
     bench = _Bench(run)
     parts = bench.parts()
     tried = [*_workers(parts), *bench.tried(parts)]
@@ -97,15 +96,15 @@ def verdict(run: Run, found: dict[str, Any]) -> str:
 
 
 def fp8_layers(run: Run) -> list[LayerTiming]:
-    """How each linear layer of the run's blocks is fastest here; empty where nothing computes in fp8, and for
-    a run in fp32."""
+    """fp8 timings of the linear layers of the run's blocks; empty without fp8 hardware, and for a run in
+    fp32."""
     if run.train.precision == "fp32" or precision_errors("fp8"):
         return []
     return autotune(run, 1, torch.device("cuda"))
 
 
 def _workers(parts: StepTimes) -> Iterator[SettingChange]:
-    """The fewest threads that read as fast as any number would."""
+    """Change of data.workers to the fewest threads that read as fast as any number would."""
     ways = {count: replace(parts, workers=count).step for count in range(1, parts.cores + 1)}
     fewest = min(ways, key=lambda count: (round(ways[count] / parts.step, 2), count))
     yield SettingChange(f"data.workers={fewest}", parts.step / ways[fewest])
@@ -165,7 +164,7 @@ class _Bench:
         return median_seconds(work)
 
     def tried(self, parts: StepTimes) -> Iterator[SettingChange]:
-        """Each change by itself, timed; compiling last, for what is compiled stays so."""
+        """Time each change by itself; compiling comes last, since it cannot be undone."""
 
         def gain(passes: Callable[[], float], **changed: Any) -> float:
             return parts.step / replace(parts, passes=self.count * passes(), **changed).step

@@ -1,4 +1,4 @@
-"""What this machine can do, measured in a few seconds, and what to change on it."""
+"""Doctor: measurements of this machine (cores, devices, products, copies, disk, decoding) and advice."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ EXTRAS = {
 
 
 def examine_machine() -> dict[str, Any]:
-    """Facts and ceilings: cores, devices, matrix products and copies as fast as they get here, reading of
-    images, the disk, whether native kernels are built and in what they multiply, and why compiling does not
-    work (None: it does)."""
+    """Facts and measured ceilings of this machine: cores, devices, matrix products, copies, reading of
+    images, the disk, whether the C kernels are built and their matmul dtypes, and why torch.compile fails
+    (None: it works)."""
     written, read = disk_speed(Path.cwd())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
@@ -64,26 +64,26 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def advice(facts: dict[str, Any]) -> list[str]:
-    """What to change, most useful first."""
-    found = []
+    """Advice: settings to change, most useful first."""
+    lines = []
     fp32, bf16 = facts["gflops"]["fp32"], facts["gflops"]["bf16"]
     if bf16 > 1.5 * fp32:
-        found.append(f"train.precision=bf16: matrix products run {bf16 / fp32:.1f} × as fast as in fp32 here")
+        lines.append(f"train.precision=bf16: matrix products run {bf16 / fp32:.1f} × as fast as in fp32 here")
     elif bf16 < fp32:
-        found.append(
+        lines.append(
             f"train.precision=fp32: bf16 matrix products reach {bf16 / fp32:.2f} of fp32's speed here"
         )
     if facts["threads"] < (facts["cores"] or 1) and facts["device"] == "cpu":
-        found.append(f"torch uses {facts['threads']} of {facts['cores']} cores: OMP_NUM_THREADS sets it")
+        lines.append(f"torch uses {facts['threads']} of {facts['cores']} cores: OMP_NUM_THREADS sets it")
     for name, there in facts["packages"].items():
         brings, extra = EXTRAS[name]
         if not there:
-            found.append(f'no {name}: pip install "scalevit[{extra}]" brings {brings}')
+            lines.append(f'no {name}: pip install "scalevit[{extra}]" brings {brings}')
     if facts["device"] == "cpu" and not facts["native_kernels"]:
-        found.append("no native kernels: with a C compiler (gcc or clang) a CPU trains faster")
+        lines.append("no native kernels: with a C compiler (gcc or clang) a CPU trains faster")
     if facts["compile_fails"]:
-        found.append(f"train.compile=true does not work here: {facts['compile_fails']}")
-    return found
+        lines.append(f"train.compile=true does not work here: {facts['compile_fails']}")
+    return lines
 
 
 # --------------------------------------------------------------------------- measuring
@@ -149,7 +149,7 @@ def disk_speed(folder: Path) -> tuple[float, float]:
 
 
 def blas_library() -> str:
-    """The library of torch's matrix products, and its threads."""
+    """Names of torch's BLAS libraries."""
     built = torch.__config__.show()
     found = re.search(r"BLAS_INFO=(\w+)", built)
     dnn = re.search(r"MKL-DNN v([\d.]+)", built)
@@ -157,7 +157,7 @@ def blas_library() -> str:
 
 
 def bf16_path(device: torch.device) -> str:
-    """By which instructions bf16 products are computed."""
+    """Instructions that compute bf16 matrix products on this device."""
     if device.type == "cuda":
         return "tensor cores" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated"
     for name, words in INSTRUCTIONS.items():
@@ -180,12 +180,12 @@ def _cpu_flags() -> set[str]:
 
 
 def decoder_names() -> str:
-    """What decodes JPEGs and what resizes."""
+    """Names of the libraries that decode JPEGs and resize."""
     return f"{'simplejpeg' if decode.simplejpeg else 'Pillow'}, {'OpenCV' if crops.cv2 else 'Pillow'}"
 
 
 def decode_speed() -> float:
-    """Images a second and core: a JPEG of 500 × 375 pixels, random crop, 224 × 224."""
+    """Reading speed in images a second and core: a JPEG of 500 × 375 pixels, random crop, 224 × 224."""
     waves = np.add.outer(np.sin(np.arange(375) / 9), np.cos(np.arange(500) / 7))[..., None]
     noise = np.random.default_rng(0).normal(0, 12, (375, 500, 3))
     pixels = np.clip(128 + 50 * waves + noise, 0, 255).astype(np.uint8)
@@ -212,6 +212,6 @@ def compile_error(device: torch.device) -> str | None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Until an accelerator has done what it was given."""
+    """Wait until an accelerator has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()

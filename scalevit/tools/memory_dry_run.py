@@ -1,8 +1,8 @@
-"""One step of a run on many devices, pretended on this one: the true model, sharded as the run says, with
-tensors that have shapes but no memory, among processes that do not exist.
+"""Memory dry run: one training step of a run on many devices, simulated on this machine with the true model,
+sharded as the run says, fake tensors (a shape, no memory) and a fake process group.
 
-Everything that a step does with memory is torch's own and ours: gathering, casting, recomputing,
-accumulating, updating. Only DDP's reducer is left out: its buckets are the gradients themselves.
+Gathering, casting, recomputing, accumulating and updating are those of a run. Only DDP's reducer is left out:
+its buckets are the gradients themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from scalevit import optim
+from scalevit.config.memory import GIB
 from scalevit.config.run import Run
 from scalevit.data.normalise import normaliser
 from scalevit.distributed import parallelize
@@ -28,13 +29,12 @@ from scalevit.optim.weight_averaging import start_average
 from scalevit.tools.memory_tracker import MemoryTracker
 from scalevit.train.loop import Recipe, State, accumulate_gradients, clip_gradients
 
-GIB = 2**30
-
 
 @dataclass(frozen=True)
 class StepMemory:
-    """GiB on the first of `devices` devices, `micro_batch` images at once. peak: the most that were live;
-    kinds: what that was made of. sent: GiB a step that this device gives to collectives, by what for."""
+    """Memory of a step in GiB on the first of `devices` devices, with `micro_batch` images at once. peak: the
+    most that was live; kinds: its parts. sent: GiB a step that this device gives to collectives, by
+    purpose."""
 
     devices: int
     micro_batch: int
@@ -44,17 +44,17 @@ class StepMemory:
 
 
 def dry_run_step(run: Run, devices: int, micro_batch: int) -> StepMemory:
-    """A step of `run` on `devices` devices, as the first one of them lives through it."""
-    with fake_device.fake_accelerator(), _among(run, devices) as world:
+    """Memory of a step of `run` on the first of `devices` devices."""
+    with fake_device.fake_accelerator(), _fake_process_group(run, devices) as world:
         model = ViT(run.model, device="meta")
         if run.parallel.recompute != "none":
             parallelize.recompute(model.blocks, run.parallel.recompute)
         forward = parallelize.share(model, run.parallel, world) if _is_sharded(run, devices) else model
-        with _fake():
-            _put_on(model, world.device)
+        with _fake_tensors():
+            _materialise(model, world.device)
             average = start_average(model) if run.train.averages else None
             state = State(model, optim.build(run.optimizer, model), average, world, forward)
-            tracker = _walk(state, run, max(1, run.train.batch // devices), micro_batch)
+            tracker = _run_step(state, run, max(1, run.train.batch // devices), micro_batch)
     kinds, sent = ({k: v / GIB for k, v in of.items() if v} for of in (tracker.at_peak, tracker.sent))
     return StepMemory(devices, micro_batch, tracker.peak / GIB, kinds, sent)
 
@@ -79,8 +79,8 @@ def largest_micro_batch(
     return here, above
 
 
-def _walk(state: State, run: Run, share: int, micro_batch: int) -> MemoryTracker:
-    """One step on `share` images, and what it left."""
+def _run_step(state: State, run: Run, share: int, micro_batch: int) -> MemoryTracker:
+    """The memory tracker after one step on `share` images."""
     tracker = MemoryTracker(sharded=_is_sharded(run, state.world.size))
     tracker.track("weights", [*state.model.parameters(), *state.model.buffers()])
     tracker.track("averages", (state.average or {}).values())
@@ -102,8 +102,8 @@ def _walk(state: State, run: Run, share: int, micro_batch: int) -> MemoryTracker
 
 
 @contextlib.contextmanager
-def _among(run: Run, devices: int) -> Iterator[mesh.World]:
-    """The first process of `devices`; the others do not exist."""
+def _fake_process_group(run: Run, devices: int) -> Iterator[mesh.World]:
+    """Context: the first process of a fake process group of `devices`."""
     cpu = torch.device("cpu")
     if devices == 1:
         yield mesh.World(0, 1, cpu)
@@ -117,8 +117,8 @@ def _among(run: Run, devices: int) -> Iterator[mesh.World]:
         torch.distributed.destroy_process_group()
 
 
-def _fake() -> contextlib.AbstractContextManager[Any]:
-    """Tensors made in here have a shape, a dtype, a device, and no memory."""
+def _fake_tensors() -> contextlib.AbstractContextManager[Any]:
+    """Context in which new tensors have a shape, a dtype, a device, and no memory."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
@@ -128,8 +128,8 @@ def _is_sharded(run: Run, devices: int) -> bool:
     return devices > 1 and run.parallel.strategy != "ddp"
 
 
-def _put_on(model: ViT, device: torch.device) -> None:
-    """Parameters and buffers get memory, as far as there is any in here."""
+def _materialise(model: ViT, device: torch.device) -> None:
+    """Give parameters and buffers fake memory."""
     if any(is_sharded(p) for p in model.parameters()):
         model.to_empty(device=device)
         return
@@ -146,7 +146,7 @@ def _put_on(model: ViT, device: torch.device) -> None:
 
 
 def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
-    """As `train.take_step` does it."""
+    """Forward and backward pass, clipping and update of one training step (train/loop.py)."""
     recipe = Recipe(
         run.schedule,
         run.train,
@@ -163,7 +163,7 @@ def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
 
 
 def _make_moments(state: State, tracker: MemoryTracker) -> None:
-    """What the optimizer keeps, which it makes in its first step."""
+    """Create the optimizer's state, which it makes in its first step, and track it."""
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()
@@ -173,7 +173,7 @@ def _make_moments(state: State, tracker: MemoryTracker) -> None:
 
 
 def _make_buckets(state: State, tracker: MemoryTracker) -> None:
-    """DDP's gradients, which are there all the time and are averaged once a step."""
+    """Track DDP's gradient buckets, which exist all the time and are averaged once a step."""
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]

@@ -1,9 +1,8 @@
-"""Bytes that are live on one device while a step runs, by kind, and their peak: every tensor's memory is
-counted from the operation that makes it to the moment when nobody holds it.
+"""Memory tracker: bytes that are live on one device while a step runs, by kind, and their peak. A tensor's
+memory counts from the operation that makes it until it is freed.
 
-It sees what torch's operations hand out, of real tensors and of fake ones alike; not the workspaces inside of
-an operation, and not what an allocator keeps in reserve.
-"""
+It sees the outputs of torch's operations, of real and of fake tensors; not the workspaces inside an
+operation, and not what an allocator keeps in reserve."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_iter
 
 from scalevit.distributed.shards import is_sharded, local
 
-#: Collectives of a training step: the argument whose bytes cross the network, and what people call it.
+#: Collectives of a training step: the index of the argument that is sent, and the purpose.
 MESSAGES = {
     "_allgather_base_": (0, "gather weights"),
     "_reduce_scatter_base_": (1, "scatter gradients"),
@@ -30,7 +29,8 @@ EMPTY, TO = torch.ops.aten.empty.memory_format, torch.ops.aten._to_copy.default
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Use as a context around what is to be measured; `track` first what exists already.
+    """Memory tracker, used as a context around the code to measure; `track` tensors that exist already
+    before.
 
     live: bytes by kind now. peak: the most that were live at once; at_peak: by kind at that moment. sent:
     bytes of collectives by name. What is made in here is "gathered" (FSDP2's memory for weights of others),
@@ -96,7 +96,7 @@ class MemoryTracker(TorchDispatchMode):
         self._resizable.discard(key)
 
     def _update_peak(self) -> None:
-        """Notice memory that was resized, and whether this is the most so far."""
+        """Account for resized storages, and update the peak."""
         for key in self._resizable:
             reference, kind, size = self._known[key]
             storage = reference()

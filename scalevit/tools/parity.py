@@ -1,4 +1,4 @@
-"""How far we are from the authors' numbers: replays golden files and measures the largest error of each.
+"""Parity with the authors' numbers: recomputes golden files and measures the largest error of each.
 
 A file is recognised by its keys and everything else is read from its shapes, so files for other widths,
 depths, patches, heads or seeds are replayed as well. Formats and tolerances: docs/parity.md.
@@ -24,6 +24,7 @@ from scalevit.evals.probes import ridge_probe
 from scalevit.model import losses, weights
 from scalevit.model.formats import bigvision
 from scalevit.model.vit import ViT
+from scalevit.train.loop import Recipe, State, take_step
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -36,7 +37,8 @@ MAX_TIPPED_SHARE = 2e-3
 
 @dataclass(frozen=True)
 class Check:
-    """One quantity of one file. tolerance: None for what is shown but decides nothing; note says why."""
+    """Error of one quantity of one file. tolerance: None for quantities that are shown but not judged; the
+    note says why."""
 
     case: str
     quantity: str
@@ -50,7 +52,7 @@ class Check:
 
 
 def replay_folder(folder: Path) -> tuple[list[Check], list[str]]:
-    """The checks of every file in `folder` that is recognised, and the names of the other npz files.
+    """Checks of every golden file in `folder`, and the names of npz files that are not recognised.
 
     Raises ValueError when there is none, or one holds something else than plain arrays."""
     if not folder.is_dir():
@@ -137,13 +139,13 @@ def _images(images: np.ndarray) -> Tensor:
 
 
 def _vit(case: str, arrays: Arrays) -> Iterator[Check]:
-    """Outputs, loss and every gradient."""
+    """Model: outputs, loss and every gradient."""
     model = _model(_below(arrays, "params/"), arrays["image"])
-    found = model.intermediates(_images(arrays["image"]))
+    outputs = model.intermediates(_images(arrays["image"]))
     for name in ("encoded", "pre_logits", "logits"):
-        _same_shape(found[name], arrays[name], name)
-        yield Check(case, name, max_error(found[name], arrays[name]), 1e-5)
-    loss = losses.sigmoid_xent(found["logits"], torch.from_numpy(arrays["labels"]).float())
+        _same_shape(outputs[name], arrays[name], name)
+        yield Check(case, name, max_error(outputs[name], arrays[name]), 1e-5)
+    loss = losses.sigmoid_xent(outputs["logits"], torch.from_numpy(arrays["labels"]).float())
     yield Check(case, "loss", max_error(loss, arrays["loss"]), 1e-5)
     loss.backward()
     values = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -272,39 +274,29 @@ def _run(case: str, name: str, arrays: Arrays) -> Iterator[Check]:
     chosen = config.Optimizer(name=name, body_decay=BODY_DECAY, head_decay=HEAD_DECAY)  # pyright: ignore
     schedule = replace(RECORDED_SCHEDULE, steps=len(arrays["images"]))
     optimizer = optim.build(chosen, model)
-    rates, found, norms, moved = [], [], [], []
+    state = State(model, optimizer, None)
+    recipe = Recipe(
+        schedule, config.Train(precision="fp32"), CLIP, config.Guard(on=False), losses.sigmoid_xent
+    )
+    rates, step_losses, norms, moved = [], [], [], []
     for step, batch in enumerate(zip(_images(arrays["images"]), torch.from_numpy(arrays["labels"]).float())):
         rates.append(lr_at(schedule, step))
-        loss, norm = _step(model, optimizer, batch, rates[-1])
-        found.append(loss)
+        state.meters.zero_()
+        take_step(state, [batch], recipe)
+        loss, norm, _ = state.meters.tolist()
+        step_losses.append(loss)
         norms.append(norm)
         if any(key.startswith(f"params{step + 1}/") for key in arrays):
             moved += _moved(case, step + 1, bigvision.from_ours(model), before, arrays)
     yield Check(case, "learning rates", max_relative_error(np.array(rates), arrays["lr"]), 1e-6, name)
     yield Check(
-        case, f"losses of {len(found)} steps", max_relative_error(np.array(found), arrays["losses"]), 1e-5
+        case,
+        f"losses of {len(step_losses)} steps",
+        max_relative_error(np.array(step_losses), arrays["losses"]),
+        1e-5,
     )
     yield Check(case, "gradient norms", max_relative_error(np.array(norms), arrays["grad_norms"]), 1e-4)
     yield from moved
-
-
-def _step(
-    model: ViT, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], rate: float
-) -> tuple[float, float]:
-    """One step of the authors' trainer in fp32; gives the loss and the gradients' norm before clipping."""
-    images, labels = batch
-    loss = losses.sigmoid_xent(model(images), labels)
-    loss.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-    for gradient in gradients:
-        gradient.mul_((CLIP / norm).clamp(max=1.0))
-    for group in optimizer.param_groups:
-        group["lr"].fill_(rate)
-    optimizer.step()
-    for parameter in model.parameters():
-        parameter.grad = None
-    return loss.item(), norm.item()
 
 
 def _moved(case: str, step: int, ours: Arrays, before: Arrays, arrays: Arrays) -> Iterator[Check]:

@@ -1,8 +1,8 @@
-"""The same Vision Transformer from other libraries: width, depth, heads, image and classes as asked for.
+"""Baselines: the same Vision Transformer from other libraries, of given width, depth, heads, image and
+classes.
 
-Every peer is taken in the variant that is nearest to ours and fastest: without class token where it can do
-without, exact GELU where that is its default, its own weights and its own attention.
-"""
+Every baseline is taken in the variant that is nearest to ours and fastest: without class token where it can
+do without, exact GELU where that is its default, its own weights and its own attention."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ CLASSES = 1000
 
 @dataclass(frozen=True)
 class Baseline:
-    """build: from a shape and the side of the images. class_token: one token more than ours."""
+    """A peer library's model. build: from a shape and the images' side in pixels. class_token: one token more
+    than ours."""
 
     build: Callable[[Shape, int], nn.Module]
     class_token: bool = False
@@ -43,7 +44,7 @@ def _simple(shape: Shape, image: int) -> nn.Module:
 
 
 class _Logits(nn.Module):
-    """transformers gives an object; its logits are what is compared."""
+    """Logits of a transformers model, whose forward pass returns an object."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

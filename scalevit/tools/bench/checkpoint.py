@@ -1,4 +1,4 @@
-"""What saving costs: time of the steps beside which it happens, and host memory of a save."""
+"""Benchmark of asynchronous checkpointing: its cost in training time, and the host memory of a save."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from scalevit.artifacts.async_checkpoint import Saver
 from scalevit.artifacts.checkpoint import Keep
 from scalevit.config.lr_schedule import Schedule
+from scalevit.config.memory import GIB
 from scalevit.config.run import Guard, Model, Run, Train
 from scalevit.data.normalise import normaliser
 from scalevit.distributed import world
@@ -24,16 +25,16 @@ from scalevit.model import losses
 from scalevit.train.loop import MicroBatch, Recipe, State, checkpoint_shards, scalar_state, take_step
 from scalevit.train.state import build_state
 
-MIB, GIB = 2**20, 2**30
+MIB = 2**20
 M_MMAP_THRESHOLD = -3
-#: Steps before each save that tell how long a step usually takes.
+#: Steps before each save, whose median is the usual time of a step.
 PLAIN = 5
 #: A tenth of G/14: 176 M weights in fp32, Adafactor's momentum in bf16; images of a few tokens.
 TENTH = Model(shape="L/16", depth=14, pool="gap", classes=10, image=32)
 
 
 def measure(shape: str, batch: int, every: int, rounds: int, threads: int, folder: str) -> dict[str, Any]:
-    """What a save adds to the time of `every` steps, and memory that it takes."""
+    """Cost of a save: its share of the time of `every` steps, and its host memory."""
     if min(batch, every, rounds, threads) < 1:
         raise ValueError("--batch, --every, --rounds and --threads must be at least 1")
     torch.set_num_threads(threads)
@@ -66,7 +67,7 @@ def _started(run: Run) -> tuple[State, list[MicroBatch], Recipe]:
 
 
 def _time(model: Model, batch: int, every: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """What a save adds: its copy, what the steps beside its writing take more than usual, its commit."""
+    """Time that a save adds: its copy, the slowdown of steps beside its writing, its commit."""
     state, micro, recipe = _started(_run(model, batch))
     saver = Saver(folder, state.world, Keep(1))
 
@@ -105,7 +106,7 @@ def _time(model: Model, batch: int, every: int, rounds: int, folder: Path) -> di
 
 @dataclass
 class Grown:
-    """How much more memory the process had, at most, than at the beginning; in bytes."""
+    """Largest growth of the process's memory since the beginning, in bytes."""
 
     bytes: int = 0
 
@@ -142,7 +143,7 @@ def _memory(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Lines of time and of memory."""
+    """The measurements as text."""
     each, beside = (", ".join(f"{cost:.1%}" for cost in found["costs"]), found["steps_beside"])
     lines = [
         f"{found['shape']}, {found['batch']} images a step of {1000 * found['seconds_a_step']:.0f} ms",

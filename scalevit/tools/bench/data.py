@@ -1,8 +1,9 @@
-"""Images a second and core: a 500×375 JPEG decoded, inception-cropped to 224, mirrored, and normalised.
+"""Benchmark of image reading, in images a second and core: a 500×375 JPEG decoded, inception-cropped to 224,
+mirrored, and normalised.
 
 Every path is measured twice: up to the uint8 view, which is what our loader hands to the device, and up to
-normalised float32 with channels first, which is what PyTorch's usual transforms hand over. Paths take turns
-on one thread, in processor time. The photographs are parts of scikit-learn's two sample images.
+normalised float32 with channels first, which is what PyTorch's usual transforms hand over. Paths alternate on
+one thread, in process time. The photographs are parts of scikit-learn's two sample images.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from scalevit.model.formats.torchvision_shim import import_despite_torchvision
 
 SIDE = 224
 ROUNDS = 5
-#: The peer that ratios are to.
+#: The library that ratios are to.
 BASELINE = "torchvision"
 _KEYS = 4096
 
-#: From a JPEG and the number of the image to what the model gets.
+#: A reading path: from a JPEG and the image's number to the model's input.
 ImagePath = Callable[[bytes, int], Any]
 
 
@@ -40,18 +41,18 @@ def measure(seconds: float) -> dict[str, Any]:
         raise ValueError("--seconds must be positive")
     torch.set_num_threads(1)
     jpegs = photographs()
-    ways, missing = _ways()
-    turns: dict[tuple[str, str], list[float]] = {name: [] for name in ways}
+    paths, missing = _paths()
+    spent: dict[tuple[str, str], list[float]] = {name: [] for name in paths}
     for _ in range(ROUNDS):
-        for name, way in ways.items():
-            turns[name].append(_speed(way, jpegs, seconds / ROUNDS))
-    medians = {name: float(np.median(values)) for name, values in turns.items()}
+        for name, path in paths.items():
+            spent[name].append(_speed(path, jpegs, seconds / ROUNDS))
+    medians = {name: float(np.median(values)) for name, values in spent.items()}
     rows = [
         {
             "path": path,
             "to": to,
             "images_per_second": rate,
-            "range": float(np.ptp(turns[path, to])),
+            "range": float(np.ptp(spent[path, to])),
             "ratio": rate / medians[BASELINE, to] if (BASELINE, to) in medians else None,
         }
         for (path, to), rate in medians.items()
@@ -102,8 +103,8 @@ def photographs(count: int = 64, width: int = 500, height: int = 375, quality: i
     return jpegs
 
 
-def _ways() -> tuple[dict[tuple[str, str], ImagePath], dict[str, str]]:
-    """Every path by (name, what it ends in), and why a peer is not among them."""
+def _paths() -> tuple[dict[tuple[str, str], ImagePath], dict[str, str]]:
+    """Reading paths by (name, output type), and the reason where a library is missing."""
     keys = [int(one) for one in key(0, np.arange(_KEYS))]
 
     def ours(data: bytes, number: int) -> np.ndarray:
@@ -130,7 +131,7 @@ def _ways() -> tuple[dict[tuple[str, str], ImagePath], dict[str, str]]:
 
 
 def _torchvision() -> dict[str, ImagePath]:
-    """PyTorch's usual path on Pillow's images, by what it ends in."""
+    """Torchvision's transforms on Pillow images, by output type."""
     tv = import_despite_torchvision("torchvision.transforms")
     crop: list[Any] = [tv.RandomResizedCrop(SIDE), tv.RandomHorizontalFlip()]
     view = tv.Compose(crop)

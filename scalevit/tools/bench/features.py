@@ -20,7 +20,7 @@ from scalevit.tools.bench.interleaved import bench_device, device_name, time_int
 
 
 def measure(shape: str, image: int, images: int, rounds: int, threads: int) -> dict[str, Any]:
-    """Images a second of both ways, each the best of `rounds` turns, and their ratio. One CPU thread is timed
+    """Images a second of both candidates, each the best of `rounds`, and their ratio. One CPU thread is timed
     by the process's own time: neighbours do not count, nor is what other threads prepare free."""
     if min(images, rounds, threads) < 1:
         raise ValueError("--images, --rounds and --threads must be at least 1")
@@ -29,8 +29,8 @@ def measure(shape: str, image: int, images: int, rounds: int, threads: int) -> d
     model = ViT(Model(shape=shape, image=image, classes=0), device=device)
     count = -(-images // BATCH) * BATCH
     pixels = np.random.default_rng(0).integers(0, 256, (count, image, image, 3), np.uint8)
-    ways = {"network": partial(_bare, model, count), "extraction": partial(_extract, model, pixels)}
-    seconds = time_interleaved(ways, rounds, threads, device)
+    candidates = {"network": partial(_bare, model, count), "extraction": partial(_extract, model, pixels)}
+    seconds = time_interleaved(candidates, rounds, threads, device)
     speeds = {name: count / min(spent) for name, spent in seconds.items()}
     return {
         "shape": shape, "image": image, "images": count, "rounds": rounds, "threads": threads,

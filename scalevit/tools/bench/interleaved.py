@@ -1,7 +1,7 @@
-"""Candidates that take turns: whatever slows the machine down slows all of them.
+"""Interleaved timing: candidates run in alternation, so that whatever slows the machine down slows all.
 
-One CPU thread is timed by the process's own time, so that neighbours do not count; else the clock on the wall
-counts, and an accelerator is waited for.
+A single CPU thread is timed in process time, which leaves neighbours out; otherwise in wall-clock time, and
+accelerators are synchronised.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from pathlib import Path
 
 import torch
 
-#: Runs in a row on an accelerator, which is waited for after the last one: as in training, where the next
-#: step is on its way before the last one is done.
+#: Runs in a row on an accelerator, synchronised after the last one: as in training, where the next step is
+#: launched before the last one has ended.
 STEPS_PER_ROUND = 4
 
 
 def time_interleaved(
-    ways: Mapping[str, Callable[[], object]], rounds: int, threads: int, device: torch.device
+    candidates: Mapping[str, Callable[[], object]], rounds: int, threads: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of every round of every way; a first round that warms up is left out."""
+    """Seconds of every round of every candidate; a first round that warms up is left out."""
     clock = time.process_time if uses_process_time(threads, device) else time.perf_counter
     repeats = STEPS_PER_ROUND if device.type == "cuda" else 1
-    spent: dict[str, list[float]] = {name: [] for name in ways}
+    spent: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
-        for name, way in ways.items():
+        for name, run in candidates.items():
             _wait(device)
             began = clock()
             for _ in range(repeats):
-                way()
+                run()
             _wait(device)
             if turn:
                 spent[name].append((clock() - began) / repeats)
@@ -37,22 +37,22 @@ def time_interleaved(
 
 
 def uses_process_time(threads: int, device: torch.device) -> bool:
-    """Whether the process's own time counts, and not the clock on the wall."""
+    """Whether process time is measured, not wall-clock time: on a CPU with one thread."""
     return threads == 1 and device.type == "cpu"
 
 
 def bench_device() -> torch.device:
-    """The device that benches run on."""
+    """Device that benchmarks run on: the GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device_name(device: torch.device) -> str:
-    """The accelerator's name, or the processor's."""
+    """Name of the accelerator, or of the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 def _processor() -> str:
-    """As Linux knows it; family and model tell virtual machines' processors apart."""
+    """Name of the processor on Linux, with family and model, which virtual machines' names often hide."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Figures as a Markdown table that is readable as it stands."""
+"""Markdown tables, aligned so that they are readable as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, all others to the right."""
+    """A Markdown table; the first column is aligned left, all others right."""
     widths = [max(3, *(len(line[column]) for line in (head, *rows))) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:

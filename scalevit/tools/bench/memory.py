@@ -1,4 +1,4 @@
-"""The memory that `scalevit plan` predicts, beside what real training steps hold.
+"""Benchmark of the memory model: what `scalevit plan` predicts beside the memory of real training steps.
 
 On an accelerator the allocator's own count of the most that was in use; on a CPU every tensor is followed
 from the operation that makes it (`tracker`), with the choices that a run takes on an accelerator.

@@ -1,11 +1,10 @@
-"""Training steps and inference of whole models, ours beside the peers', beside the machine's ceiling.
+"""Benchmark of training steps and inference: scalevit, other libraries, and the machine's ceiling.
 
-All candidates of a row take turns in one process, so that a busy machine slows all of them; medians count.
-The ceiling is measured in the same turns: the forward matrix products of the model's linear layers, at its
-own shapes and precision, with nothing in between, by the fastest product there is (kernels/linear.py). FLOPs
-are the model's own (shapes.py): three forward passes a training step, and a token more for a peer that cannot
-do without a class token.
-"""
+All candidates of a row alternate in one process, so that a busy machine slows all of them; medians count. The
+ceiling is measured in the same rounds: the forward matrix products of the model's linear layers, at its own
+shapes and precision, with nothing in between, by the fastest product there is (kernels/linear.py). FLOPs are
+the model's own (config/model_sizes.py): three forward passes a training step, and a token more for a peer
+that cannot do without a class token."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True)
 class BenchCase:
-    """A model, the side of its images, and how many of them at once on a CPU and on a GPU."""
+    """A benchmark case: model, images' side in pixels, and batch sizes on a CPU and on a GPU."""
 
     shape: str
     image: int = 224
@@ -63,7 +62,7 @@ CASES = {
 
 COMPILED = " compiled"
 CANDIDATES = tuple(name + suffix for name in (OURS, *BASELINES) for suffix in ("", COMPILED))
-#: What each option may name.
+#: Valid names of each option.
 KNOWN = {
     "model": (*CASES,), "precision": (*DTYPES,), "work": ("train", "infer"), "among": CANDIDATES,
     "optimizer": (*factory.OPTIMIZERS,),
@@ -72,8 +71,8 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class BenchJob:
-    """One model at one precision, trained or only run. work: "train" or "infer"; optimizer: ours, the peers
-    have AdamW"""
+    """One measurement: a model at one precision, in training or inference. work: "train" or "infer";
+    optimizer: ours, the peers have AdamW"""
 
     model: str
     precision: str
@@ -105,7 +104,7 @@ class BenchJob:
 
 @dataclass(frozen=True)
 class Candidate:
-    """run: does it once. flops: of one run."""
+    """A timed candidate. run: once. flops: of one run."""
 
     name: str
     run: Callable[[], object]
@@ -122,7 +121,8 @@ def measure(
     rounds: int,
     threads: int,
 ) -> dict[str, Any]:
-    """One row for every candidate of every model, precision and kind of work. batch 0: the usual one."""
+    """Measured rows, one for every candidate of every model, precision and kind of work. batch 0: the
+    case's."""
     asked = {"model": model, "precision": precision, "work": work, "among": among, "optimizer": (optimizer,)}
     _require(asked)
     if batch < 0 or min(rounds, threads) < 1:
@@ -143,7 +143,7 @@ def measure(
 
 
 def table(found: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The measurements as Markdown tables."""
     head = ["", "images/s", "± %", "GFLOP/s", "of ceiling", "MFU", "× best peer"]
     about = "{device}, {threads} thread(s), torch {torch}, medians of {rounds}; {optimizer} against AdamW"
     about = about.format(**found)
@@ -202,7 +202,7 @@ def _mfu(rate: float, job: BenchJob) -> float | None:
 
 
 def _ceiling(job: BenchJob) -> Candidate:
-    """Each linear layer of one block, once, on all tokens of a batch."""
+    """Ceiling: each linear layer of one block, once, on all tokens of a batch."""
     s, dtype = job.shape, DTYPES[job.precision]
     tokens = job.batch * s.tokens(job.case.image)
     sizes = [(s.width, 3 * s.width), (s.width, s.width), (s.width, s.mlp), (s.mlp, s.width)]
@@ -220,7 +220,7 @@ def _ours(job: BenchJob, among: Sequence[str]) -> Iterator[Candidate]:
     for suffix in ("", COMPILED):
         if OURS + suffix in among:
             words = config.Model(shape=job.case.shape, image=job.case.image, pool="gap", classes=CLASSES)
-            model = _made(words, job.device)
+            model = _random_vit(words, job.device)
             if suffix:
                 compile_blocks(model.blocks)
             inputs = partial(tuple, job.inputs())  # the same each time
@@ -229,7 +229,7 @@ def _ours(job: BenchJob, among: Sequence[str]) -> Iterator[Candidate]:
             yield Candidate(OURS + suffix, run, job.flops() * job.batch)
 
 
-def _made(words: config.Model, device: torch.device) -> ViT:
+def _random_vit(words: config.Model, device: torch.device) -> ViT:
     """With random weights; those of a run are drawn on a CPU, which takes long for the largest models."""
     if device.type == "cpu":
         return ViT(words)
@@ -242,8 +242,8 @@ def _made(words: config.Model, device: torch.device) -> ViT:
 def our_step(
     model: ViT, job: BenchJob, inputs: Callable[[], tuple[Tensor, Tensor]], compiled: bool = False
 ) -> Callable[[], object]:
-    """What `scalevit pretrain` does in a step, with the loss that the peers get, on the images and labels
-    that `inputs` gives each time."""
+    """The training step of `scalevit pretrain`, with the baselines' loss, on the images and labels that
+    `inputs` returns each time."""
     words = config.Optimizer(name=job.optimizer)  # pyright: ignore[reportArgumentType]
     state = State(model, optim.build(words, model), None)
     state.world, state.meters = replace(state.world, device=job.device), state.meters.to(job.device)
@@ -272,7 +272,8 @@ def _peers(job: BenchJob, among: Sequence[str], missing: dict[str, str]) -> Iter
 
 
 def _compile_peer(model: nn.Module, job: BenchJob) -> None:
-    """As a whole; on a GPU block by block where it has blocks, which a deep model compiles in seconds."""
+    """Compile a baseline as a whole; on a GPU block by block, where it has blocks, so that deep models take
+    seconds."""
     blocks = getattr(model, "blocks", None)
     if job.device.type == "cuda" and blocks is not None:
         for block in blocks:
@@ -282,7 +283,7 @@ def _compile_peer(model: nn.Module, job: BenchJob) -> None:
 
 
 def _peer_step(model: nn.Module, job: BenchJob) -> Callable[[], object]:
-    """The usual loop of PyTorch with its fastest optimizer."""
+    """PyTorch's usual training step with its fastest optimizer."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.03, fused=True)
     images, labels = job.inputs()
 
@@ -298,7 +299,7 @@ def _peer_step(model: nn.Module, job: BenchJob) -> Callable[[], object]:
 
 
 def _inference(model: nn.Module, job: BenchJob) -> Callable[[], object]:
-    """Weights and images in the precision: nothing is cast on the way."""
+    """Inference with weights and images in the precision: nothing is cast on the way."""
     dtype = DTYPES[job.precision]
     model.eval().to(dtype)
     images = job.inputs()[0].to(dtype)

@@ -1,6 +1,6 @@
-"""One optimizer step over all parameters of a ViT, beside the time it takes to copy them.
+"""Benchmark of one optimizer step over all parameters of a ViT, as a ratio to copying them.
 
-Candidates take turns, so that a busy machine slows all of them; each one's best round counts. The copy of all
+Candidates alternate, so that a busy machine slows all of them; the best round of each counts. The copy of all
 gradients onto as many numbers is the floor: an optimizer that did nothing else would need as long.
 """
 
