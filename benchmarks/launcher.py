@@ -24,7 +24,7 @@ from scalevit.study.design import grid
 from scalevit.study.design.cost import StudyCost, study_cost
 from scalevit.study.design.spec import PRESETS
 from scalevit.study.launch import scheduler
-from scalevit.study.launch.executors.local import Local
+from scalevit.study.launch.executors.local import LocalExecutor
 from scalevit.study.launch.study_folder import write_study
 
 #: Steps of the four durations that share a trunk.
@@ -55,11 +55,13 @@ def worker(doing: str) -> scheduler.NodeType:
         text = f'{doing}\necho {node.name} >> "{home.parents[1]}/order.txt"; : > "{home}/ended"'
         return ["/bin/sh", "-c", text]
 
-    return scheduler.NodeType(command, lambda home: (home / "ended").exists(), scheduler.checkpointed)
+    return scheduler.NodeType(command, lambda home: (home / "ended").exists(), scheduler.has_checkpoint)
 
 
 def once(folder: Path, count: int, doing: str, slots: int) -> bool:
-    return scheduler.launch(nodes(folder, count), folder, Quiet(), worker(doing), Local(slots)).complete
+    return scheduler.run_study(
+        nodes(folder, count), folder, Quiet(), worker(doing), LocalExecutor(slots)
+    ).complete
 
 
 def overhead(folder: Path, count: int) -> float:
@@ -90,7 +92,7 @@ def shared(folder: Path) -> tuple[StudyCost, float]:
     spec = replace(small, models=small.models[:1], images=(0,), durations=DURATIONS)
     made = grid.expand(spec, folder / "runs")
     write_study(folder, spec, made)
-    assert scheduler.launch(made, folder, Quiet(), scheduler.PRETRAIN, Local(2)).complete
+    assert scheduler.run_study(made, folder, Quiet(), scheduler.PRETRAINING, LocalExecutor(2)).complete
     trained = sum(steps(folder / "runs" / node.name, node) * grid.step_flops(node.run) for node in made)
     return study_cost(made), trained
 

@@ -96,7 +96,7 @@ error = np.concatenate([one.y for one in curves.values()])
 joint = sv.fit_joint(flops, images, None, error, groups=names)
 print(joint.law, {name: float(f"{value:.3g}") for name, value in joint.params.items()})
 print(f"scatter {joint.spread:.2%}, left-out models missed by {joint.left_out:.2%}")
-giant = joint.expect(5e11, 3e9)
+giant = joint.predict_run(5e11, 3e9)
 print(f"four times the size of L/16: {giant.error:.4f} [{giant.low:.4f}, {giant.high:.4f}], "
       f"planted {planted(5e11, 3e9):.4f}; beyond the data in: {', '.join(giant.beyond)}")  # fmt: skip
 

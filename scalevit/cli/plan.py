@@ -97,10 +97,10 @@ def _rehearsed(made) -> CommandResult:
     from dataclasses import asdict
 
     from scalevit.config.memory import step_memory
-    from scalevit.study.planning.plan import RESERVED
+    from scalevit.study.planning.plan import RESERVED_SHARE
     from scalevit.tools.memory_dry_run import largest_micro_batch
 
-    room = made.device.memory * (1 - RESERVED)
+    room = made.device.memory * (1 - RESERVED_SHARE)
     lived, above = largest_micro_batch(made.run, made.devices, room, made.memory.micro_batch)
     planned = step_memory(made.run, made.shape, lived.micro_batch, made.devices).total
     facts = {
@@ -115,7 +115,7 @@ def _rehearsed(made) -> CommandResult:
 def _backward(args: argparse.Namespace) -> CommandResult:
     from dataclasses import asdict
 
-    from scalevit.study.planning.compute_budget import Basis, Budget, best
+    from scalevit.study.planning.compute_budget import Basis, Budget, best_run
     from scalevit.study.planning.plan import plan
 
     names = (*BACKWARD, "device", "devices", "mfu", "task", "price", "memory")
@@ -126,7 +126,7 @@ def _backward(args: argparse.Namespace) -> CommandResult:
     if any(name in given for name in SPENDING):
         given.setdefault("devices", None)
     budget = Budget(**given)
-    answer = best(budget, basis)
+    answer = best_run(budget, basis)
     made = plan(
         answer.best.run, device_name=budget.device, devices=answer.best.devices, mfu=args.mfu,
         price=args.price, bench=basis.bench, laws=basis.laws, memory=args.memory,
@@ -149,17 +149,17 @@ def _backward(args: argparse.Namespace) -> CommandResult:
 def _laws(args: argparse.Namespace):
     from scalevit.study.planning import expected_error
 
-    return expected_error.study(args.study) if args.study else expected_error.paper()
+    return expected_error.study_laws(args.study) if args.study else expected_error.paper_laws()
 
 
 def _bench(args: argparse.Namespace):
     """The bench of --bench; ValueError when --device names something else than what it ran on."""
     from scalevit.config.devices import device
-    from scalevit.study.planning.measured_speeds import read
+    from scalevit.study.planning.measured_speeds import read_bench
 
     if not args.bench:
         return None
-    found = read(args.bench)
+    found = read_bench(args.bench)
     if args.device and device(args.device) != found.hardware():
         raise ValueError(f"--device {args.device}: {args.bench} was measured on {found.device}")
     return found

@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.report import figures, html, summary
-    from scalevit.study.report.images import run_images
+    from scalevit.study.report.run_images import run_images
 
     folders = [source for source in args.sources if source.is_dir()]
     studies = [_read(source) for source in args.sources]

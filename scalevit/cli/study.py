@@ -22,23 +22,23 @@ SUMMARY = "a grid of runs, the law through them, a forecast and a report; resuma
 
 
 def _local(args: argparse.Namespace, folder: Path) -> Executor:
-    from scalevit.study.launch.executors.local import Local
+    from scalevit.study.launch.executors.local import LocalExecutor
 
     if args.cluster:
         raise ValueError("--cluster belongs to the executors slurm and ray")
-    return Local(args.slots)
+    return LocalExecutor(args.slots)
 
 
 def _slurm(args: argparse.Namespace, folder: Path) -> Executor:
-    from scalevit.study.launch.executors.slurm import Slurm
+    from scalevit.study.launch.executors.slurm import SlurmCluster
 
-    return Slurm(folder.absolute(), args.slots, _options(args.cluster))
+    return SlurmCluster(folder.absolute(), args.slots, _options(args.cluster))
 
 
 def _ray(args: argparse.Namespace, folder: Path) -> Executor:
-    from scalevit.study.launch.executors.ray import Ray
+    from scalevit.study.launch.executors.ray import RayCluster
 
-    return Ray(args.slots, _options(args.cluster))
+    return RayCluster(args.slots, _options(args.cluster))
 
 
 EXECUTORS = {"local": _local, "slurm": _slurm, "ray": _ray}
@@ -129,7 +129,7 @@ def _designed(args: argparse.Namespace, spec: Spec) -> tuple[Spec, str]:
     if args.hours:
         nodes = grid.expand(spec, args.out.absolute() / "runs")
         slots = args.slots or os.cpu_count() or 1
-        budget = args.hours * 3600 * slots * timetable.speed_of(nodes, args.out)[0]
+        budget = args.hours * 3600 * slots * timetable.measured_flops_per_second(nodes, args.out)[0]
     made = optimal_design.optimal_design(spec, budget)
     return replace(made.spec, note=made.reason()), made.reason()
 
@@ -139,7 +139,7 @@ def _rated(args: argparse.Namespace, spec: Spec, why: str) -> CommandResult:
     from scalevit.study.design import lr_sweep
     from scalevit.study.launch.study_folder import SPEC
 
-    sweep, folder = lr_sweep.first(spec, args.rates), args.out.with_name(f"{args.out.name}-rates")
+    sweep, folder = lr_sweep.first_round(spec, args.rates), args.out.with_name(f"{args.out.name}-rates")
     if args.dry_run:
         shown, main = _dry(args, sweep, why), _dry(args, spec, why)
         text = f"the sweep's first half, in {folder}:\n{shown.text}\n\nthe study:\n{main.text}"
@@ -148,13 +148,13 @@ def _rated(args: argparse.Namespace, spec: Spec, why: str) -> CommandResult:
         answer = _train(args, folder, sweep)
         if isinstance(answer, CommandResult):
             return answer
-    sweep = lr_sweep.second(sweep, folder)
+    sweep = lr_sweep.second_round(sweep, folder)
     answer = _train(args, folder, sweep)
     if isinstance(answer, CommandResult):
         return answer
-    found, exponent = lr_sweep.choose(spec, sweep, folder)
-    print(lr_sweep.words(found, exponent), file=sys.stderr, flush=True)
-    return _run(args, args.out, lr_sweep.applied(spec, found, exponent))
+    found, exponent = lr_sweep.choose_rates(spec, sweep, folder)
+    print(lr_sweep.rates_sentence(found, exponent), file=sys.stderr, flush=True)
+    return _run(args, args.out, lr_sweep.apply_rates(spec, found, exponent))
 
 
 def _resume(args: argparse.Namespace) -> CommandResult:
@@ -225,8 +225,12 @@ def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome |
         write_study(folder, spec, nodes)
         write_whole(folder / EXECUTOR, _told(args))
     try:
-        with progress.display(nodes, folder, lambda: forecast_held_out(folder, spec, nodes)) as display:
-            outcome = scheduler.launch(nodes, folder, display, scheduler.PRETRAIN, executor, args.attempts)
+        with progress.progress_display(
+            nodes, folder, lambda: forecast_held_out(folder, spec, nodes)
+        ) as display:
+            outcome = scheduler.run_study(
+                nodes, folder, display, scheduler.PRETRAINING, executor, args.attempts
+            )
     except OSError as error:
         text = f"{folder}: {error}; what is done stays done; mend it, then: scalevit study resume {folder}"
         return CommandResult(text, {"folder": str(folder), "error": str(error)}, RESUMABLE)
@@ -301,7 +305,7 @@ def _dry(args: argparse.Namespace, spec: Spec, why: str = "") -> CommandResult:
     from scalevit.study.launch import status as timetable
 
     nodes = grid.expand(spec, args.out.absolute() / "runs")
-    text, data = timetable.show(nodes, args.out, args.slots)
+    text, data = timetable.dry_run_table(nodes, args.out, args.slots)
     return CommandResult(text, {**data, "reason": why})
 
 
@@ -312,17 +316,17 @@ def _status(args: argparse.Namespace) -> CommandResult:
     nodes = _nodes(folder)
     if args.watch and not args.json:
         return CommandResult(*timetable.watch(nodes, folder, args.watch))
-    return CommandResult(*timetable.status(nodes, folder))
+    return CommandResult(*timetable.study_status(nodes, folder))
 
 
 def _stop(args: argparse.Namespace) -> CommandResult:
-    from scalevit.study.launch.status import status
-    from scalevit.study.launch.stop import stop
+    from scalevit.study.launch.status import study_status
+    from scalevit.study.launch.stop import stop_study
 
     folder = _folder(args)
     nodes = _nodes(folder)
-    working = stop(folder, nodes, _remembered(folder)["executor"])
-    done = status(nodes, folder)[1]["counts"]["done"]
+    working = stop_study(folder, nodes, _remembered(folder)["executor"])
+    done = study_status(nodes, folder)[1]["counts"]["done"]
     text = f"{folder}: {working} nodes stopped, {done} of {len(nodes)} done"
     text += f"; resume: scalevit study resume {folder}"
     return CommandResult(text, {"folder": str(folder), "stopped": working, "done": done})

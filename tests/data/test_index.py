@@ -196,7 +196,7 @@ def test_a_source_of_many_shards_opens_none_of_them(many, monkeypatch):
     alone = dataset_of_shards([dataset._open_shard(str(file), "tar") for file in sorted(many.glob("*.tar"))])
     asked, real = [], manifest.open_index
     monkeypatch.setattr(dataset, "open_index", lambda *_: pytest.fail("opened"))
-    monkeypatch.setattr(manifest, "open_index", lambda *words: asked.append(words[0]) or real(*words))
+    monkeypatch.setattr(manifest, "open_index", lambda *command: asked.append(command[0]) or real(*command))
     store = open_dataset(str(many))
     assert asked == []
     assert (store.samples, store.facts, store.measured) == (alone.samples, alone.facts, True)

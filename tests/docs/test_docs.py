@@ -89,7 +89,7 @@ def test_every_command_has_a_page_of_the_site_that_shows_it():
         k: v for entry in commands for k, v in entry.items()
     }
     for command in main.COMMANDS:
-        assert any(words[0] == command for page, words in COMMANDS if page == f"{command}.md"), (
+        assert any(command[0] == command for page, words in COMMANDS if page == f"{command}.md"), (
             f"{command}.md shows none"
         )
 

@@ -16,7 +16,7 @@ from scalevit.evals.nearest_pictures import nearest_neighbours, spread_over_clas
 from scalevit.evals.normalisation import PRESETS, mismatch_warning
 from scalevit.model import weights
 from scalevit.model.vit import ViT
-from scalevit.study.report.images import BYTES, run_images
+from scalevit.study.report.run_images import BYTES, run_images
 
 TINY = {"shape": "Ti/4", "width": 32, "depth": 2, "mlp": 64, "heads": 2, "image": 16, "classes": 0}
 

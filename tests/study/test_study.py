@@ -33,7 +33,7 @@ def pretend(tmp_path, monkeypatch):
         )
         return ["/bin/sh", "-c", f'echo {node.name} >> "{tmp_path}/order.txt"; mkdir -p {kept}; {done}']
 
-    monkeypatch.setattr(scheduler, "PRETRAIN", replace(scheduler.PRETRAIN, command=command))
+    monkeypatch.setattr(scheduler, "PRETRAINING", replace(scheduler.PRETRAINING, command=command))
     monkeypatch.setattr(figures, "FIGURES", {"figure2_compute": figures.compute})
     return broken
 
@@ -141,12 +141,12 @@ def test_stop_ends_the_launcher_and_its_nodes_and_resume_finishes(tmp_path, caps
     words = ["study", "demo-small", "--out", str(out), "--slots", "1"]
     process = subprocess.Popen([sys.executable, "-m", "scalevit", *words], stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
-    while not any(map(attempt.held, (out / "runs").glob("*"))):
+    while not any(map(attempt.is_locked, (out / "runs").glob("*"))):
         assert time.monotonic() < until
         time.sleep(0.05)
     told = run(capsys, "stop", out)[1]
     assert process.wait(30) == 3 and told["stopped"] >= 1
-    assert not any(map(attempt.held, (out / "runs").glob("*")))
+    assert not any(map(attempt.is_locked, (out / "runs").glob("*")))
     assert run(capsys, "status", out)[1]["counts"]["done"] == told["done"] < 18
 
 

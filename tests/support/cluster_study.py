@@ -10,9 +10,9 @@ from pathlib import Path
 from scalevit.study.design import grid
 from scalevit.study.design.spec import PRESETS
 from scalevit.study.launch import scheduler
-from scalevit.study.launch.executors.local import Local
-from scalevit.study.launch.executors.ray import Ray
-from scalevit.study.launch.executors.slurm import Slurm
+from scalevit.study.launch.executors.local import LocalExecutor
+from scalevit.study.launch.executors.ray import RayCluster
+from scalevit.study.launch.executors.slurm import SlurmCluster
 
 SPEC = replace(PRESETS["demo-small"], images=(256,), durations=(16,))
 
@@ -59,17 +59,17 @@ def nodes(folder, count):
 
 def executor(name, folder, options, slots=2):
     made = {
-        "local": lambda: Local(slots),
-        "slurm": lambda: Slurm(folder, slots, options, poll=0.5),
-        "ray": lambda: Ray(slots, options),
+        "local": lambda: LocalExecutor(slots),
+        "slurm": lambda: SlurmCluster(folder, slots, options, poll=0.5),
+        "ray": lambda: RayCluster(slots, options),
     }
     return made[name]()
 
 
 def run(name, folder, count, more, options=None, slots=2):
-    worker = scheduler.NodeType(Shell(more), is_finished, scheduler.checkpointed, progress)
+    worker = scheduler.NodeType(Shell(more), is_finished, scheduler.has_checkpoint, progress)
     where = executor(name, folder, options or {}, slots)
-    return scheduler.launch(nodes(folder, count), folder, Quiet(folder), worker, where)
+    return scheduler.run_study(nodes(folder, count), folder, Quiet(folder), worker, where)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from scalevit.artifacts import records
 from scalevit.study.design import grid
 from scalevit.study.design.spec import PRESETS, Spec, Variant
-from scalevit.study.launch.study_folder import prepare, write_study
+from scalevit.study.launch.study_folder import write_node_folders, write_study
 from scalevit.study.report import results
 
 #: Error of a run on fresh images: A (compute / UNIT)^-B + C.
@@ -67,7 +67,7 @@ def write(folder: Path, spec: Spec = SPEC) -> list[grid.Node]:
     """Write the study; gives its nodes."""
     nodes = grid.expand(spec, folder / "runs")
     write_study(folder, spec, nodes)
-    prepare(nodes, folder)
+    write_node_folders(nodes, folder)
     for node in nodes:
         records.append(folder / "runs" / node.name, rows(node))
     return nodes

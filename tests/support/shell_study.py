@@ -35,7 +35,7 @@ def worker(more="", only=""):
         at = {"name": node.name, "out": home.parents[1], "home": home, "at": node.duration, "more": extra}
         return ["/bin/sh", "-c", NOOP.format(**at)]
 
-    return scheduler.NodeType(command, lambda home: (home / "ended").exists(), scheduler.checkpointed)
+    return scheduler.NodeType(command, lambda home: (home / "ended").exists(), scheduler.has_checkpoint)
 
 
 def many(out, count):

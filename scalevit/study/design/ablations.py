@@ -67,7 +67,7 @@ MODELS = {"cpu": ((32, 2), (64, 3), (96, 4)), "gpu": ((192, 6), (384, 12), (768,
 IMAGES = {"cpu": (512, 2_048, 8_192), "gpu": (30_000, 300_000, 3_000_000)}
 
 
-def _grown(size: str) -> tuple[Variant, ...]:
+def _models(size: str) -> tuple[Variant, ...]:
     """The models, heads 32 wide on a laptop and 64 on a GPU."""
     wide = {"cpu": 32, "gpu": 64}[size]
     return tuple(
@@ -85,14 +85,14 @@ def sample_efficiency(size: str) -> Spec:
     new images, for four durations."""
     steps = STEPS[size]
     durations = tuple(steps * part // 8 for part in (2, 4, 6, 8))
-    return Spec("sample-efficiency", "demo", SIZES[size], models=_grown(size), durations=durations)
+    return Spec("sample-efficiency", "demo", SIZES[size], models=_models(size), durations=durations)
 
 
 def data_size(size: str) -> Spec:
     """What more unique images are worth to small and large models (paper, figures 4 and 6)."""
     steps = STEPS[size]
     return Spec(
-        "data-size", "demo", SIZES[size], models=_grown(size), images=IMAGES[size],
+        "data-size", "demo", SIZES[size], models=_models(size), images=IMAGES[size],
         durations=(steps // 3, steps),
     )  # fmt: skip
 

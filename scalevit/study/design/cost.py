@@ -64,7 +64,7 @@ def _ready(node: Node, placed: Mapping[str, PlannedNode], startup: float) -> flo
     trunk = placed.get(node.after)
     if trunk is None:
         return float("inf")
-    if node.follow is not None:
+    if node.job is not None:
         return trunk.end
     training = trunk.end - trunk.start - startup
     return trunk.start + startup + training * (node.at - trunk.node.at) / trunk.node.steps

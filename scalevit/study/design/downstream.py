@@ -13,13 +13,13 @@ from pathlib import Path
 from scalevit import config
 
 #: Images of the named sets, support and query together.
-IMAGES = {
+DATASET_SIZES = {
     "digits": 1_797, "mnist": 5_000, "fashion": 70_000, "photographs": 720, "unseen-strokes": 3_840,
     "unseen-atoms": 3_840, "unseen-fractals": 3_840,
 }  # fmt: skip
 
 #: What the dataset of a fine-tuned error is called behind the set's own name.
-FINETUNED = "fine-tuned"
+FINETUNED_SUFFIX = "fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ProbeSpec:
     kind = "probe"
     steps = 0
 
-    def mistake(self) -> str:
-        if self.images or self.data in IMAGES:
+    def error(self) -> str:
+        if self.images or self.data in DATASET_SIZES:
             return ""
         return f"probes: say how many images {self.data} holds (images: 5000); the cost follows from it"
 
@@ -43,9 +43,9 @@ class ProbeSpec:
         return trained
 
     def flops(self, trained: config.Run) -> float:
-        return forward(trained) * (self.images or IMAGES[self.data])
+        return forward_flops(trained) * (self.images or DATASET_SIZES[self.data])
 
-    def words(self, model: Path, out: Path) -> tuple[str, ...]:
+    def command(self, model: Path, out: Path) -> tuple[str, ...]:
         """The command that does it."""
         shots = (str(shots) for shots in self.shots)
         told = ("--draws", str(self.draws), "--no-cache", "--records", str(out))
@@ -64,7 +64,7 @@ class Finetune:
 
     kind = "finetune"
 
-    def mistake(self) -> str:
+    def error(self) -> str:
         small = self.steps < 1 or self.batch < 1 or not self.lr > 0
         return f"finetunes: steps, batch and lr of {self.data} must be positive" if small else ""
 
@@ -76,9 +76,9 @@ class Finetune:
         return replace(made, schedule=plan, train=replace(made.train, batch=self.batch))
 
     def flops(self, trained: config.Run) -> float:
-        return 3 * forward(self.run(trained)) * self.batch * self.steps
+        return 3 * forward_flops(self.run(trained)) * self.batch * self.steps
 
-    def words(self, model: Path, out: Path) -> tuple[str, ...]:
+    def command(self, model: Path, out: Path) -> tuple[str, ...]:
         """The command that does it."""
         said = (f"schedule.steps={self.steps}", f"train.batch={self.batch}", *self.overrides)
         return "finetune", str(model), self.data, *said, "--lr", repr(self.lr), "--out", str(out)
@@ -87,12 +87,12 @@ class Finetune:
 DownstreamJob = ProbeSpec | Finetune
 
 
-def name(parent: str, follow: DownstreamJob) -> str:
+def job_name(parent: str, follow: DownstreamJob) -> str:
     """The node's, and its folder's."""
     return f"{parent}-{follow.kind}-{re.sub(r'[^A-Za-z0-9._+]+', '_', Path(follow.data).name)}"
 
 
-def forward(run: config.Run) -> float:
+def forward_flops(run: config.Run) -> float:
     """FLOPs of one image's forward pass."""
     model = run.model
     return model.resolve().flops(model.image, model.pool, model.classes)

@@ -46,7 +46,7 @@ class Node:
     duration: int
     flops: float
     scratch: float
-    follow: DownstreamJob | None = None
+    job: DownstreamJob | None = None
 
 
 # --------------------------------------------------------------------------- in and out
@@ -77,17 +77,17 @@ def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
 def expand(spec: Spec, runs: Path | str = "runs") -> list[Node]:
     """Every node of the study, trunks before their branches; `runs` is the folder that holds the runs'
     folders. Raises `config.ConfigErrors` with the mistakes of all runs."""
-    mistakes = _mistakes(spec)
+    mistakes = _spec_errors(spec)
     nodes: list[Node] = []
     if not mistakes:
         axes = itertools.product(spec.models, spec.recipes, spec.images, spec.seeds)
         for model, recipe, images, seed in axes:
             try:
-                nodes += _family(spec, model, recipe, images, seed, Path(runs))
+                nodes += _duration_family(spec, model, recipe, images, seed, Path(runs))
             except config.ConfigErrors as error:
                 mistakes += [line for line in error.errors if line not in mistakes]
     if not mistakes:
-        nodes += _following(spec, nodes, mistakes)
+        nodes += _downstream_nodes(spec, nodes, mistakes)
     lost = {*spec.only} - {node.name for node in nodes}
     if lost and not mistakes:
         mistakes.append(f"only: the grid has no run called {', '.join(sorted(lost)[:3])}")
@@ -96,7 +96,7 @@ def expand(spec: Spec, runs: Path | str = "runs") -> list[Node]:
     return nodes
 
 
-def _following(spec: Spec, trained: Sequence[Node], mistakes: list[str]) -> list[Node]:
+def _downstream_nodes(spec: Spec, trained: Sequence[Node], mistakes: list[str]) -> list[Node]:
     """The nodes that probe and fine-tune what the others train."""
     found = []
     for node, follow in itertools.product(trained, (*spec.probes, *spec.finetunes)):
@@ -109,9 +109,9 @@ def _following(spec: Spec, trained: Sequence[Node], mistakes: list[str]) -> list
             continue
         found.append(
             replace(
-                node, name=downstream.name(node.name, follow), kind=follow.kind, run=run,
+                node, name=downstream.job_name(node.name, follow), kind=follow.kind, run=run,
                 after=node.name, at=0, steps=follow.steps, duration=follow.steps, flops=flops,
-                scratch=flops, follow=follow,
+                scratch=flops, job=follow,
             )
         )  # fmt: skip
     return found
@@ -119,13 +119,13 @@ def _following(spec: Spec, trained: Sequence[Node], mistakes: list[str]) -> list
 
 def pretraining_nodes(nodes: Iterable[Node]) -> list[Node]:
     """Those that pretrain."""
-    return [node for node in nodes if node.follow is None]
+    return [node for node in nodes if node.job is None]
 
 
-def _mistakes(spec: Spec) -> list[str]:
+def _spec_errors(spec: Spec) -> list[str]:
     follow = (*spec.probes, *spec.finetunes)
-    found = [one.mistake() for one in follow if one.mistake()]
-    names = [downstream.name("", one) for one in follow]
+    found = [one.error() for one in follow if one.error()]
+    names = [downstream.job_name("", one) for one in follow]
     found += [f"{name[1:]}: the same data twice" for name in {*names} if names.count(name) > 1]
     if not spec.durations or min(spec.durations) < 1:
         found.append("durations: name at least one number of steps, e.g. [100, 200, 400]")
@@ -144,18 +144,26 @@ def _mistakes(spec: Spec) -> list[str]:
     return found
 
 
-def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int, runs: Path) -> list[Node]:
+def _duration_family(
+    spec: Spec, model: Variant, recipe: Variant, images: int, seed: int, runs: Path
+) -> list[Node]:
     """The nodes that differ only in their duration."""
-    parts = (model.name, recipe.name, _count(images), f"seed{seed}" if len(spec.seeds) > 1 else "")
+    parts = (model.name, recipe.name, _image_count(images), f"seed{seed}" if len(spec.seeds) > 1 else "")
     stem = "-".join(part for part in parts if part)
-    points = {steps: _leaves(spec, steps) for steps in sorted(spec.durations) if _wanted(spec, stem, steps)}
-    further = {steps: _leaves(spec, steps) for steps in spec.longer if _wanted(spec, stem, steps)}
+    points = {
+        steps: _cooldown_start(spec, steps)
+        for steps in sorted(spec.durations)
+        if _is_selected(spec, stem, steps)
+    }
+    further = {
+        steps: _cooldown_start(spec, steps) for steps in spec.longer if _is_selected(spec, stem, steps)
+    }
     if not points:
         return []
     own = f"schedule.steps={max(points)}", "schedule.cooldown=0"
     axes = (*own, f"data.images={images}", f"train.seed={seed}")
     run = config.load(spec.base, (*spec.overrides, *model.overrides, *recipe.overrides, *axes))
-    family = _Family(run, stem, model.name or model_label(run), recipe.name, images, seed)
+    family = _DurationFamily(run, stem, model.name or model_label(run), recipe.name, images, seed)
     if run.schedule.name not in ("rsqrt", "constant"):
         return [family.whole(steps) for steps in (points | further)]
     mistakes = [
@@ -175,17 +183,17 @@ def _family(spec: Spec, model: Variant, recipe: Variant, images: int, seed: int,
     return nodes
 
 
-def _leaves(spec: Spec, steps: int) -> int:
+def _cooldown_start(spec: Spec, steps: int) -> int:
     """The step at which a run leaves its plateau."""
     return steps - max(1, round(spec.cooldown * steps))
 
 
-def _wanted(spec: Spec, stem: str, steps: int) -> bool:
+def _is_selected(spec: Spec, stem: str, steps: int) -> bool:
     return not spec.only or f"{stem}-{steps}" in spec.only
 
 
 @dataclass(frozen=True)
-class _Family:
+class _DurationFamily:
     run: config.Run
     stem: str
     model: str
@@ -248,10 +256,10 @@ def model_label(run: config.Run) -> str:
 
 def step_flops(run: config.Run) -> float:
     """FLOPs of one optimizer step: forward and backward of a batch, multiply-add = 2."""
-    return TRAINING_PASSES * downstream.forward(run) * run.train.batch
+    return TRAINING_PASSES * downstream.forward_flops(run) * run.train.batch
 
 
-def _count(images: int) -> str:
+def _image_count(images: int) -> str:
     """A number of images as part of a folder's name: 2048 → 2048, 300000 → 300k, 0 → fresh."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if images and images % size == 0:

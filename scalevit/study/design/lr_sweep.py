@@ -20,13 +20,13 @@ from scalevit.study.design import grid
 from scalevit.study.design.spec import Spec, Variant
 
 #: A rate is first tried for this share of the study's shortest duration; what survives, for twice that.
-SHARE = 0.5
+TRIAL_SHARE = 0.5
 #: Share of the rates that go on.
 SURVIVE = 0.5
 #: Bounds of the rule's exponent: a larger model never gets a higher rate.
 EXPONENTS = (-1.0, 0.0)
 #: Loss rows that are averaged at the end of a run.
-LAST = 4
+AVERAGED_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class SweptRate:
     losses: Mapping[str, float]
 
 
-def first(spec: Spec, rates: Sequence[float]) -> Spec:
+def first_round(spec: Spec, rates: Sequence[float]) -> Spec:
     """The sweep's first half: every rate, briefly, on the models that are swept."""
     if len({*rates}) < 3 or min(rates) <= 0:
         raise ValueError(f"--rates: at least three positive rates make a sweep, found {list(rates)}")
-    steps = max(2, round(SHARE * min(spec.durations)))
+    steps = max(2, round(TRIAL_SHARE * min(spec.durations)))
     recipes = tuple(Variant(f"lr{rate:g}", (f"schedule.lr={rate!r}",)) for rate in sorted({*rates}))
     overrides = (*spec.overrides, f"schedule.warmup={min(steps // 5, _warmup(spec))}")
     return Spec(
-        f"{spec.name} rates", spec.base, overrides, swept(spec), recipes, spec.images[-1:], (steps,),
+        f"{spec.name} rates", spec.base, overrides, swept_models(spec), recipes, spec.images[-1:], (steps,),
         cooldown=spec.cooldown, seeds=spec.seeds[:1], dataset=spec.dataset, shots=spec.shots,
     )  # fmt: skip
 
@@ -57,42 +57,44 @@ def _warmup(spec: Spec) -> int:
     return grid.expand(spec)[0].run.schedule.warmup
 
 
-def swept(spec: Spec) -> tuple[Variant, ...]:
+def swept_models(spec: Spec) -> tuple[Variant, ...]:
     """All models but the one that costs most, where two remain to draw a line through."""
     size = {node.model: grid.step_flops(node.run) for node in grid.expand(spec)}
     models = sorted(spec.models, key=lambda model: size.get(model.name, 0.0))
     return tuple(models[:-1] if len(models) > 2 else models)
 
 
-def second(sweep: Spec, folder: Path) -> Spec:
+def second_round(sweep: Spec, folder: Path) -> Spec:
     """The sweep with its better half going on for as long again."""
     longer = 2 * sweep.durations[0]
     wide = replace(sweep, longer=(longer,))
     brief, kept = grid.expand(sweep), []
     onward = {(n.model, n.recipe): n.name for n in grid.expand(wide) if n.duration == longer}
-    losses = {node.name: loss_of(folder / "runs" / node.name) for node in brief}
+    losses = {node.name: final_loss(folder / "runs" / node.name) for node in brief}
     for model in {node.model for node in brief}:
         mine = sorted((n for n in brief if n.model == model), key=lambda node: losses[node.name])
         kept += [onward[n.model, n.recipe] for n in mine[: max(3, math.ceil(SURVIVE * len(mine)))]]
     return replace(wide, only=(*(node.name for node in brief), *sorted(kept)))
 
 
-def loss_of(home: Path) -> float:
+def final_loss(home: Path) -> float:
     """The last training losses' mean; infinite when there are none or they are no numbers."""
     rows = [row for row in records.read(home) if row["kind"] == "train" and row["metric"] == "loss"]
-    values = [row["value"] for row in sorted(rows, key=lambda row: row["step"])][-LAST:]
+    values = [row["value"] for row in sorted(rows, key=lambda row: row["step"])][-AVERAGED_ROWS:]
     known = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(known)) if values and len(known) == len(values) else math.inf
 
 
-def choose(spec: Spec, sweep: Spec, folder: Path) -> tuple[list[SweptRate], float | None]:
+def choose_rates(spec: Spec, sweep: Spec, folder: Path) -> tuple[list[SweptRate], float | None]:
     """The rate of every model of the study, and the exponent of the rule when there is one."""
     nodes = [node for node in grid.expand(sweep) if node.duration == max(*sweep.durations, *sweep.longer)]
     size = {node.model: grid.step_flops(node.run) for node in grid.expand(spec)}
     found: list[SweptRate] = []
     for model in dict.fromkeys(node.model for node in nodes):
         mine = [node for node in nodes if node.model == model]
-        found.append(best(model, {n.run.schedule.lr: loss_of(folder / "runs" / n.name) for n in mine}))
+        found.append(
+            best_rate(model, {n.run.schedule.lr: final_loss(folder / "runs" / n.name) for n in mine})
+        )
     rest = [model for model in size if model not in {rate.model for rate in found}]
     if not rest:
         return found, None
@@ -109,7 +111,7 @@ def choose(spec: Spec, sweep: Spec, folder: Path) -> tuple[list[SweptRate], floa
     return [*found, *moved], exponent
 
 
-def best(model: str, losses: Mapping[float, float]) -> SweptRate:
+def best_rate(model: str, losses: Mapping[float, float]) -> SweptRate:
     """The bottom of the parabola through the best rate and its neighbours. Raises ValueError when every run
     diverged."""
     rates = sorted(losses)
@@ -127,21 +129,23 @@ def best(model: str, losses: Mapping[float, float]) -> SweptRate:
     return SweptRate(model, float(f"{lr:.3g}"), "swept", told)
 
 
-def applied(spec: Spec, rates: Sequence[SweptRate], exponent: float | None) -> Spec:
+def apply_rates(spec: Spec, rates: Sequence[SweptRate], exponent: float | None) -> Spec:
     """The study with each model at its rate, and a note that says how it was found."""
     lr = {rate.model: rate.lr for rate in rates}
     models = tuple(
         Variant(model.name, (*model.overrides, f"schedule.lr={lr[_name(spec, model)]!r}"))
         for model in spec.models
     )
-    return replace(spec, models=models, note=" ".join(filter(None, (spec.note, words(rates, exponent)))))
+    return replace(
+        spec, models=models, note=" ".join(filter(None, (spec.note, rates_sentence(rates, exponent))))
+    )
 
 
 def _name(spec: Spec, model: Variant) -> str:
     return next(node.model for node in grid.expand(replace(spec, models=(model,))))
 
 
-def words(rates: Sequence[SweptRate], exponent: float | None) -> str:
+def rates_sentence(rates: Sequence[SweptRate], exponent: float | None) -> str:
     """What was chosen, and how, in one sentence."""
     parts = [f"{rate.model} {rate.lr:g} ({_how(rate)})" for rate in rates]
     rule = f"; rate ∝ FLOPs^{exponent:.2f} beyond the swept models" if exponent is not None else ""

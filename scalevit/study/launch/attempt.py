@@ -21,13 +21,13 @@ from typing import IO, Any
 
 from scalevit.config.result import DONE
 
-LOCK, HISTORY = "lock", "attempts.jsonl"
+LOCK, ATTEMPTS_FILE = "lock", "attempts.jsonl"
 
 #: How a try can begin without a process of its own.
-EARLIER, FINISHED = "started by an earlier launcher", "found finished"
+FROM_EARLIER_LAUNCHER, ALREADY_FINISHED = "started by an earlier launcher", "found finished"
 
 #: Seconds between two looks at a process.
-LOOK = 0.1
+POLL_SECONDS = 0.1
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Attempt:
     def run(self) -> int:
         """Wait for whoever holds the node's lock, then do the node unless it is done; gives the exit status.
         An interrupt lets the process save and end."""
-        with locked(self.home) as lock:
+        with wait_for_lock(self.home) as lock:
             if self.finished(self.home):
                 return DONE
             began = time.time()
@@ -56,7 +56,7 @@ class Attempt:
             except KeyboardInterrupt:
                 return self.stop()
             finally:
-                note(self, began, self.stop(), {})
+                record_attempt(self, began, self.stop(), {})
 
     def begin(self, lock: IO[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start the process with the lock in its hands."""
@@ -64,7 +64,7 @@ class Attempt:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**_threads(), **os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+                env={**_thread_environment(), **os.environ, **environment, "PYTHONUNBUFFERED": "1"},
                 pass_fds=(lock.fileno(),), start_new_session=True,
             )  # fmt: skip
         lock.seek(0)
@@ -76,7 +76,7 @@ class Attempt:
     def _wait(self) -> int:
         assert self.process is not None
         while (code := self.process.poll()) is None:
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         return code
 
     def stop(self) -> int:
@@ -88,14 +88,14 @@ class Attempt:
         return self.process.wait()
 
 
-def _threads() -> dict[str, str]:
+def _thread_environment() -> dict[str, str]:
     """The cores that a job was given; an environment that names its threads already decides itself."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK")
     return {"OMP_NUM_THREADS": cores} if cores else {}
 
 
 @contextmanager
-def locked(home: Path) -> Iterator[IO[str]]:
+def wait_for_lock(home: Path) -> Iterator[IO[str]]:
     """The node's lock, waited for."""
     with (home / LOCK).open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -111,7 +111,7 @@ def try_lock(file: IO[str]) -> bool:
     return True
 
 
-def held(home: Path) -> bool:
+def is_locked(home: Path) -> bool:
     """Whether a process works on the node in this folder."""
     path = home / LOCK
     if not path.exists():
@@ -120,7 +120,7 @@ def held(home: Path) -> bool:
         return not try_lock(lock)
 
 
-def owner(path: Path) -> tuple[int, str] | None:
+def lock_owner(path: Path) -> tuple[int, str] | None:
     """Process number and machine of who holds, or last held, a lock."""
     words = path.read_text().split() if path.exists() else []
     return (int(words[0]), words[1]) if len(words) == 2 and words[0].isdigit() else None
@@ -129,7 +129,7 @@ def owner(path: Path) -> tuple[int, str] | None:
 # --------------------------------------------------------------------------- what tries cost
 
 
-def note(attempt: Attempt, began: float, code: int, environment: Mapping[str, str]) -> None:
+def record_attempt(attempt: Attempt, began: float, code: int, environment: Mapping[str, str]) -> None:
     """Write a try down. threads and devices: what it held for so many seconds."""
     given = {**os.environ, **environment}
     row = {
@@ -139,13 +139,13 @@ def note(attempt: Attempt, began: float, code: int, environment: Mapping[str, st
         "threads": int(given.get("OMP_NUM_THREADS") or given.get("SLURM_CPUS_PER_TASK") or 1),
         "devices": len([one for one in given.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]),
     }  # fmt: skip
-    with (attempt.home / HISTORY).open("a") as file:
+    with (attempt.home / ATTEMPTS_FILE).open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
-def history(home: Path) -> list[dict[str, Any]]:
+def read_attempts(home: Path) -> list[dict[str, Any]]:
     """Every try at the node that could say how it ended; a cut line is left out."""
-    path = home / HISTORY
+    path = home / ATTEMPTS_FILE
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -155,9 +155,9 @@ def history(home: Path) -> list[dict[str, Any]]:
     return found
 
 
-def spent(homes: Sequence[Path]) -> dict[str, float]:
+def resources_used(homes: Sequence[Path]) -> dict[str, float]:
     """What the tries at these nodes held: their number, core-hours and device-hours."""
-    rows = [row for home in homes for row in history(home)]
+    rows = [row for home in homes for row in read_attempts(home)]
     hours = [row["seconds"] / 3600 for row in rows]
     return {
         "attempts": len(rows),

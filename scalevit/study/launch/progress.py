@@ -13,7 +13,7 @@ from scalevit.study.design import grid
 from scalevit.study.launch import scheduler
 
 #: FLOP/s of a slot before anything was measured; it only decides how startup weighs against training.
-SPEED = 2e10
+ASSUMED_FLOPS_PER_SECOND = 2e10
 
 
 class StudyDisplay:
@@ -24,8 +24,10 @@ class StudyDisplay:
 
         self.folder, self.foresee = folder, foresee
         held = {node.name for node in held_out_nodes(nodes)}
-        self.open = {node.name for node in nodes if not {node.name, node.after if node.follow else ""} & held}
-        self.weight = {node.name: scheduler.STARTUP + node.flops / SPEED for node in nodes}
+        self.open = {node.name for node in nodes if not {node.name, node.after if node.job else ""} & held}
+        self.weight = {
+            node.name: scheduler.STARTUP_SECONDS + node.flops / ASSUMED_FLOPS_PER_SECOND for node in nodes
+        }
         self.found = 0.0
         self.began = time.monotonic()
 
@@ -60,10 +62,10 @@ class StudyDisplay:
         node, state = work.nodes[name], work.states[name]
         if state != "running":
             return 1.0 if state in ("done", "failed", "blocked") else 0.0
-        return min(1.0, max(0.0, (scheduler.steps_of(work.of(name)) - node.at) / max(1, node.steps)))
+        return min(1.0, max(0.0, (scheduler.last_step(work.of(name)) - node.at) / max(1, node.steps)))
 
 
-class Plain(StudyDisplay):
+class LineDisplay(StudyDisplay):
     """For logs: one line when a node starts or ends."""
 
     def __init__(self, *args: Any) -> None:
@@ -79,7 +81,7 @@ class Plain(StudyDisplay):
             self.say(f"{node.name} done, {done} of {len(self.weight)}, {time.monotonic() - self.began:.0f} s")
 
 
-class Bars(StudyDisplay):
+class BarDisplay(StudyDisplay):
     """For people: one bar for the study, one for each node that runs."""
 
     def __init__(self, *args: Any) -> None:
@@ -109,30 +111,30 @@ class Bars(StudyDisplay):
         self.drawn = time.monotonic()
         for name, task in self.tasks.items():
             node = work.nodes[name]
-            done = max(0, scheduler.steps_of(work.of(name)) - node.at) if node.steps else 0
+            done = max(0, scheduler.last_step(work.of(name)) - node.at) if node.steps else 0
             more = f"{done}/{node.steps} steps" if done else "starting" if node.steps else "probing"
             self.bars.update(task, completed=done, more=more)
         share, seconds = self.left(work)
-        left = f", {duration(seconds)} left" if seconds is not None else ""
+        left = f", {duration_text(seconds)} left" if seconds is not None else ""
         more = f"{work.count('done')}/{len(work.nodes)} nodes{left}"
         more += ", saving and stopping (again: at once)" if work.stopping else ""
         self.bars.update(self.whole, completed=share, more=more)
 
 
 @contextlib.contextmanager
-def display(
+def progress_display(
     nodes: Sequence[grid.Node], folder: Path, foresee: Callable[[], object]
 ) -> Iterator[StudyDisplay]:
     """The display that fits stderr."""
     if not sys.stderr.isatty():
-        yield Plain(nodes, folder, foresee)
+        yield LineDisplay(nodes, folder, foresee)
         return
-    bars = Bars(nodes, folder, foresee)
+    bars = BarDisplay(nodes, folder, foresee)
     with bars.bars:
         yield bars
 
 
-def duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min, 3 d 4 h."""
     whole = round(seconds)
     if whole < 60:

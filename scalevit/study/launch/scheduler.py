@@ -24,11 +24,11 @@ from scalevit.study.design import grid
 from scalevit.study.design.cost import critical_paths
 from scalevit.study.launch import attempt
 from scalevit.study.launch.attempt import Attempt
-from scalevit.study.launch.executors.local import Local
-from scalevit.study.launch.study_folder import lock_study, prepare
+from scalevit.study.launch.executors.local import LocalExecutor
+from scalevit.study.launch.study_folder import lock_study, write_node_folders
 
 #: Seconds a process needs before its first step, for estimates of the time left.
-STARTUP = 3.0
+STARTUP_SECONDS = 3.0
 
 State = Literal["waiting", "running", "done", "failed", "blocked"]
 
@@ -115,15 +115,15 @@ class StudyOutcome:
 # --------------------------------------------------------------------------- scalevit's own node
 
 
-def pretrain(node: grid.Node, folder: Path) -> Sequence[str]:
+def pretrain_command(node: grid.Node, folder: Path) -> Sequence[str]:
     """The process of a node, started exactly as a user would start it."""
     words: Sequence[str] = ["pretrain", str(folder / "run.yaml"), "--out", str(folder)]
-    if node.follow is not None and node.after is not None:
-        words = node.follow.words(folder.parent / node.after, folder)
+    if node.job is not None and node.after is not None:
+        words = node.job.command(folder.parent / node.after, folder)
     return [sys.executable, "-m", "scalevit", *words]
 
 
-def checkpointed(folder: Path, step: int) -> bool:
+def has_checkpoint(folder: Path, step: int) -> bool:
     """Whether the run has committed the checkpoint of `step` (a checkpoint's folder appears when whole)."""
     return (folder / "checkpoints" / f"step_{step}").is_dir()
 
@@ -133,7 +133,7 @@ def ended(folder: Path) -> bool:
     return any(row.get("kind") == "run" for row in records.read(folder))
 
 
-def steps_of(folder: Path) -> int:
+def last_step(folder: Path) -> int:
     """The last step that the run's records tell of; reads the end of the file only."""
     try:
         with (folder / records.FILE).open("rb") as file:
@@ -151,7 +151,7 @@ def _step(line: bytes) -> int:
         return 0
 
 
-PRETRAIN = NodeType(pretrain, ended, checkpointed, steps_of)
+PRETRAINING = NodeType(pretrain_command, ended, has_checkpoint, last_step)
 
 
 # --------------------------------------------------------------------------- locks and folders
@@ -160,11 +160,11 @@ PRETRAIN = NodeType(pretrain, ended, checkpointed, steps_of)
 # --------------------------------------------------------------------------- the loop
 
 
-def launch(
+def run_study(
     nodes: Sequence[grid.Node],
     folder: Path,
     watcher: ProgressCallback,
-    worker: NodeType = PRETRAIN,
+    worker: NodeType = PRETRAINING,
     executor: Executor | None = None,
     attempts: int = 2,
 ) -> StudyOutcome:
@@ -173,9 +173,9 @@ def launch(
     passed on to the processes, which save and end; then this returns with `stopped`."""
     folder = folder.absolute()  # a cluster works elsewhere
     work = StudyState({node.name: node for node in nodes}, folder)
-    loop = _Loop(work, worker, watcher, executor or Local(), attempts, critical_paths(nodes))
+    loop = _Loop(work, worker, watcher, executor or LocalExecutor(), attempts, critical_paths(nodes))
     with lock_study(folder), _stopping(work):
-        prepare(nodes, folder)
+        write_node_folders(nodes, folder)
         loop.look()
         while loop.step():
             watcher.tick(work)
@@ -215,7 +215,7 @@ class _Loop:
         """The state of each node as its folder tells it."""
         for name in self.work.nodes:
             done = self.worker.finished(self.work.of(name))
-            self.set(name, "done" if done else "waiting", attempt.FINISHED if done else "")
+            self.set(name, "done" if done else "waiting", attempt.ALREADY_FINISHED if done else "")
 
     def set(self, name: str, state: State, detail: str = "") -> None:
         self.work.states[name] = state
@@ -279,7 +279,7 @@ class _Loop:
         node = self.work.nodes[name]
         if node.after is None or self.work.states[node.after] == "done":
             return True
-        if node.follow is not None:
+        if node.job is not None:
             return False
         return self.worker.reached(self.work.of(node.after), node.at)
 

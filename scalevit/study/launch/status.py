@@ -14,23 +14,23 @@ from scalevit.artifacts import records
 from scalevit.study.design import grid
 from scalevit.study.design.cost import PlannedNode, planned_times, study_cost
 from scalevit.study.launch import attempt, scheduler
-from scalevit.study.launch.progress import SPEED, duration
+from scalevit.study.launch.progress import ASSUMED_FLOPS_PER_SECOND, duration_text
 
 
-def show(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dict[str, Any]]:
+def dry_run_table(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dict[str, Any]]:
     """What `--dry-run` prints, and the same as data."""
     slots = slots or os.cpu_count() or 1
-    speed, measured = speed_of(nodes, folder)
-    times = planned_times(nodes, slots, speed, scheduler.STARTUP)
+    speed, measured = measured_flops_per_second(nodes, folder)
+    times = planned_times(nodes, slots, speed, scheduler.STARTUP_SECONDS)
     whole, bill = max(line.end for line in times), study_cost(nodes)
-    after = sum(node.flops for node in nodes if node.follow)
+    after = sum(node.flops for node in nodes if node.job)
     how = "measured on finished nodes" if measured else "assumed; run something to know"
     lines = [
         _table(("node", "kind", "images", "steps", "FLOPs", "slot", "start", "end"), map(_line, times)),
         f"{len(nodes)} nodes, {bill.shared:.3g} FLOPs; without shared trunks {bill.separate:.3g}: "
         f"sharing leaves {bill.share:.0%} of the cost"
         + (f"; {after:.3g} of them for probes and fine-tunes" if after else ""),
-        f"about {duration(whole)} on {slots} slots at {speed / 1e9:.3g} GFLOP/s each ({how})",
+        f"about {duration_text(whole)} on {slots} slots at {speed / 1e9:.3g} GFLOP/s each ({how})",
         f"nothing created in {folder}",
     ]
     data = {
@@ -45,11 +45,11 @@ def _line(line: PlannedNode) -> tuple[str, ...]:
     node = line.node
     images = f"{node.images:,}" if node.images else "fresh"
     steps = f"{node.at} → {node.duration}" if node.at else f"{node.duration or ''}"
-    when = (str(line.slot), duration(line.start), duration(line.end))
+    when = (str(line.slot), duration_text(line.start), duration_text(line.end))
     return node.name, node.kind, images, steps, f"{node.flops:.3g}", *when
 
 
-def speed_of(nodes: Sequence[grid.Node], folder: Path) -> tuple[float, bool]:
+def measured_flops_per_second(nodes: Sequence[grid.Node], folder: Path) -> tuple[float, bool]:
     """FLOP/s of a slot over the finished nodes' training, or a plain assumption and False. A branch's clock
     runs on from its trunk's."""
     flops = seconds = 0.0
@@ -57,23 +57,29 @@ def speed_of(nodes: Sequence[grid.Node], folder: Path) -> tuple[float, bool]:
         for row in records.read(folder / "runs" / node.name):
             if row["kind"] == "run" and row.get("seconds"):
                 flops, seconds = flops + node.scratch, seconds + float(row["seconds"])
-    return (flops / seconds, True) if flops else (SPEED, False)
+    return (flops / seconds, True) if flops else (ASSUMED_FLOPS_PER_SECOND, False)
 
 
-def status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any]]:
+def study_status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any]]:
     """How far each node of the study has come, as its folder tells."""
     found = []
     for node in nodes:
         home = folder / "runs" / node.name
         done = scheduler.ended(home)
-        step = node.duration if done else max(node.at, scheduler.steps_of(home) if node.steps else 0)
+        step = node.duration if done else max(node.at, scheduler.last_step(home) if node.steps else 0)
         state = (
-            "done" if done else "running" if attempt.held(home) else "begun" if step > node.at else "waiting"
+            "done"
+            if done
+            else "running"
+            if attempt.is_locked(home)
+            else "begun"
+            if step > node.at
+            else "waiting"
         )
         found.append(
             {
                 "node": node.name, "kind": node.kind, "state": state, "step": step, "of": node.duration,
-                **attempt.spent([home]),
+                **attempt.resources_used([home]),
             }
         )  # fmt: skip
     done = sum(node.flops for node, row in zip(nodes, found) if row["state"] == "done")
@@ -86,7 +92,7 @@ def status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[str, Any
         for state in ("done", "running", "begun", "waiting")
     }
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    spent = attempt.spent([folder / "runs" / node.name for node in nodes])
+    spent = attempt.resources_used([folder / "runs" / node.name for node in nodes])
     head = ("node", "state", "step", "tries", "hours")
     text = f"{_table(head, cells)}\n{words}; {done / total:.0%} of the FLOPs; {_held(spent)}"
     return text, {
@@ -114,7 +120,7 @@ def watch(nodes: Sequence[grid.Node], folder: Path, seconds: float) -> tuple[str
     from rich.console import Console
     from rich.live import Live
 
-    text, data = status(nodes, folder)
+    text, data = study_status(nodes, folder)
     with (
         contextlib.suppress(KeyboardInterrupt),
         Live(console=Console(stderr=True), auto_refresh=False) as live,
@@ -122,7 +128,7 @@ def watch(nodes: Sequence[grid.Node], folder: Path, seconds: float) -> tuple[str
         while data["counts"]["done"] < len(nodes):
             live.update(text, refresh=True)
             time.sleep(seconds)
-            text, data = status(nodes, folder)
+            text, data = study_status(nodes, folder)
     return text, data
 
 

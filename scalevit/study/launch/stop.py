@@ -14,43 +14,43 @@ from scalevit.study.launch import attempt
 from scalevit.study.launch.executors.local import signal_owner
 
 #: Seconds between two looks, and after which waiting is given up: a save may take minutes.
-LOOK, PATIENCE = 0.2, 900.0
+POLL_SECONDS, STOP_SECONDS = 0.2, 900.0
 
 
-def stop(folder: Path, nodes: Sequence[grid.Node], executor: str) -> int:
+def stop_study(folder: Path, nodes: Sequence[grid.Node], executor: str) -> int:
     """Ask everything that works on the study to save and end, and wait until it has; how many nodes were
     being worked on. Raises ValueError when the launcher is on another machine, or nothing ends."""
     homes = [folder / "runs" / node.name for node in nodes]
-    working = sum(map(attempt.held, homes))
-    if attempt.held(folder):
+    working = sum(map(attempt.is_locked, homes))
+    if attempt.is_locked(folder):
         _stop_launcher(folder)
     for home in homes:
         signal_owner(home, signal.SIGTERM)
     if executor == "slurm":
         _stop_jobs(folder)
-    _wait(lambda: any(map(attempt.held, homes)), f"{folder}: some nodes have not ended")
+    _wait(lambda: any(map(attempt.is_locked, homes)), f"{folder}: some nodes have not ended")
     return working
 
 
 def _stop_launcher(folder: Path) -> None:
-    owner = attempt.owner(folder / attempt.LOCK)
+    owner = attempt.lock_owner(folder / attempt.LOCK)
     if owner is None or owner[1] != socket.gethostname():
         where = owner[1] if owner else "a machine that it did not name"
         raise ValueError(f"{folder}: its launcher runs on {where}; say `scalevit study stop {folder}` there")
     os.kill(owner[0], signal.SIGTERM)
-    _wait(lambda: attempt.held(folder), f"{folder}: its launcher (process {owner[0]}) has not ended")
+    _wait(lambda: attempt.is_locked(folder), f"{folder}: its launcher (process {owner[0]}) has not ended")
 
 
 def _stop_jobs(folder: Path) -> None:
     from scalevit.study.launch.executors import slurm
 
-    slurm.cancel(slurm.leftover(folder), kill=False)
-    _wait(lambda: bool(slurm.leftover(folder)), f"{folder}: some jobs have not ended", slurm.POLL)
+    slurm.cancel(slurm.jobs_in_queue(folder), kill=False)
+    _wait(lambda: bool(slurm.jobs_in_queue(folder)), f"{folder}: some jobs have not ended", slurm.POLL)
 
 
-def _wait(busy: Callable[[], bool], complaint: str, pause: float = LOOK) -> None:
-    until = time.monotonic() + PATIENCE
+def _wait(busy: Callable[[], bool], complaint: str, pause: float = POLL_SECONDS) -> None:
+    until = time.monotonic() + STOP_SECONDS
     while busy():
         if time.monotonic() > until:
-            raise ValueError(f"{complaint} after {PATIENCE / 60:.0f} minutes; look at its logs")
+            raise ValueError(f"{complaint} after {STOP_SECONDS / 60:.0f} minutes; look at its logs")
         time.sleep(pause)

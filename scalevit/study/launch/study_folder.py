@@ -36,8 +36,8 @@ def check_study_folder(folder: Path, nodes: Sequence[grid.Node]) -> None:
         raise ValueError(f"--out {folder}: a file, not a folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / SPEC).exists():
         raise ValueError(f"--out {folder}: holds something that is no study; choose an empty or new folder")
-    refuse_changes(nodes, folder)
-    refuse_losses(nodes, folder)
+    refuse_changed_runs(nodes, folder)
+    refuse_missing_runs(nodes, folder)
 
 
 def read_nodes(folder: Path) -> dict[str, dict[str, Any]]:
@@ -52,7 +52,7 @@ def lock_study(folder: Path) -> Iterator[None]:
     path = folder / attempt.LOCK
     with path.open("a+") as file:
         if not attempt.try_lock(file):
-            number, machine = attempt.owner(path) or ("unknown", "unknown machine")
+            number, machine = attempt.lock_owner(path) or ("unknown", "unknown machine")
             raise ValueError(
                 f"{folder}: another launcher (process {number} on {machine}) works on this study; wait, or: "
                 f"scalevit study stop {folder}"
@@ -63,9 +63,9 @@ def lock_study(folder: Path) -> Iterator[None]:
         yield
 
 
-def refuse_changes(nodes: Sequence[grid.Node], folder: Path) -> None:
+def refuse_changed_runs(nodes: Sequence[grid.Node], folder: Path) -> None:
     """Raises ValueError when a node's folder already holds another run: what is done keeps its meaning."""
-    changed = [node.name for node in nodes if _other(folder / "runs" / node.name, node)]
+    changed = [node.name for node in nodes if _holds_other_run(folder / "runs" / node.name, node)]
     if changed:
         raise ValueError(
             f"{folder}: the study now means something else by {len(changed)} of its runs ({_some(changed)}); "
@@ -73,7 +73,7 @@ def refuse_changes(nodes: Sequence[grid.Node], folder: Path) -> None:
         )
 
 
-def refuse_losses(nodes: Sequence[grid.Node], folder: Path) -> None:
+def refuse_missing_runs(nodes: Sequence[grid.Node], folder: Path) -> None:
     """Raises ValueError when the folder holds records of runs that are none of the nodes."""
     kept = {node.name for node in nodes}
     lost = [home.parent.name for home in sorted((folder / "runs").glob(f"*/{records.FILE}"))]
@@ -89,15 +89,15 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
+def write_node_folders(nodes: Sequence[grid.Node], folder: Path) -> None:
     """Write down what every node is to do, unless one of the folders holds something else."""
-    refuse_changes(nodes, folder)
+    refuse_changed_runs(nodes, folder)
     for node in nodes:
         home = folder / "runs" / node.name
         home.mkdir(parents=True, exist_ok=True)
         path, text = home / "run.yaml", config.dump(config.with_explicit_shape(node.run))
-        if node.follow is not None:
-            path, text = home / JOB_FILE, json.dumps(_meaning(node))
+        if node.job is not None:
+            path, text = home / JOB_FILE, json.dumps(_job_description(node))
         if not path.exists() or path.read_text() != text:
             write_whole(path, text)
 
@@ -106,14 +106,14 @@ def prepare(nodes: Sequence[grid.Node], folder: Path) -> None:
 JOB_FILE = "follow.json"
 
 
-def _meaning(node: grid.Node) -> dict[str, Any]:
-    assert node.follow is not None
-    return json.loads(json.dumps({"kind": node.kind, "after": node.after, **asdict(node.follow)}))
+def _job_description(node: grid.Node) -> dict[str, Any]:
+    assert node.job is not None
+    return json.loads(json.dumps({"kind": node.kind, "after": node.after, **asdict(node.job)}))
 
 
-def _other(home: Path, node: grid.Node) -> bool:
-    if node.follow is not None:
+def _holds_other_run(home: Path, node: grid.Node) -> bool:
+    if node.job is not None:
         path = home / JOB_FILE
-        return path.exists() and json.loads(path.read_text()) != _meaning(node)
+        return path.exists() and json.loads(path.read_text()) != _job_description(node)
     path = home / "run.yaml"
     return path.exists() and config.run_id(config.load(str(path))) != config.run_id(node.run)

@@ -17,25 +17,25 @@ from scalevit.config.lr_schedule import Schedule
 from scalevit.config.model_sizes import LETTERS, Shape
 from scalevit.config.run import Data, Model, Optimizer, Parallel, Run, Train
 from scalevit.study.planning.candidates import candidates
-from scalevit.study.planning.expected_error import Laws, paper
+from scalevit.study.planning.expected_error import Laws, paper_laws
 from scalevit.study.planning.measured_speeds import MeasuredSpeeds
-from scalevit.study.planning.plan import hardware_of, made_to_fit, speed_of
+from scalevit.study.planning.plan import changed_to_fit, hardware_of, speed_of
 
 #: A run shorter than this has no room for a warm-up and a cooldown.
 LEAST_STEPS = 1_000
 #: Beyond these a budget is a typing error. What may be without limit is so here.
-MOST = {
+LIMITS = {
     "devices": 1e6, "days": 1e5, "unique_images": 1e15, "classes": 1e7, "inference_gflops": np.inf,
     "device_hours": np.inf, "money": np.inf, "train_flops": np.inf,
 }  # fmt: skip
 #: Devices that are chosen are a power of two up to this, which shares the recipe's batches evenly.
 MOST_CHOSEN = 4096
 #: Errors this close, relatively, are the same for a purse.
-SAME = 0.01
+SAME_ERROR = 0.01
 #: An error from here on is no better than guessing.
 GUESSED = 0.99
 #: Shares of the budget at which its price is told.
-MOVED = {"half": 0.5, "twice": 2.0, "ten times": 10.0}
+BUDGET_FACTORS = {"half": 0.5, "twice": 2.0, "ten times": 10.0}
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ class BudgetPlan:
     enough: float | None
 
 
-def best(budget: Budget, basis: Basis | None = None) -> BudgetPlan:
+def best_run(budget: Budget, basis: Basis | None = None) -> BudgetPlan:
     """The run to do with this budget, resting on the paper's tables when `basis` is None. Raises ValueError
     when no shape can be trained with it, or none so that it would learn anything."""
-    basis = basis or Basis(paper())
+    basis = basis or Basis(paper_laws())
     _check(budget, basis)
     ranked = rank(budget, basis, 3)
     if not ranked:
@@ -134,8 +134,8 @@ def best(budget: Budget, basis: Basis | None = None) -> BudgetPlan:
             f"better than guessing; it takes more images, or fine-tuning of a trained model"
         )
     moved = prices(budget, basis)
-    spare = moved.get(f"half {_spent(budget)}", np.inf) <= ranked[0].error * (1 + SAME)
-    enough = _enough(budget, basis, ranked[0].error * (1 + SAME)) if spare else None
+    spare = moved.get(f"half {_spent(budget)}", np.inf) <= ranked[0].error * (1 + SAME_ERROR)
+    enough = _enough(budget, basis, ranked[0].error * (1 + SAME_ERROR)) if spare else None
     return BudgetPlan(ranked[0], tuple(ranked[1:3]), moved, enough)
 
 
@@ -163,7 +163,7 @@ def rank(budget: Budget, basis: Basis, most: int | None = None) -> list[BudgetRu
 
 def prices(budget: Budget, basis: Basis) -> dict[str, float]:
     """Best error with one limit moved at a time: what that limit costs, or what more of it would buy."""
-    moved = {f"{words} {_spent(budget)}": budget.times(factor) for words, factor in MOVED.items()}
+    moved = {f"{words} {_spent(budget)}": budget.times(factor) for words, factor in BUDGET_FACTORS.items()}
     moved["ten times the unique images"] = replace(budget, unique_images=budget.unique_images * 10)
     moved["no limit on memory"] = replace(budget, memory=np.inf)
     if budget.inference_gflops < np.inf:
@@ -172,7 +172,7 @@ def prices(budget: Budget, basis: Basis) -> dict[str, float]:
         for name in budget.spending:
             moved[f"no limit on {name.replace('_', ' ')}"] = replace(budget, **{name: np.inf})
     if budget.devices is not None and budget.spending:
-        moved["no limit on days"] = replace(budget, days=MOST["days"])
+        moved["no limit on days"] = replace(budget, days=LIMITS["days"])
     ranked = {name: rank(other, basis, 1) for name, other in moved.items()}
     return {name: choices[0].error for name, choices in ranked.items() if choices}
 
@@ -224,16 +224,16 @@ def _fitted(draft: _Draft, budget: Budget, basis: Basis, task: str) -> BudgetRun
     """With the micro-batches, recomputing and sharding that a device has the memory for, or if their number
     is free with more devices, and its error."""
     hardware, devices, drafted = basis.hardware(budget), draft.devices, draft.run
-    way = _way(drafted.model, drafted.train.batch, hardware, devices)
+    way = _fitting_strategy(drafted.model, drafted.train.batch, hardware, devices)
     while way is None and budget.devices is None and 2 * devices <= MOST_CHOSEN:
         devices *= 2
-        way = _way(drafted.model, drafted.train.batch, hardware, devices)
+        way = _fitting_strategy(drafted.model, drafted.train.batch, hardware, devices)
     if way is None:
         return None
     parallel, at_once = way
     run = replace(drafted, parallel=parallel, train=replace(drafted.train, micro_batch=at_once))
     cost = None if budget.price is None else 24 * draft.device_days * budget.price
-    expected = basis.laws.expect(task, draft.shape, run.model, draft.seen, budget.unique_images)
+    expected = basis.laws.predict_run(task, draft.shape, run.model, draft.seen, budget.unique_images)
     return BudgetRun(
         draft.name, run, devices, draft.device_days / devices, cost, draft.seen, expected.error,
         expected.low, expected.high,
@@ -241,11 +241,13 @@ def _fitted(draft: _Draft, budget: Budget, basis: Basis, task: str) -> BudgetRun
 
 
 @lru_cache(maxsize=4096)
-def _way(model: Model, batch: int, hardware: Device, devices: int) -> tuple[Parallel, int] | None:
+def _fitting_strategy(
+    model: Model, batch: int, hardware: Device, devices: int
+) -> tuple[Parallel, int] | None:
     """How a step is shared and cut so that it fits; None when nothing helps. Limits that are moved ask again
     and again for the same."""
     plain = Run(model=model, train=Train(batch=batch))
-    run = made_to_fit(plain, model.resolve(), hardware, devices)
+    run = changed_to_fit(plain, model.resolve(), hardware, devices)
     return None if run is None else (run.parallel, run.train.micro_batch)
 
 
@@ -281,7 +283,7 @@ def recipe(
 
 
 def _check(budget: Budget, basis: Basis) -> None:
-    for name, most in MOST.items():
+    for name, most in LIMITS.items():
         value = getattr(budget, name)
         if value is not None and not 0 < value <= most:
             raise ValueError(f"{name} must be positive and at most {most:g}, found {value:g}")

@@ -68,7 +68,9 @@ class Laws:
             return resolved.flops(model.image, model.pool, model.classes)
         return resolved.flops(model.image)
 
-    def expect(self, task: str, resolved: Shape, model: Model, seen: float, unique: float) -> ExpectedError:
+    def predict_run(
+        self, task: str, resolved: Shape, model: Model, seen: float, unique: float
+    ) -> ExpectedError:
         """The error of a run that sees `seen` images, `unique` of them different."""
         law = self.tasks[task]
         given = (self.flops(resolved, model), seen, min(unique, seen))
@@ -101,12 +103,12 @@ def paper_law(task: str) -> JointLaw:
 
 
 @cache
-def paper() -> Laws:
+def paper_laws() -> Laws:
     """The laws of the paper's tables."""
     return Laws({task: paper_law(task) for task in TABLES}, "the paper's tables, after data like JFT", False)
 
 
-def study(folder: Path) -> Laws:
+def study_laws(folder: Path) -> Laws:
     """The laws of a study's finished runs, its own target first. ValueError when no task carries a law."""
     from scalevit.study.report import results
 

@@ -77,7 +77,7 @@ class MeasuredSpeeds:
         return rates, said
 
 
-def read(path: Path) -> MeasuredSpeeds:
+def read_bench(path: Path) -> MeasuredSpeeds:
     """The training rows of ours in a JSON file of `scalevit bench model` or `all`. ValueError where there are
     none, or where the file is something else."""
     try:

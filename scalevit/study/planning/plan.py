@@ -17,13 +17,13 @@ from scalevit.config.model_sizes import LETTERS, Shape, shape
 from scalevit.config.run import Run
 from scalevit.config.validate import parallel_errors
 from scalevit.study.laws.joint import ExpectedError
-from scalevit.study.planning.expected_error import Laws, paper
+from scalevit.study.planning.expected_error import Laws, paper_laws
 from scalevit.study.planning.measured_speeds import MeasuredSpeeds
 
 #: The paper's data, for a run that does not say yet which images it will see.
 JFT_IMAGES = 3e9
 #: Memory that the CUDA context, the allocator's rounding and the collectives' buffers take.
-RESERVED = 0.06
+RESERVED_SHARE = 0.06
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def plan(
     odd = parallel_errors(run.parallel, run.train.batch, devices)
     if odd:
         raise ValueError("; ".join(odd))
-    resolved, laws = run.model.resolve(), laws or paper()
+    resolved, laws = run.model.resolve(), laws or paper_laws()
     hardware = hardware_of(device_name, bench, memory)
     flops = resolved.flops_by_part(run.model.image, run.model.pool, run.model.classes)
     images = float(run.schedule.steps) * run.train.batch
@@ -101,7 +101,7 @@ def plan(
     held = largest_that_fits(run, resolved, hardware, devices)
     hours = images / speed.images_per_second / devices / 3600
     fits = fits_on(held, hardware)
-    expected = expect(run, resolved, images, laws)
+    expected = predicted_errors(run, resolved, images, laws)
     return Plan(
         run=run, shape=resolved, parameters=count_parameters(run, resolved), flops=flops, images=images,
         train_flops=3 * sum(flops.values()) * images, device=hardware, devices=devices, memory=held,
@@ -127,7 +127,7 @@ def hardware_of(name: str, bench: MeasuredSpeeds | None = None, memory: float | 
 
 def fits_on(memory: Memory, hardware: Device) -> bool:
     """Whether a device has so much, and the reserve that its driver and allocator take."""
-    return memory.total <= hardware.memory * (1 - RESERVED)
+    return memory.total <= hardware.memory * (1 - RESERVED_SHARE)
 
 
 def largest_that_fits(run: Run, resolved: Shape, hardware: Device, devices: int) -> Memory:
@@ -150,7 +150,7 @@ def largest_that_fits(run: Run, resolved: Shape, hardware: Device, devices: int)
     return step_memory(run, resolved, parts[max(0, few - 1)], devices)
 
 
-def made_to_fit(run: Run, resolved: Shape, hardware: Device, devices: int) -> Run | None:
+def changed_to_fit(run: Run, resolved: Shape, hardware: Device, devices: int) -> Run | None:
     """The run with the fewest changes after which it fits: smaller micro-batches first, then recomputing,
     then sharding; None when nothing helps."""
     ways = [run.parallel.strategy, *({"fsdp"} - {run.parallel.strategy} if devices > 1 else ())]
@@ -214,10 +214,10 @@ def speed_of(
 # --------------------------------------------------------------------------- result
 
 
-def expect(run: Run, resolved: Shape, images: float, laws: Laws) -> dict[str, ExpectedError]:
+def predicted_errors(run: Run, resolved: Shape, images: float, laws: Laws) -> dict[str, ExpectedError]:
     """Errors at the end of the run, by task."""
     unique = run.data.images or (images if run.data.source else JFT_IMAGES)
-    return {task: laws.expect(task, resolved, run.model, images, float(unique)) for task in laws.tasks}
+    return {task: laws.predict_run(task, resolved, run.model, images, float(unique)) for task in laws.tasks}
 
 
 def _warnings(
@@ -232,7 +232,7 @@ def _warnings(
     found = []
     share = max(1, run.train.batch // devices)
     if not fits or memory.micro_batch < min(share, run.train.micro_batch or share):
-        other = made_to_fit(run, run.model.resolve(), hardware, devices)
+        other = changed_to_fit(run, run.model.resolve(), hardware, devices)
         at_once = min(share, run.train.micro_batch or share)
         needed = step_memory(run, run.model.resolve(), at_once, devices).total
         found.append(
@@ -243,7 +243,7 @@ def _warnings(
     beyond = sorted({name for one in expected.values() for name in one.beyond})
     if beyond:
         found.append(f"the expected errors extrapolate beyond {laws.source} in: {', '.join(beyond)}")
-    if laws is paper() and run.data.images and run.data.images < 1e6:
+    if laws is paper_laws() and run.data.images and run.data.images < 1e6:
         found.append("under a million unique images: the paper's law says little here")
     return [*found, *laws.notes]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from scalevit.config.lr_schedule import lr_at
-from scalevit.study.report import panels
+from scalevit.study.report import plots
 from scalevit.study.report.frontier_law import frontier_law
-from scalevit.study.report.panels import Sheet, Shown
+from scalevit.study.report.plots import FigureInput, Sheet
 from scalevit.study.report.results import Point, Results
 
 
@@ -23,86 +23,86 @@ def draw(results: Results, folder: Path, beside: Sequence[Results] = ()) -> list
         return []
     folder.mkdir(parents=True, exist_ok=True)
     points = results.of(tasks[0])
-    shown = Shown(results, points, frontier_law(points), panels.look_of(points), beside)
+    shown = FigureInput(results, points, frontier_law(points), plots.plot_style(points), beside)
     written: list[Path] = []
     for name, figure in FIGURES.items():
         sheet = figure(shown)
-        written += panels.save(sheet, folder / name) if sheet else []
+        written += plots.save(sheet, folder / name) if sheet else []
     return written
 
 
-def shots(shown: Shown) -> Sheet | None:
+def shots(shown: FigureInput) -> Sheet | None:
     """Figure 1: error against examples a class, the best run of each model beside what needs no training;
     only where a data set was probed with several."""
     data = shown.task[0]
     tasks = sorted(shots for dataset, shots in shown.results.tasks() if dataset == data and shots)
     if len(tasks) < 2:
         return None
-    sheet = panels.sheet_of(1)
+    sheet = plots.sheet_of(1)
     best: dict[str, Point] = {}
     for point in shown.points:
         model = point.facts.model
         best[model] = min(point, best.get(model, point), key=lambda p: p.error)
     kept = {point.facts.run for point in best.values()}
     found = [p for n in tasks for p in shown.results.of((data, n)) if p.facts.run in kept]
-    panels.scatter(sheet, sheet.panels[0], lambda p: p.shots, found, shown.look)
-    panels.floor_lines(sheet, sheet.panels[0], [f for f in shown.results.floors if f.dataset == data])
-    panels.axes(sheet.panels[0], "examples a class", f"{data} error")
+    plots.scatter(sheet, sheet.panels[0], lambda p: p.shots, found, shown.look)
+    plots.plot_floors(sheet, sheet.panels[0], [f for f in shown.results.floors if f.dataset == data])
+    plots.axes(sheet.panels[0], "examples a class", f"{data} error")
     sheet.panels[0].set_xticks(tasks, [str(n) for n in tasks])
-    panels.models(sheet.panels[0], shown.look)
+    plots.models(sheet.panels[0], shown.look)
     return sheet
 
 
-def compute(shown: Shown) -> Sheet:
+def compute(shown: FigureInput) -> Sheet:
     """Figure 2: error against compute with the law, then the best of each model size and each data size."""
-    sheet = panels.sheet_of(3)
+    sheet = plots.sheet_of(3)
     main, sizes, data = sheet.panels
-    panels.scatter(sheet, main, lambda p: p.facts.compute, shown.points, shown.look)
-    panels.law_line(sheet, main, shown.law)
-    panels.forecast_mark(sheet, main, shown.results)
-    panels.beside(sheet, main, shown)
-    panels.axes(main, "training compute (FLOPs)", panels.task_words(shown.points))
-    panels.models(main, shown.look)
-    panels.best_of(sheet, sizes, lambda p: p.facts.forward / 1e6, shown.points, shown.look)
-    panels.axes(sizes, "model size (forward MFLOPs an image)", panels.task_words(shown.points))
-    panels.best_of(sheet, data, lambda p: float(p.facts.unique), shown.points, shown.look)
-    panels.axes(data, "unique images", panels.task_words(shown.points))
+    plots.scatter(sheet, main, lambda p: p.facts.compute, shown.points, shown.look)
+    plots.plot_law(sheet, main, shown.law)
+    plots.plot_forecast(sheet, main, shown.results)
+    plots.plot_external(sheet, main, shown)
+    plots.axes(main, "training compute (FLOPs)", plots.task_label(shown.points))
+    plots.models(main, shown.look)
+    plots.plot_best(sheet, sizes, lambda p: p.facts.forward / 1e6, shown.points, shown.look)
+    plots.axes(sizes, "model size (forward MFLOPs an image)", plots.task_label(shown.points))
+    plots.plot_best(sheet, data, lambda p: float(p.facts.unique), shown.points, shown.look)
+    plots.axes(data, "unique images", plots.task_label(shown.points))
     return sheet
 
 
-def seen(shown: Shown) -> Sheet:
+def seen(shown: FigureInput) -> Sheet:
     """Figure 3: error against images seen, on the most unique images; large models need fewer samples."""
-    sheet = panels.sheet_of(1)
+    sheet = plots.sheet_of(1)
     most = max(shown.look.areas, key=lambda n: n or math.inf)
     kept = [p for p in shown.points if p.facts.images == most]
-    panels.scatter(sheet, sheet.panels[0], lambda p: p.facts.seen, kept, shown.look)
-    panels.axes(sheet.panels[0], "images seen", panels.task_words(shown.points))
-    panels.models(sheet.panels[0], shown.look)
+    plots.scatter(sheet, sheet.panels[0], lambda p: p.facts.seen, kept, shown.look)
+    plots.axes(sheet.panels[0], "images seen", plots.task_label(shown.points))
+    plots.models(sheet.panels[0], shown.look)
     return sheet
 
 
-def data_size(shown: Shown) -> Sheet:
+def data_size(shown: FigureInput) -> Sheet:
     """Figure 4: compute, model size and data size where unique images run short."""
-    sheet = panels.sheet_of(2)
-    panels.scatter(sheet, sheet.panels[0], lambda p: p.facts.unique, shown.points, shown.look)
-    panels.axes(sheet.panels[0], "unique images", panels.task_words(shown.points))
-    panels.models(sheet.panels[0], shown.look)
-    panels.scatter(sheet, sheet.panels[1], lambda p: p.facts.seen / p.facts.unique, shown.points, shown.look)
-    panels.axes(sheet.panels[1], "how often each image was seen", panels.task_words(shown.points))
+    sheet = plots.sheet_of(2)
+    plots.scatter(sheet, sheet.panels[0], lambda p: p.facts.unique, shown.points, shown.look)
+    plots.axes(sheet.panels[0], "unique images", plots.task_label(shown.points))
+    plots.models(sheet.panels[0], shown.look)
+    plots.scatter(sheet, sheet.panels[1], lambda p: p.facts.seen / p.facts.unique, shown.points, shown.look)
+    plots.axes(sheet.panels[1], "how often each image was seen", plots.task_label(shown.points))
     return sheet
 
 
-def schedules(shown: Shown) -> Sheet | None:
+def schedules(shown: FigureInput) -> Sheet | None:
     """Figure 7: the score of the largest model's runs above the learning rates that led to it; only of runs
     whose schedule is known."""
     if not any(point.facts.schedule for point in shown.points):
         return None
-    sheet = panels.sheet_of(1, rows=2)
+    sheet = plots.sheet_of(1, rows=2)
     score, rates = sheet.panels
     largest = max(shown.points, key=lambda p: (p.facts.forward, p.facts.images or math.inf)).facts
     family = [p for p in shown.points if (p.facts.model, p.facts.images) == (largest.model, largest.images)]
-    panels.scatter(sheet, score, lambda p: p.facts.steps, family, shown.look)
-    score.set(xlabel="steps", ylabel=panels.task_words(shown.points), title=largest.model)
+    plots.scatter(sheet, score, lambda p: p.facts.steps, family, shown.look)
+    score.set(xlabel="steps", ylabel=plots.task_label(shown.points), title=largest.model)
     for point in family:
         plan = point.facts.schedule
         if plan is None:
@@ -125,27 +125,27 @@ def schedules(shown: Shown) -> Sheet | None:
 DECAYS = ("head_decay", "body_decay")
 
 
-def _both_decays(shown: Shown) -> bool:
+def _both_decays(shown: FigureInput) -> bool:
     return all(len({getattr(p.facts, key) for p in shown.points}) > 1 for key in DECAYS)
 
 
-def decays(shown: Shown) -> Sheet | None:
+def decays(shown: FigureInput) -> Sheet | None:
     """Figure 5, left: accuracy over the head's and the body's weight decay; only where both were varied."""
     if not _both_decays(shown):
         return None
     head, body = (sorted({getattr(p.facts, key) for p in shown.points}) for key in DECAYS)
-    sheet = panels.sheet_of(1)
+    sheet = plots.sheet_of(1)
     panel, scores = sheet.panels[0], np.full((len(head), len(body)), np.nan)
     for point in shown.points:
         at = head.index(point.facts.head_decay), body.index(point.facts.body_decay)
         scores[at] = np.nanmax([scores[at], 1 - point.error])
         sheet.rows.append(
-            panels.row("run", point.facts.body_decay, point.error, point) | {"head": head[at[0]]}
+            plots.row("run", point.facts.body_decay, point.error, point) | {"head": head[at[0]]}
         )
     panel.imshow(scores, cmap="viridis", origin="lower", aspect="auto")
     panel.grid(False)
     panel.set(xlabel="weight decay of the body", ylabel="weight decay of the head")
-    panel.set_title(f"{panels.task_words(shown.points).removesuffix(' error')} accuracy (%)", fontsize=9)
+    panel.set_title(f"{plots.task_label(shown.points).removesuffix(' error')} accuracy (%)", fontsize=9)
     panel.set_xticks(range(len(body)), [f"{value:g}" for value in body])
     panel.set_yticks(range(len(head)), [f"{value:g}" for value in head])
     middle = np.nanmean(scores)
@@ -155,7 +155,7 @@ def decays(shown: Shown) -> Sheet | None:
     return sheet
 
 
-def recipes(shown: Shown) -> Sheet | None:
+def recipes(shown: FigureInput) -> Sheet | None:
     """Figure 5, right: each recipe's longest runs, a mark a seed and a line at their mean, best first; only
     where recipes are few enough to be told apart."""
     longest = max(point.facts.steps for point in shown.points)
@@ -166,19 +166,19 @@ def recipes(shown: Shown) -> Sheet | None:
     if not 2 <= len(errors) <= 12 or _both_decays(shown):
         return None
     ranked = sorted(errors, key=lambda name: float(np.mean([p.error for p in errors[name]])))
-    sheet = panels.sheet_of(1)
+    sheet = plots.sheet_of(1)
     panel = sheet.panels[0]
     for place, name in enumerate(ranked):
         for point in errors[name]:
             panel.scatter(place, point.error, edgecolor="black", linewidth=0.3, **shown.look.of(point))
-            sheet.rows.append(panels.row("run", place, point.error, point))
+            sheet.rows.append(plots.row("run", place, point.error, point))
         mean = float(np.mean([p.error for p in errors[name]]))
         panel.hlines(mean, place - 0.25, place + 0.25, color="black", linewidth=1.2)
-        sheet.rows.append(panels.row("mean", place, mean) | {"recipe": name})
+        sheet.rows.append(plots.row("mean", place, mean) | {"recipe": name})
     panel.set_xticks(range(len(ranked)), [name or "base" for name in ranked], rotation=30 * (len(ranked) > 5))
-    panel.set(ylabel=panels.task_words(shown.points), title=f"after {longest:,} steps")
+    panel.set(ylabel=plots.task_label(shown.points), title=f"after {longest:,} steps")
     panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-    panels.models(panel, shown.look)
+    plots.models(panel, shown.look)
     return sheet
 
 
@@ -186,7 +186,7 @@ def recipes(shown: Shown) -> Sheet | None:
 MODELS, TASKS = 3, 8
 
 
-def growth(shown: Shown) -> Sheet | None:
+def growth(shown: FigureInput) -> Sheet | None:
     """Figure 6: what more unique images are worth while training goes on, a panel for each of the largest
     models and a line a number of images; only where that number was varied."""
     counts = sorted(shown.look.areas, key=lambda n: n or math.inf)
@@ -196,37 +196,37 @@ def growth(shown: Shown) -> Sheet | None:
     from matplotlib import colormaps
 
     colours = dict(zip(counts, colormaps["viridis"](np.linspace(0, 0.85, len(counts)))))
-    sheet, errors = panels.sheet_of(len(models)), [p.error for p in shown.points if p.error > 0]
+    sheet, errors = plots.sheet_of(len(models)), [p.error for p in shown.points if p.error > 0]
     for panel, model in zip(sheet.panels, models):
         for count in counts:
             mine = [p for p in shown.points if (p.facts.model, p.facts.images) == (model, count)]
             label = f"{count:,}" if count else "all new"
-            panels.line(sheet, panel, lambda p: p.facts.steps, mine, colours[count], label)
+            plots.line(sheet, panel, lambda p: p.facts.steps, mine, colours[count], label)
         panel.set(title=model, ylim=(min(errors) / 1.15, max(errors) * 1.15))
-        panels.axes(panel, "steps", panels.task_words(shown.points))
+        plots.axes(panel, "steps", plots.task_label(shown.points))
     sheet.panels[0].legend(frameon=False, fontsize=8, title="unique images", title_fontsize=8)
     return sheet
 
 
-def tasks(shown: Shown) -> Sheet | None:
+def tasks(shown: FigureInput) -> Sheet | None:
     """Figure 9: every task across compute with a law of its own; only where there are several."""
     found = shown.results.tasks()[:TASKS]
     if len(found) < 2:
         return None
     across = min(4, len(found))
-    sheet = panels.sheet_of(across, rows=-(-len(found) // across))
+    sheet = plots.sheet_of(across, rows=-(-len(found) // across))
     for panel, task in zip(sheet.panels, found):
         points = shown.results.of(task)
-        law, look = frontier_law(points), panels.look_of(points)
-        panels.scatter(sheet, panel, lambda p: p.facts.compute, points, look)
-        panels.law_line(sheet, panel, law)
-        panels.axes(panel, "training compute (FLOPs)", panels.task_words(points))
+        law, look = frontier_law(points), plots.plot_style(points)
+        plots.scatter(sheet, panel, lambda p: p.facts.compute, points, look)
+        plots.plot_law(sheet, panel, law)
+        plots.axes(panel, "training compute (FLOPs)", plots.task_label(points))
     for panel in sheet.panels[len(found) :]:
         panel.set_visible(False)
     return sheet
 
 
-FIGURES: dict[str, Callable[[Shown], Sheet | None]] = {
+FIGURES: dict[str, Callable[[FigureInput], Sheet | None]] = {
     "figure1_shots": shots,
     "figure2_compute": compute,
     "figure3_images_seen": seen,

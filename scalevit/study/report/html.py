@@ -19,18 +19,18 @@ import numpy as np
 from scalevit import __version__
 from scalevit.config.lr_schedule import lr_at
 from scalevit.study.report.frontier_law import frontier_law
-from scalevit.study.report.images import Picture
 from scalevit.study.report.next_budget import next_budget
 from scalevit.study.report.number_format import Task, task_name
 from scalevit.study.report.recipe_table import recipe_table
 from scalevit.study.report.results import LEVEL, Floor, Results, RunFacts
+from scalevit.study.report.run_images import Picture
 from scalevit.study.report.summary import cards, headline, sections
 
 #: Points of a learning-rate curve in the page.
 RATES = 60
 
 #: The page's scripts, in the order in which they need each other.
-SCRIPTS = ("state", "save", "chart", "figures", "panels", "tables", "controls")
+SCRIPTS = ("state", "save", "chart", "figures", "plots", "tables", "controls")
 
 #: What the page's script knows of a run.
 FACTS = (
@@ -59,11 +59,11 @@ def render(studies: Sequence[Results], pictures: Sequence[Picture] = ()) -> str:
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = page.from_string((here / "page.html.j2").read_text())
     payload = json.dumps(
-        _clean([_study(study, index) for index, study in enumerate(studies)]), allow_nan=False
+        _json_safe([_study(study, index) for index, study in enumerate(studies)]), allow_nan=False
     )
     return template.render(
         title=" · ".join(study.title for study in studies), kind=_kind(studies),
-        studies=[_head(study) for study in studies],
+        studies=[_page_text(study) for study in studies],
         pictures=pictures, style=(here / "page.css").read_text(), script=_script(here),
         data=payload.replace("<", "\\u003c"), version=__version__, made=time.strftime("%Y-%m-%d %H:%M %Z"),
     )  # fmt: skip
@@ -81,12 +81,12 @@ def _script(here: Traversable) -> str:
     return f'"use strict";\n(() => {{\n{body}}})();'
 
 
-def _clean(value: Any) -> Any:
+def _json_safe(value: Any) -> Any:
     """JSON has no NaN and no infinity; and nobody reads more than five digits from a page."""
     if isinstance(value, Mapping):
-        return {str(key): _clean(item) for key, item in value.items()}
+        return {str(key): _json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_clean(item) for item in value]
+        return [_json_safe(item) for item in value]
     if isinstance(value, float | np.floating):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
@@ -150,7 +150,7 @@ def _law(results: Results, task: Task) -> dict[str, Any]:
 # --------------------------------------------------------------------------- what the page says
 
 
-def _head(results: Results) -> dict[str, Any]:
+def _page_text(results: Results) -> dict[str, Any]:
     """What the template prints without a script: cards, sentences, provenance."""
     return {
         "title": results.title,

@@ -21,7 +21,7 @@ from scalevit.config import lr_schedule
 from scalevit.config.memory import optimizer_bytes
 from scalevit.study.design import grid
 from scalevit.study.design.cost import StudyCost
-from scalevit.study.design.downstream import FINETUNED
+from scalevit.study.design.downstream import FINETUNED_SUFFIX
 from scalevit.study.design.spec import Spec, read_spec
 from scalevit.study.launch.study_folder import FORECAST, SPEC, read_nodes
 
@@ -96,7 +96,7 @@ class Results:
     curves: Mapping[str, Sequence[tuple[int, float]]]
     about: Mapping[str, records.Row]
     forecast: Mapping[str, Any] | None = None
-    bill: StudyCost | None = None
+    cost: StudyCost | None = None
     target: tuple[str, int] | None = None
     note: str = ""
     notes: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ def read_results(folder: Path, without: Iterable[str] = ()) -> Results:
     without |= {name for name, node in known.items() if node.get("after") in without and _follows(node)}
     homes = [home for home in records.runs_below(folder) if home.parent.name != SWEEP_FOLDER]
     facts = {
-        home: _facts(home, folder.name, known.get(home.name))
+        home: _run_facts(home, folder.name, known.get(home.name))
         for home in homes
         if (home / "run.yaml").exists()
     }
@@ -137,7 +137,7 @@ def read_results(folder: Path, without: Iterable[str] = ()) -> Results:
     facts = {home: fact for home, fact in facts.items() if home not in parents}
     rows = {home: mine for home, mine in opened.items() if home in facts}
     for home, parent in parents.items():
-        rows[parent] = rows[parent] + _further(opened[home], facts[parent])
+        rows[parent] = rows[parent] + _downstream_rows(opened[home], facts[parent])
     spec = read_spec(folder / SPEC) if (folder / SPEC).exists() else None
     path = folder / FORECAST
     points = tuple(point for home in rows for point in _points(facts[home], rows[home]))
@@ -146,13 +146,15 @@ def read_results(folder: Path, without: Iterable[str] = ()) -> Results:
         facts=tuple(facts.values()),
         points=points,
         floors=_floors(facts, rows),
-        curves={facts[home].run: _curve(rows[home]) for home in rows},
+        curves={facts[home].run: _loss_curve(rows[home]) for home in rows},
         about={facts[home].run: row for home in rows for row in rows[home] if row["kind"] == "run"},
         forecast=json.loads(path.read_text()) if path.exists() else None,
-        bill=_bill(known),
-        target=(spec.dataset, spec.shots) if spec else _usual(points),
+        cost=_cost_of(known),
+        target=(spec.dataset, spec.shots) if spec else _default_task(points),
         note=spec.note if spec else "",
-        notes=_notes([home for home in opened if home not in {*facts, *parents}], facts, rows, points),
+        notes=_warnings_of_reading(
+            [home for home in opened if home not in {*facts, *parents}], facts, rows, points
+        ),
     )
 
 
@@ -168,14 +170,14 @@ def _parents(facts: Mapping[Path, RunFacts], rows: Mapping[Path, Sequence[record
     return {home: own[run] for home, run in {**starts, **probes}.items() if run in own}
 
 
-def _further(rows: Sequence[records.Row], facts: RunFacts) -> list[records.Row]:
+def _downstream_rows(rows: Sequence[records.Row], facts: RunFacts) -> list[records.Row]:
     """What was measured of a run after its end, in a folder of its own, as rows of its last step."""
-    told = [row for row in rows if row["kind"] in (*MEASURED, "floor")]
+    told = [row for row in rows if row["kind"] in (*RESULT_KINDS, "floor")]
     last = max((row.get("step") or 0 for row in told), default=0)
     return [{**row, "step": facts.steps} for row in told if (row.get("step") or 0) == last]
 
 
-def _usual(points: Sequence[Point]) -> tuple[str, int] | None:
+def _default_task(points: Sequence[Point]) -> tuple[str, int] | None:
     """The task to show first where no study names one: most runs have it; then ten shots, then most shots."""
     counts: dict[tuple[str, int], int] = {}
     for point in points:
@@ -184,7 +186,7 @@ def _usual(points: Sequence[Point]) -> tuple[str, int] | None:
     return max(counts, key=lambda task: (counts[task], task[1] == 10, task[1]), default=None)
 
 
-def _notes(
+def _warnings_of_reading(
     alone: Sequence[Path],
     facts: Mapping[Path, RunFacts],
     rows: Mapping[Path, Sequence[records.Row]],
@@ -230,14 +232,14 @@ def _title(folder: Path, spec: Spec | None) -> str:
     return name if spec is None or spec.name == name else f"{spec.name} ({name})"
 
 
-def _bill(known: Mapping[str, Mapping[str, Any]]) -> StudyCost | None:
+def _cost_of(known: Mapping[str, Mapping[str, Any]]) -> StudyCost | None:
     trained = [node for node in known.values() if not _follows(node)]
     if not trained:
         return None
     return StudyCost(*(sum(node[key] for node in trained) for key in ("flops", "scratch")))
 
 
-def _facts(home: Path, study: str, node: Mapping[str, Any] | None) -> RunFacts:
+def _run_facts(home: Path, study: str, node: Mapping[str, Any] | None) -> RunFacts:
     run = config.load(str(home / "run.yaml"))
     shape, model = run.model.resolve(), run.model
     size = (model.image, model.pool, model.classes)
@@ -264,7 +266,7 @@ ACCURACIES = {
 
 
 #: Kinds of rows whose accuracies are a run's own.
-MEASURED = ("probe", "finetune")
+RESULT_KINDS = ("probe", "finetune")
 
 
 def _tasks(rows: Iterable[records.Row], kind: str) -> dict[tuple[str, str, int], list[records.Row]]:
@@ -273,7 +275,7 @@ def _tasks(rows: Iterable[records.Row], kind: str) -> dict[tuple[str, str, int],
     for row in rows:
         if row["kind"] == kind and row["metric"] in ACCURACIES[kind] and _finite(row.get("value")):
             data = str(row.get("dataset"))
-            data = f"{Path(data).name} {FINETUNED}" if kind == "finetune" else data
+            data = f"{Path(data).name} {FINETUNED_SUFFIX}" if kind == "finetune" else data
             key = (ACCURACIES[kind][row["metric"]], data, int(row.get("shots") or 0))
             found.setdefault(key, []).append(row)
     return found
@@ -287,13 +289,13 @@ def _points(facts: RunFacts, rows: Sequence[records.Row]) -> list[Point]:
     """A run's errors at its last step: points before the end of a cooldown are no results of the schedule."""
     last = [row for row in rows if (row.get("step") or 0) >= facts.steps]
     return [
-        Point(facts, dataset, shots, *_summary(found))
-        for kind in MEASURED
+        Point(facts, dataset, shots, *_mean_error(found))
+        for kind in RESULT_KINDS
         for (_, dataset, shots), found in _tasks(last, kind).items()
     ]
 
 
-def _summary(rows: Sequence[records.Row]) -> tuple[float, float, int]:
+def _mean_error(rows: Sequence[records.Row]) -> tuple[float, float, int]:
     """Mean error, its standard deviation, and the number of draws."""
     errors = 1 - np.array([float(row["value"]) for row in rows])
     return float(errors.mean()), float(errors.std(ddof=1)) if len(errors) > 1 else 0.0, len(errors)
@@ -306,10 +308,10 @@ def _floors(facts: Mapping[Path, RunFacts], rows: Mapping[Path, Sequence[records
         for (name, dataset, shots), floor in _tasks(mine, "floor").items():
             model = "" if name == "raw pixels" else facts[home].model
             found.setdefault((name, model, dataset, shots), []).extend(floor)
-    return tuple(Floor(*key, *_summary(mine)[:2]) for key, mine in sorted(found.items()))
+    return tuple(Floor(*key, *_mean_error(mine)[:2]) for key, mine in sorted(found.items()))
 
 
-def _curve(rows: Sequence[records.Row], most: int = 120) -> list[tuple[int, float]]:
+def _loss_curve(rows: Sequence[records.Row], most: int = 120) -> list[tuple[int, float]]:
     """(step, loss) of training, thinned evenly to at most `most` points."""
     curve = [(int(row["step"]), float(row["value"])) for row in rows if _is_loss(row)]
     curve.sort()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scalevit.study.design.downstream import FINETUNED
+from scalevit.study.design.downstream import FINETUNED_SUFFIX
 from scalevit.study.report.frontier_law import (
     FrontierLaw,
     compute_helps,
@@ -104,7 +104,7 @@ def _compared(name: str, points: Sequence[Point]) -> str:
 
 def _asked(task: Task) -> str:
     """What an error is, for who has not met few-shot probes."""
-    if task[0].endswith(FINETUNED):
+    if task[0].endswith(FINETUNED_SUFFIX):
         return (
             f"Each trained network is trained further on the labelled images of {task[0].split()[0]}; "
             "the error is the share of the set's other images that it then gets wrong."
@@ -119,7 +119,7 @@ def _asked(task: Task) -> str:
 
 
 def _bill_words(results: Results) -> str:
-    bill = results.bill
+    bill = results.cost
     if not bill or bill.share >= 1:
         return ""
     return (
@@ -323,9 +323,9 @@ def cards(results: Results) -> list[dict[str, str]]:
         inside = "inside" if told["low"] <= truth.error <= told["high"] else "outside"
         note = f"came out at {percent(truth.error)}: {inside} {interval(told['low'], told['high'])}"
         found.append({"what": "forecast of the largest run", "value": percent(told["mean"]), "note": note})
-    if results.bill and results.bill.share < 1:
-        note = f"{number(results.bill.shared)} instead of {number(results.bill.separate)} FLOPs"
+    if results.cost and results.cost.share < 1:
+        note = f"{number(results.cost.shared)} instead of {number(results.cost.separate)} FLOPs"
         found.append(
-            {"what": "saved by shared trunks", "value": f"{1 - results.bill.share:.0%}", "note": note}
+            {"what": "saved by shared trunks", "value": f"{1 - results.cost.share:.0%}", "note": note}
         )
     return found

@@ -15,8 +15,8 @@ from scalevit.study.design.cost import study_cost
 from scalevit.study.design.downstream import Finetune, ProbeSpec
 from scalevit.study.design.spec import dump_spec, read_spec
 from scalevit.study.launch import scheduler
-from scalevit.study.launch.executors.local import Local
-from scalevit.study.launch.study_folder import prepare, write_study
+from scalevit.study.launch.executors.local import LocalExecutor
+from scalevit.study.launch.study_folder import write_node_folders, write_study
 from scalevit.study.report import figures, results
 
 WIDE = replace(
@@ -47,7 +47,9 @@ def test_the_named_sets_have_as_many_images_as_their_cost_says():
 
     for name in ("digits", "photographs", "unseen-strokes"):
         opened = open_probe_set(name)
-        assert len(opened.support) + len(opened.query) == pytest.approx(downstream.IMAGES[name], rel=0.001)
+        assert len(opened.support) + len(opened.query) == pytest.approx(
+            downstream.DATASET_SIZES[name], rel=0.001
+        )
 
 
 def test_a_follow_up_starts_when_its_run_has_ended_and_is_blocked_with_it(tmp_path):
@@ -60,12 +62,12 @@ def test_a_follow_up_starts_when_its_run_has_ended_and_is_blocked_with_it(tmp_pa
         fail = f"mkdir -p {at}; exit 2" if node is bad else ":"
         return ["/bin/sh", "-c", command.format(node.name, tmp_path, fail, home, node.at)]
 
-    worker = scheduler.NodeType(words, lambda home: (home / "ended").exists(), scheduler.checkpointed)
-    outcome = scheduler.launch(nodes, tmp_path, Quiet(tmp_path), worker, Local(2), attempts=1)
+    worker = scheduler.NodeType(words, lambda home: (home / "ended").exists(), scheduler.has_checkpoint)
+    outcome = scheduler.run_study(nodes, tmp_path, Quiet(tmp_path), worker, LocalExecutor(2), attempts=1)
     order = (tmp_path / "order.txt").read_text().split()
     assert outcome.states[bad.name] == "failed"
     for node in nodes:
-        if node.follow is None:
+        if node.job is None:
             continue
         if node.after == bad.name:
             assert outcome.states[node.name] == "blocked" and node.name not in order
@@ -76,10 +78,10 @@ def test_a_follow_up_starts_when_its_run_has_ended_and_is_blocked_with_it(tmp_pa
 def test_what_is_behind_a_blocked_node_is_given_up_too(tmp_path):
     """A chain of longer runs whose trunk fails ends instead of waiting for ever."""
     spec = replace(SPEC, models=SPEC.models[:1], images=(0,), durations=(150,), longer=(300, 600))
-    worker = scheduler.NodeType(lambda node, home: ["false"], lambda home: False, scheduler.checkpointed)
+    worker = scheduler.NodeType(lambda node, home: ["false"], lambda home: False, scheduler.has_checkpoint)
 
     nodes = grid.expand(spec, tmp_path / "runs")
-    outcome = scheduler.launch(nodes, tmp_path, Quiet(tmp_path), worker, Local(1), attempts=1)
+    outcome = scheduler.run_study(nodes, tmp_path, Quiet(tmp_path), worker, LocalExecutor(1), attempts=1)
     assert [*outcome.states.values()] == ["failed", "blocked", "blocked"]
 
 
@@ -87,7 +89,7 @@ def test_their_results_are_their_runs_own(tmp_path):
     plain = write(tmp_path / "plain", replace(WIDE, probes=(), finetunes=()))
     nodes = grid.expand(WIDE, tmp_path / "wide" / "runs")
     write_study(tmp_path / "wide", WIDE, nodes)
-    prepare(nodes, tmp_path / "wide")
+    write_node_folders(nodes, tmp_path / "wide")
     for node in grid.pretraining_nodes(nodes):
         said = [row | {"run": node.name} for row in rows(node)]
         records.append(tmp_path / "wide" / "runs" / node.name, said)
@@ -108,17 +110,17 @@ def test_their_results_are_their_runs_own(tmp_path):
     assert tuned.facts.run == trunk.name and tuned.error == pytest.approx(0.1)
     (probed,) = found.of(("mnist", 10))
     assert probed.facts.run == trunk.name and probed.draws == 3 and probed.error == pytest.approx(0.4)
-    assert found.bill == study_cost(plain)
+    assert found.cost == study_cost(plain)
     without = results.read_results(tmp_path / "wide", without=[trunk.name])
     assert not without.of(("mnist", 10)) and not without.of(("digits fine-tuned", 0))
 
 
 def test_a_follow_up_that_would_mean_something_else_is_refused(tmp_path):
     nodes = grid.expand(WIDE, tmp_path / "runs")
-    prepare(nodes, tmp_path)
+    write_node_folders(nodes, tmp_path)
     other = replace(WIDE, finetunes=(replace(WIDE.finetunes[0], lr=0.1),))
     with pytest.raises(ValueError, match="means something else by 6 of its runs"):
-        prepare(grid.expand(other, tmp_path / "runs"), tmp_path)
+        write_node_folders(grid.expand(other, tmp_path / "runs"), tmp_path)
 
 
 def test_in_yaml_and_back(tmp_path):

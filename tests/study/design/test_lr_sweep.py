@@ -35,12 +35,12 @@ def pretend(nodes, folder, law=loss):
 
 
 def test_every_rate_is_tried_on_all_but_the_largest_model_and_the_better_half_goes_on(tmp_path):
-    sweep = lr_sweep.first(SPEC, RATES)
+    sweep = lr_sweep.first_round(SPEC, RATES)
     nodes = grid.expand(sweep, tmp_path / "runs")
     assert {node.model for node in nodes} == {"32x1", "32x2"} and len(nodes) == 2 * len(RATES)
     assert {node.run.schedule.lr for node in nodes} == {*RATES}
     pretend(nodes, tmp_path)
-    second = [node for node in grid.expand(lr_sweep.second(sweep, tmp_path)) if node.duration == 16]
+    second = [node for node in grid.expand(lr_sweep.second_round(sweep, tmp_path)) if node.duration == 16]
     assert len(second) == 2 * 3
     for model in ("32x1", "32x2"):
         losses = {
@@ -54,17 +54,17 @@ def test_every_rate_is_tried_on_all_but_the_largest_model_and_the_better_half_go
 
 def test_the_optimum_of_each_size_is_found_and_the_largest_gets_the_rules(tmp_path):
     law = lambda lr, flops: loss(lr, flops, lambda f: 6e-3 * (f / 6e7) ** -0.3)
-    sweep = lr_sweep.first(SPEC, RATES)
+    sweep = lr_sweep.first_round(SPEC, RATES)
     pretend(grid.expand(sweep), tmp_path, law)
-    sweep = lr_sweep.second(sweep, tmp_path)
+    sweep = lr_sweep.second_round(sweep, tmp_path)
     pretend(grid.expand(sweep), tmp_path, law)
-    found, exponent = lr_sweep.choose(SPEC, sweep, tmp_path)
+    found, exponent = lr_sweep.choose_rates(SPEC, sweep, tmp_path)
     flops = {node.model: grid.step_flops(node.run) for node in grid.expand(SPEC)}
     assert [rate.how for rate in found] == ["swept", "swept", "transferred"]
     for rate in found:
         assert rate.lr == pytest.approx(6e-3 * (flops[rate.model] / 6e7) ** -0.3, rel=0.03)
     assert exponent == pytest.approx(-0.3, abs=0.02)
-    study = lr_sweep.applied(SPEC, found, exponent)
+    study = lr_sweep.apply_rates(SPEC, found, exponent)
     assert {n.model: n.run.schedule.lr for n in grid.expand(study)} == {r.model: r.lr for r in found}
     assert "transferred" in study.note and "32x1" in study.note
 
@@ -75,7 +75,7 @@ def test_the_chosen_rate_never_leaves_the_sweep(ln_best, bend):
     import math
 
     losses = {lr: bend * (math.log(lr) - ln_best * math.log(10)) ** 2 for lr in RATES}
-    chosen = lr_sweep.best("m", losses)
+    chosen = lr_sweep.best_rate("m", losses)
     assert min(RATES) <= chosen.lr <= max(RATES)
     inside = math.log10(RATES[0]) < ln_best < math.log10(RATES[-1])
     if not inside:
@@ -83,11 +83,11 @@ def test_the_chosen_rate_never_leaves_the_sweep(ln_best, bend):
 
 
 def test_a_rate_that_diverged_is_never_chosen_and_a_sweep_that_diverged_says_so():
-    assert lr_sweep.best("m", {1e-3: 3.0, 3e-3: 2.0, 1e-2: float("inf")}).lr == 3e-3
+    assert lr_sweep.best_rate("m", {1e-3: 3.0, 3e-3: 2.0, 1e-2: float("inf")}).lr == 3e-3
     with pytest.raises(ValueError, match="every rate diverged on m; try smaller"):
-        lr_sweep.best("m", {1e-3: float("inf"), 1e-2: float("inf")})
+        lr_sweep.best_rate("m", {1e-3: float("inf"), 1e-2: float("inf")})
     with pytest.raises(ValueError, match="at least three"):
-        lr_sweep.first(SPEC, (1e-3, 1e-3, 1e-2))
+        lr_sweep.first_round(SPEC, (1e-3, 1e-3, 1e-2))
 
 
 def test_the_command_sweeps_beside_the_study_and_remembers_what_it_chose(tmp_path, monkeypatch, capsys):
@@ -104,7 +104,7 @@ def test_the_command_sweeps_beside_the_study_and_remembers_what_it_chose(tmp_pat
         return ["/bin/sh", "-c", f'mkdir -p {kept}; cp "{draft}" "{home}/{records.FILE}"']
 
     monkeypatch.setattr(figures, "FIGURES", {"figure2_compute": figures.compute})
-    monkeypatch.setattr(scheduler, "PRETRAIN", replace(scheduler.PRETRAIN, command=command))
+    monkeypatch.setattr(scheduler, "PRETRAINING", replace(scheduler.PRETRAINING, command=command))
     out = tmp_path / "small"
     words = ["study", "demo-small", "--out", str(out), "--rates", *map(str, RATES), "--json"]
     assert main.main([*words, "--dry-run"]) == 0 and not out.exists()

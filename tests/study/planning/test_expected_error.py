@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_studys_own_runs_are_expected_as_they_ended(folder):
-    laws = expected_error.study(folder)
+    laws = expected_error.study_laws(folder)
     assert next(iter(laws.tasks)) == "digits_10shot"
     from scalevit.study.report import results
 
@@ -28,7 +28,7 @@ def test_a_studys_own_runs_are_expected_as_they_ended(folder):
     held = []
     for point in found.of(("digits", 10)):
         run = config.load(f"{point.facts.folder}/run.yaml")
-        told = laws.expect(
+        told = laws.predict_run(
             "digits_10shot", run.model.resolve(), run.model, point.facts.seen, point.facts.unique
         )
         assert told.error == pytest.approx(point.error, rel=0.12)
@@ -48,7 +48,7 @@ def test_a_plan_says_that_the_study_spoke(folder, capsys):
 
 
 def test_the_best_shape_stays_near_what_the_study_saw(folder, capsys):
-    laws = expected_error.study(folder)
+    laws = expected_error.study_laws(folder)
     assert main.main(["plan", "--study", str(folder), "--gpus", "8", "--days", "0.5"]) == 2
     assert "say nothing" in capsys.readouterr().err
     assert laws.largest < 1e9
@@ -56,7 +56,7 @@ def test_the_best_shape_stays_near_what_the_study_saw(folder, capsys):
 
 def test_a_study_without_repeated_images_knows_nothing_of_them(tmp_path):
     write(tmp_path / "fresh", replace(SPEC, images=(0,)))
-    laws = expected_error.study(tmp_path / "fresh")
+    laws = expected_error.study_laws(tmp_path / "fresh")
     assert laws.tasks["digits_10shot"].form.inputs == 2
     assert any("seen again" in note for note in laws.notes)
 
@@ -74,6 +74,6 @@ def test_a_study_that_carries_no_law_is_said_to(tmp_path, capsys, what):
 
 
 def test_papers_laws_take_arrays():
-    laws = expected_error.paper()
+    laws = expected_error.paper_laws()
     errors = laws.errors("imagenet_10shot", np.array([1e10, 1e11]), np.array([[1e9], [1e10]]), 3e9)
     assert errors.shape == (2, 2) and np.all(np.diff(errors, axis=0) < 0)

@@ -7,7 +7,7 @@ import pytest
 from scalevit.cli import main
 from scalevit.config.load import load
 from scalevit.config.model_sizes import shape
-from scalevit.study.planning.measured_speeds import read
+from scalevit.study.planning.measured_speeds import read_bench
 from scalevit.study.planning.plan import plan
 
 
@@ -33,15 +33,17 @@ def file(tmp_path):
 
 def test_the_same_model_gets_its_own_speed(file):
     run = load("paper/L16")
-    made = plan(run, device_name="l4", devices=8, bench=read(file))
+    made = plan(run, device_name="l4", devices=8, bench=read_bench(file))
     assert made.device.name == "h100" and made.speed.images_per_second == 600
     assert made.hours == pytest.approx(made.images / 600 / 8 / 3600)
     assert "bench.json" in made.speed.source
-    assert plan(load("paper/L16", ["train.compile=true"]), bench=read(file)).speed.images_per_second == 700
+    assert (
+        plan(load("paper/L16", ["train.compile=true"]), bench=read_bench(file)).speed.images_per_second == 700
+    )
 
 
 def test_another_model_gets_flops_per_second_between_its_neighbours(file):
-    flops, bench = (lambda name: shape(name).flops()), read(file)
+    flops, bench = (lambda name: shape(name).flops()), read_bench(file)
     found, source = bench.images_per_second(load("paper/B16"), shape("B/16"))
     low, high = 8000 * flops("Ti/16"), 600 * flops("L/16")
     assert min(low, high) < found * flops("B/16") < max(low, high)
@@ -51,7 +53,7 @@ def test_another_model_gets_flops_per_second_between_its_neighbours(file):
 
 
 def test_what_was_not_measured_is_said(file):
-    source = read(file).images_per_second(load("paper/L16", ["train.precision=fp32"]), shape("L/16"))[1]
+    source = read_bench(file).images_per_second(load("paper/L16", ["train.precision=fp32"]), shape("L/16"))[1]
     assert "no row with precision fp32" in source
 
 

@@ -16,11 +16,11 @@ from scalevit.config.memory import KINDS, step_memory
 from scalevit.config.model_sizes import Shape, shape
 from scalevit.config.presets import PRESETS
 from scalevit.study.planning.candidates import ANCHOR, candidates, sovit
-from scalevit.study.planning.compute_budget import Basis, Budget, best, rank
-from scalevit.study.planning.expected_error import paper
+from scalevit.study.planning.compute_budget import Basis, Budget, best_run, rank
+from scalevit.study.planning.expected_error import paper_laws
 from scalevit.study.planning.plan import names_of, plan
 
-PAPER = Basis(paper())
+PAPER = Basis(paper_laws())
 
 
 def test_the_giant_has_the_published_numbers():
@@ -96,14 +96,14 @@ def test_a_batch_that_devices_cannot_share_is_refused():
 
 def test_the_chosen_run_fits_as_it_is_written():
     budget = Budget("l4", 16, 30, 1e9)
-    run = best(budget).best.run
+    run = best_run(budget).best.run
     made = plan(run, device_name="l4", devices=16)
     assert made.fits and not any("does not fit" in warning for warning in made.warnings)
 
 
 def test_the_best_run_spends_the_budget_and_is_the_best():
     budget = Budget("h200", 64, 7, 3e8)
-    answer = best(budget)
+    answer = best_run(budget)
     made = plan(answer.best.run, device_name="h200", devices=64)
     assert made.hours == pytest.approx(7 * 24, rel=0.01)
     assert all(answer.best.error <= choice.error for choice in rank(budget, PAPER))
@@ -121,15 +121,15 @@ def test_more_time_is_never_worse(name, devices, days):
 
 def test_time_that_few_images_cannot_use_is_named():
     starved = Budget("h200", 64, 7, 3e7)
-    answer = best(starved)
+    answer = best_run(starved)
     assert answer.enough is not None and answer.enough <= 0.5
     shorter = rank(starved.times(answer.enough), PAPER, 1)[0]
     assert shorter.error == pytest.approx(answer.best.error, rel=0.0101)
-    assert best(Budget("h100", 8, 1, 1e10)).enough is None
+    assert best_run(Budget("h100", 8, 1, 1e10)).enough is None
 
 
 def test_an_inference_limit_is_kept():
-    answer = best(Budget("h100", 8, 7, 1e9, inference_gflops=10))
+    answer = best_run(Budget("h100", 8, 7, 1e9, inference_gflops=10))
     assert answer.best.run.model.resolve().flops() <= 10e9
     assert answer.prices["no limit on inference"] <= answer.best.error
 
@@ -138,8 +138,8 @@ def test_an_inference_limit_is_kept():
     "limit", [{"device_hours": 1344.0}, {"money": 2688.0, "price": 2.0}, {"train_flops": 1.67e21}]
 )
 def test_what_is_spent_may_be_hours_money_or_flops(limit):
-    whole = best(Budget("h100", 8, 7, 1e9))
-    answer = best(Budget("h100", None, 7, 1e9, **limit))
+    whole = best_run(Budget("h100", 8, 7, 1e9))
+    answer = best_run(Budget("h100", None, 7, 1e9, **limit))
     assert answer.best.devices == 8 and answer.best.days <= 7.001
     assert answer.best.error == pytest.approx(whole.best.error, rel=0.001)
     made = plan(answer.best.run, devices=8, price=limit.get("price"))
@@ -150,30 +150,30 @@ def test_what_is_spent_may_be_hours_money_or_flops(limit):
 
 def test_of_several_limits_the_tightest_counts_and_each_has_its_price():
     budget = Budget("h100", 8, 7, 1e9, device_hours=300, money=1e6, price=2)
-    answer = best(budget)
-    assert answer.best.error == best(Budget("h100", None, 7, 1e9, device_hours=300)).best.error
+    answer = best_run(budget)
+    assert answer.best.error == best_run(Budget("h100", None, 7, 1e9, device_hours=300)).best.error
     assert answer.prices["no limit on device hours"] < answer.best.error
     assert answer.prices["no limit on money"] == answer.prices["no limit on days"] == answer.best.error
 
 
 def test_the_deadline_and_the_memory_decide_how_many_devices():
-    within = [best(Budget("h100", None, days, 1e9, device_hours=1000)).best for days in (1, 10, 100)]
+    within = [best_run(Budget("h100", None, days, 1e9, device_hours=1000)).best for days in (1, 10, 100)]
     assert [one.devices for one in within] == [64, 8, 1]
     assert all(one.days <= days for one, days in zip(within, (1, 10, 100)))
-    roomy, tight = (best(Budget("h100", None, 7, 1e9, device_hours=1e4, memory=m)).best for m in (80, 3))
+    roomy, tight = (best_run(Budget("h100", None, 7, 1e9, device_hours=1e4, memory=m)).best for m in (80, 3))
     assert roomy.devices == 64 < tight.devices
     assert plan(tight.run, devices=tight.devices, memory=3).fits
 
 
 def test_less_memory_costs_and_says_so():
-    answer = best(Budget("h100", 8, 7, 1e9, memory=2))
+    answer = best_run(Budget("h100", 8, 7, 1e9, memory=2))
     assert answer.prices["no limit on memory"] < answer.best.error
     assert plan(answer.best.run, devices=8, memory=2).fits
 
 
 @pytest.mark.parametrize("devices", [3, 24, 100])
 def test_any_number_of_devices_shares_a_batch(devices):
-    run = best(Budget("h100", devices, 7, 1e9)).best.run
+    run = best_run(Budget("h100", devices, 7, 1e9)).best.run
     assert run.train.batch % devices == 0
     assert run.train.batch == pytest.approx(4096 if run.model.resolve().width < 1408 else 16_384, rel=0.02)
 

@@ -8,7 +8,7 @@ import pytest
 from pretend_study import law, write
 
 from scalevit.study.launch.study_folder import SPEC
-from scalevit.study.report import figures, panels, results
+from scalevit.study.report import figures, plots, results
 from scalevit.study.report.frontier_law import frontier_law
 from scalevit.study.report.held_out_forecast import forecast_held_out
 
@@ -30,7 +30,7 @@ def rows(drawn, name):
 
 def shown(found, points, beside=()):
     points = [*points]
-    return panels.Shown(found, points, frontier_law(points), panels.look_of(points), beside)
+    return plots.FigureInput(found, points, frontier_law(points), plots.plot_style(points), beside)
 
 
 def test_every_figure_is_a_picture_for_screens_two_for_papers_and_a_table(drawn):
@@ -136,7 +136,7 @@ def test_figure_5_maps_the_accuracy_of_every_pair_of_decays_where_both_were_vari
 
 
 def test_models_run_from_blue_to_orange_and_more_images_are_larger(drawn):
-    look = panels.look_of(drawn[0].of(("digits", 10)))
+    look = plots.plot_style(drawn[0].of(("digits", 10)))
     assert [*look.colours] == ["32x2", "64x3", "96x4"]
     blue, red = look.colours["32x2"], look.colours["96x4"]
     assert blue[2] > blue[0] and red[0] > red[2]

@@ -52,7 +52,7 @@ def test_the_summary_says_the_numbers_that_matter_with_their_intervals(study):
     assert re.search(r"exponent b = 0\.\d\d \[", words)
     assert "inside the 90% interval" in words and "before its result was read" in words
     assert "raw pixels 40.0% ± 0.0 (beaten)" in words
-    assert f"{found.bill.share:.0%} of the cost" in words
+    assert f"{found.cost.share:.0%} of the cost" in words
 
 
 def test_what_is_not_beaten_and_what_misses_is_said_so(study):

@@ -41,7 +41,7 @@ def test_facts_come_from_the_run_itself(study):
 
 def test_a_lone_run_is_read_without_its_study(study):
     found = results.read_results(study[0] / "runs" / "96x4-fresh-600")
-    assert [facts.model for facts in found.facts] == ["96x4"] and found.bill is None
+    assert [facts.model for facts in found.facts] == ["96x4"] and found.cost is None
     assert len(found.points) == 2
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from scalevit.config.result import DONE
 from scalevit.study.design import grid
 from scalevit.study.launch import attempt
-from scalevit.study.launch.attempt import EARLIER, FINISHED, Attempt
+from scalevit.study.launch.attempt import ALREADY_FINISHED, FROM_EARLIER_LAUNCHER, Attempt
 
 #: GiB that a process takes before it holds a model: the interpreter, torch, scipy for the probe.
-PROCESS = 0.6
+PROCESS_MEMORY = 0.6
 
 
 def expected_memory(node: grid.Node) -> float:
@@ -28,7 +28,7 @@ def expected_memory(node: grid.Node) -> float:
 
     run = node.run
     micro_batch = run.train.micro_batch or run.train.batch
-    return PROCESS + step_memory(run, run.model.resolve(), micro_batch, 1).total
+    return PROCESS_MEMORY + step_memory(run, run.model.resolve(), micro_batch, 1).total
 
 
 def available_memory() -> float:
@@ -74,7 +74,7 @@ class _Running:
 
 
 @dataclass
-class Local:
+class LocalExecutor:
     """slots: nodes at a time; 0: one a device, or one a core where there is none. memory: GiB that a node
     takes. available: GiB that are there when the study begins."""
 
@@ -105,7 +105,7 @@ class Local:
 
     def _memory(self, node: grid.Node) -> float:
         if self.devices:
-            return PROCESS
+            return PROCESS_MEMORY
         if node.name not in self.known:
             self.known[node.name] = self.memory(node)
         return self.known[node.name]
@@ -120,10 +120,10 @@ class Local:
         with (one.home / attempt.LOCK).open("a+") as lock:
             if not attempt.try_lock(lock):
                 self.running[one.name] = _Running(one, None, time.time(), slot)
-                return EARLIER
+                return FROM_EARLIER_LAUNCHER
             if one.finished(one.home):
                 self.found.append(one.name)
-                return FINISHED
+                return ALREADY_FINISHED
             process = one.begin(lock, self._environment(slot))
         self.running[one.name] = _Running(one, process, time.time(), slot)
         return ""
@@ -138,11 +138,11 @@ class Local:
     def ended(self) -> dict[str, int]:
         found, self.found = dict.fromkeys(self.found, DONE), []
         for name, held in self.running.items():
-            if held.process is None and not attempt.held(held.attempt.home):
+            if held.process is None and not attempt.is_locked(held.attempt.home):
                 found[name] = DONE
             elif held.process is not None and held.process.poll() is not None:
                 found[name] = code = held.process.returncode
-                attempt.note(held.attempt, held.began, code, self._environment(held.slot))
+                attempt.record_attempt(held.attempt, held.began, code, self._environment(held.slot))
         self.running = {name: held for name, held in self.running.items() if name not in found}
         return found
 
@@ -158,8 +158,8 @@ class Local:
 def signal_owner(home: Path, number: int) -> bool:
     """Signal the process of an earlier launcher, which left its number in the lock; whether there is one
     on this machine."""
-    owner = attempt.owner(home / attempt.LOCK)
-    if owner is None or owner[1] != socket.gethostname() or not attempt.held(home):
+    owner = attempt.lock_owner(home / attempt.LOCK)
+    if owner is None or owner[1] != socket.gethostname() or not attempt.is_locked(home):
         return False
     with contextlib.suppress(OSError):
         os.kill(owner[0], number)

@@ -20,17 +20,17 @@ DEFAULTS: dict[str, Any] = {"num_cpus": 1}
 OPTIONS = ("address", "num_cpus", "num_gpus", "memory", "resources")
 
 #: Seconds in which a cluster's address must answer.
-ANSWER = 10.0
+CONNECT_SECONDS = 10.0
 
 
-def work(one: Attempt) -> int:
+def run_attempt(one: Attempt) -> int:
     """The task. Ray cancels it by an interrupt, which whatever a shell started in the background ignores, and
     so do its children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return one.run()
 
 
-class Ray:
+class RayCluster:
     """slots: tasks at a time, 0 for as many as the cluster holds. options: `address` of a running cluster,
     else one of this machine; the others are resources of each task. A cluster started here ends with the
     launcher, and what ran on it goes on from its last checkpoint.
@@ -46,7 +46,7 @@ class Ray:
         held = {**DEFAULTS, **options}
         address = held.pop("address", None)
         self.slots, self.ray = slots, _connect(address)
-        self.task, self.held = self.ray.remote(work), {"max_retries": 0, **held}
+        self.task, self.held = self.ray.remote(run_attempt), {"max_retries": 0, **held}
         self.tasks: dict[str, Any] = {}
         self.tries: dict[str, Attempt] = {}
 
@@ -111,7 +111,7 @@ def _reach(address: str) -> None:
     """Whether anybody listens there, in seconds; Ray itself asks for minutes."""
     host, _, port = address.rpartition("://")[2].partition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=ANSWER).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise _absent(address, error) from None
 

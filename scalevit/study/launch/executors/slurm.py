@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 from scalevit.config.result import CHECK_FAILED, DONE
 from scalevit.study.design import grid
 from scalevit.study.launch import attempt
-from scalevit.study.launch.attempt import EARLIER, Attempt
+from scalevit.study.launch.attempt import FROM_EARLIER_LAUNCHER, Attempt
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
 #: Slurm's warning, which a run understands as a request to save and end; submitit's default is USR2.
-WARNING = "USR1"
+PREEMPTION_SIGNAL = "USR1"
 
 #: Seconds between two questions to Slurm, and for how long it may leave them without an answer.
-POLL, PATIENCE = 2.0, 600.0
+POLL, NO_ANSWER_SECONDS = 2.0, 600.0
 
 #: Times that a question is repeated before it counts as unanswered.
-TRIES = 3
+QUEUE_RETRIES = 3
 
 #: Times that a job may reach its time limit and be requeued.
 TIME_LIMITS = 1000
@@ -61,7 +61,7 @@ class SlurmJob:
         return DelayedSubmission(SlurmJob(replace(self.attempt)))
 
 
-class Slurm:
+class SlurmCluster:
     """folder: the study's, on a file system that all machines share. slots: jobs at a time, 0 for as many as
     Slurm gives. options: submitit's parameters of an sbatch script. poll: seconds between two looks.
 
@@ -76,7 +76,7 @@ class Slurm:
         self.seen: dict[str, int] = {}
         self.asked = self.answered = time.monotonic()
         self.stopping = False
-        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = WARNING
+        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = PREEMPTION_SIGNAL
         self.executor = _executor(self.folder, {**DEFAULTS, **options}, slots)
         self.earlier = self._earlier(_queue())
 
@@ -85,12 +85,12 @@ class Slurm:
         return [*ready]
 
     def start(self, tries: Sequence[Attempt]) -> Mapping[str, str]:
-        found = {one.name: EARLIER for one in tries if one.name in self.earlier}
+        found = {one.name: FROM_EARLIER_LAUNCHER for one in tries if one.name in self.earlier}
         self.jobs |= {name: self.earlier.pop(name) for name in found}
         new = [one for one in tries if one.name not in found]
         for one in tries:
             self.tries[one.name] = one
-            self.seen[one.name] = len(attempt.history(one.home))
+            self.seen[one.name] = len(attempt.read_attempts(one.home))
         if new:
             self._submit(new)
         return found | dict.fromkeys((one.name for one in new), "")
@@ -115,7 +115,7 @@ class Slurm:
         try:
             alive = {job for _, job in _queue()}
         except ValueError:
-            if self.asked - self.answered > PATIENCE:
+            if self.asked - self.answered > NO_ANSWER_SECONDS:
                 raise
             return {}
         self.answered = self.asked
@@ -130,7 +130,7 @@ class Slurm:
         one = self.tries[name]
         if one.finished(one.home):
             return DONE
-        tries = attempt.history(one.home)
+        tries = attempt.read_attempts(one.home)
         if len(tries) > self.seen[name]:
             return tries[-1]["exit"]
         error = self.folder / f"{job}_0_log.err"
@@ -164,7 +164,7 @@ def cancel(jobs: Sequence[str], kill: bool) -> None:
         subprocess.run(["scancel", "--quiet", *words, *jobs], capture_output=True, check=False)
 
 
-def leftover(folder: Path) -> list[str]:
+def jobs_in_queue(folder: Path) -> list[str]:
     """Jobs of a study in the queue, whoever submitted them."""
     return [job for name, job in _queue() if (folder / FOLDER / f"{name}.json").exists()]
 
@@ -173,7 +173,7 @@ def _queue() -> list[tuple[str, str]]:
     """(name, number) of each of the user's jobs that waits or runs."""
     words = ["squeue", "--me", "--noheader", "--array", "--format=%j %i"]
     try:
-        for _ in range(TRIES):  # a busy controller drops connections
+        for _ in range(QUEUE_RETRIES):  # a busy controller drops connections
             done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
             if done.returncode == 0:
                 return [(name, job) for name, job in map(str.split, done.stdout.splitlines())]

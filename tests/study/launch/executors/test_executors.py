@@ -19,9 +19,9 @@ import pytest
 
 from scalevit.cli import main
 from scalevit.study.launch import attempt
-from scalevit.study.launch.executors.local import PROCESS, Local, expected_memory
-from scalevit.study.launch.executors.ray import Ray
-from scalevit.study.launch.executors.slurm import Slurm
+from scalevit.study.launch.executors.local import PROCESS_MEMORY, LocalExecutor, expected_memory
+from scalevit.study.launch.executors.ray import RayCluster
+from scalevit.study.launch.executors.slurm import SlurmCluster
 
 TESTS = Path(__file__).parents[3]
 
@@ -98,10 +98,12 @@ def test_every_node_is_done_once_and_its_cost_is_written_down(cluster, tmp_path)
     name, options = cluster
     assert start(name, tmp_path, 6, "sleep 0.2", options).wait(90) == 0
     assert len(order(tmp_path)) == len({*order(tmp_path)}) == 6
-    rows = [row for home in sorted((tmp_path / "runs").iterdir()) for row in attempt.history(home)]
+    rows = [row for home in sorted((tmp_path / "runs").iterdir()) for row in attempt.read_attempts(home)]
     assert [(row["exit"], row["executor"]) for row in rows] == [(0, name)] * 6
     assert all(0.2 <= row["seconds"] < 5 for row in rows)
-    assert 6 * 0.2 / 3600 <= attempt.spent([*(tmp_path / "runs").iterdir()])["core_hours"] <= 30 / 3600
+    assert (
+        6 * 0.2 / 3600 <= attempt.resources_used([*(tmp_path / "runs").iterdir()])["core_hours"] <= 30 / 3600
+    )
 
 
 @pytest.mark.slow
@@ -138,7 +140,7 @@ def test_asked_to_stop_what_runs_saves_and_ends_and_what_waits_does_not_begin(cl
     assert process.wait(60) == 3
     begun = len((tmp_path / "began").read_text().split())
     assert begun < 6 and order(tmp_path) == []
-    assert not any(attempt.held(home) for home in (tmp_path / "runs").iterdir())
+    assert not any(attempt.is_locked(home) for home in (tmp_path / "runs").iterdir())
     assert start(name, tmp_path, 6, "true", options).wait(90) == 0
     assert len(order(tmp_path)) == 6
 
@@ -182,11 +184,11 @@ def test_study_stop_ends_the_jobs_of_a_launcher_that_died(slurm, tmp_path, capsy
     nodes = pretend_study.write(folder)[:2]
     process = start("slurm", folder, 3, 'trap "exit 3" TERM; for i in $(seq 300); do sleep 0.1; done', {})
     homes = [folder / "runs" / node.name for node in cluster_study.nodes(folder, 3)]
-    wait_for(lambda: any(map(attempt.held, homes)))
+    wait_for(lambda: any(map(attempt.is_locked, homes)))
     process.kill()
     process.wait()
-    stop.stop(folder, [*nodes, *cluster_study.nodes(folder, 3)], "slurm")
-    assert not any(map(attempt.held, homes))
+    stop.stop_study(folder, [*nodes, *cluster_study.nodes(folder, 3)], "slurm")
+    assert not any(map(attempt.is_locked, homes))
     queue = subprocess.run(["squeue", "--me", "-h"], capture_output=True, text=True)
     assert queue.stdout == ""
 
@@ -197,10 +199,12 @@ def test_study_stop_ends_the_jobs_of_a_launcher_that_died(slurm, tmp_path, capsy
 def test_nodes_that_do_not_fit_into_memory_together_run_one_after_the_other(tmp_path):
     nodes = cluster_study.nodes(tmp_path, 3)
     sizes = dict(zip((node.name for node in nodes), (6.0, 6.0, 3.0)))
-    local = Local(3, memory=lambda node: sizes[node.name], available=10.0, devices=())
+    local = LocalExecutor(3, memory=lambda node: sizes[node.name], available=10.0, devices=())
     assert local.choose(nodes, []) == [nodes[0], nodes[2]]
     assert local.choose(nodes[1:], [nodes[0]]) == [nodes[2]]
-    assert Local(3, memory=lambda node: 99.0, available=10.0, devices=()).choose(nodes, []) == nodes[:1]
+    assert (
+        LocalExecutor(3, memory=lambda node: 99.0, available=10.0, devices=()).choose(nodes, []) == nodes[:1]
+    )
 
 
 def test_a_larger_batch_is_expected_to_take_more_memory(tmp_path):
@@ -208,11 +212,11 @@ def test_a_larger_batch_is_expected_to_take_more_memory(tmp_path):
 
     node = cluster_study.nodes(tmp_path, 1)[0]
     larger = replace(node, run=replace(node.run, train=replace(node.run.train, batch=4096)))
-    assert expected_memory(larger) - PROCESS > 20 * (expected_memory(node) - PROCESS) > 0
+    assert expected_memory(larger) - PROCESS_MEMORY > 20 * (expected_memory(node) - PROCESS_MEMORY) > 0
 
 
 def test_each_process_gets_a_device_and_its_share_of_the_cores(tmp_path):
-    local = Local(devices=("3", "5"), available=10.0)
+    local = LocalExecutor(devices=("3", "5"), available=10.0)
     assert local.slots == 2
     given = [local._environment(slot) for slot in (0, 1)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in given] == ["3", "5"]
@@ -241,20 +245,20 @@ def test_a_slurm_that_does_not_answer_is_one_line(slurm, tmp_path, monkeypatch, 
     )
     monkeypatch.setenv("SLURM_CONF", str(wrong))
     with pytest.raises(ValueError, match="Slurm does not answer"):
-        Slurm(tmp_path, 0, {})
+        SlurmCluster(tmp_path, 0, {})
 
 
 @pytest.mark.slow
 def test_an_unknown_parameter_of_slurm_is_named(slurm, tmp_path):
     with pytest.raises(ValueError, match="partitoin"):
-        Slurm(tmp_path, 0, {"partitoin": "work"})
+        SlurmCluster(tmp_path, 0, {"partitoin": "work"})
     with pytest.raises(ValueError, match="invalid partition"):
         cluster_study.run("slurm", tmp_path, 1, "true", {"partition": "nowhere"})
 
 
 def test_an_unknown_option_of_ray_is_named():
     with pytest.raises(ValueError, match="cpus; known: address, num_cpus"):
-        Ray(0, {"cpus": 3})
+        RayCluster(0, {"cpus": 3})
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ WIDE, HIGH = 4.6, 3.6
 
 
 @dataclass(frozen=True)
-class Look:
+class PlotStyle:
     """Which colour a model has and how large a data size's marker is."""
 
     colours: Mapping[str, Any]
@@ -41,14 +41,14 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Shown:
+class FigureInput:
     """What a figure is drawn from: the points of one task with their law and look, the results they belong
     to, and results of other origin to draw beside them."""
 
     results: Results
     points: Sequence[Point]
     law: FrontierLaw
-    look: Look
+    look: PlotStyle
     beside: Sequence[Results] = ()
 
     @property
@@ -65,7 +65,7 @@ class Sheet:
     rows: Rows = field(default_factory=list)
 
 
-def look_of(points: Sequence[Point]) -> Look:
+def plot_style(points: Sequence[Point]) -> PlotStyle:
     """Colours by forward FLOPs, marker areas by unique images."""
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -73,7 +73,7 @@ def look_of(points: Sequence[Point]) -> Look:
     models = sorted(size, key=size.__getitem__)
     ramp = LinearSegmentedColormap.from_list("sizes", RAMP)(np.linspace(0, 1, max(2, len(models))))
     images = sorted({point.facts.images for point in points}, key=lambda n: n or float("inf"))
-    return Look(dict(zip(models, ramp)), {n: 18.0 + 26.0 * rank for rank, n in enumerate(images)})
+    return PlotStyle(dict(zip(models, ramp)), {n: 18.0 + 26.0 * rank for rank, n in enumerate(images)})
 
 
 def sheet_of(panels: int, rows: int = 1) -> Sheet:
@@ -106,7 +106,7 @@ def save(sheet: Sheet, stem: Path) -> list[Path]:
 
 
 def scatter(
-    sheet: Sheet, panel: Any, x: Callable[[Point], float], points: Iterable[Point], look: Look
+    sheet: Sheet, panel: Any, x: Callable[[Point], float], points: Iterable[Point], look: PlotStyle
 ) -> None:
     """Points in their colours, and the durations of one model, data size, recipe and seed joined."""
     lines: dict[tuple[Any, ...], list[Point]] = {}
@@ -174,7 +174,7 @@ def axes(panel: Any, x: str, y: str) -> None:
     panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-def models(panel: Any, look: Look) -> None:
+def models(panel: Any, look: PlotStyle) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -184,7 +184,7 @@ def models(panel: Any, look: Look) -> None:
     panel.legend(handles=handles, frameon=False, fontsize=8, title="model", title_fontsize=8)
 
 
-def law_line(sheet: Sheet, panel: Any, law: FrontierLaw) -> None:
+def plot_law(sheet: Sheet, panel: Any, law: FrontierLaw) -> None:
     if law.fit is None:
         panel.set_title(law.verdict, fontsize=8)
         return
@@ -208,8 +208,8 @@ def equation(law: FrontierLaw) -> str:
     return f"E = {a:.2g} {base}^−{fit.params['b']:.2g}{floor},  C in {unit:.2g} FLOPs"
 
 
-def best_of(
-    sheet: Sheet, panel: Any, key: Callable[[Point], float], points: Sequence[Point], look: Look
+def plot_best(
+    sheet: Sheet, panel: Any, key: Callable[[Point], float], points: Sequence[Point], look: PlotStyle
 ) -> None:
     """All runs grey, the best of each value of `key` coloured and joined (figure 2, right column)."""
     panel.scatter([key(p) for p in points], [p.error for p in points], color="0.8", s=14)
@@ -224,11 +224,11 @@ def best_of(
     sheet.rows += [row("best", key(p), p.error, p) for p in chosen]
 
 
-def task_words(points: Sequence[Point]) -> str:
+def task_label(points: Sequence[Point]) -> str:
     return f"{task_name((points[0].dataset, points[0].shots))} error"
 
 
-def forecast_mark(sheet: Sheet, panel: Any, results: Results) -> None:
+def plot_forecast(sheet: Sheet, panel: Any, results: Results) -> None:
     """The interval that was forecast for the largest run, beside what it then did."""
     told = results.forecast
     if not told or told["mean"] is None:
@@ -242,7 +242,7 @@ def forecast_mark(sheet: Sheet, panel: Any, results: Results) -> None:
     )
 
 
-def floor_lines(sheet: Sheet, panel: Any, floors: Iterable[Floor]) -> None:
+def plot_floors(sheet: Sheet, panel: Any, floors: Iterable[Floor]) -> None:
     """What needs no training, across examples a class; of several untrained networks the best."""
     named: dict[str, dict[int, float]] = {}
     for floor in floors:
@@ -254,7 +254,7 @@ def floor_lines(sheet: Sheet, panel: Any, floors: Iterable[Floor]) -> None:
         sheet.rows += [row(name, n, line[n]) for n in shots]
 
 
-def beside(sheet: Sheet, panel: Any, shown: Shown) -> None:
+def plot_external(sheet: Sheet, panel: Any, shown: FigureInput) -> None:
     """Points of other origin on the same task, grey and open, each table with a marker of its own."""
     for marker, other in zip("sD^v", shown.beside):
         points = [p for p in other.of(shown.task) if math.isfinite(p.facts.compute)]
