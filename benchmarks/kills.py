@@ -107,7 +107,9 @@ def strike(job: subprocess.Popen[bytes], folder: Path, how: str, moment: float) 
 
 
 def reached(folder: Path) -> int:
-    return max((entry.step for entry in checkpoint.saved(folder / run_folder.CHECKPOINTS)), default=0)
+    return max(
+        (entry.step for entry in checkpoint.list_checkpoints(folder / run_folder.CHECKPOINTS)), default=0
+    )
 
 
 def trial(home: Path, how: str, moment: float, expected: bytes) -> Found:

@@ -99,7 +99,11 @@ def shared(folder: Path) -> tuple[StudyCost, float]:
 
 def steps(home: Path, node: grid.Node) -> int:
     """Steps that a run's records say it trained: from one log interval before the first to the last."""
-    logged = [row["step"] for row in records.read(home) if row["kind"] == "train" and row["metric"] == "loss"]
+    logged = [
+        row["step"]
+        for row in records.read_records(home)
+        if row["kind"] == "train" and row["metric"] == "loss"
+    ]
     every = node.run.train.log_every
     return max(logged) - (min(logged) - 1) // every * every
 

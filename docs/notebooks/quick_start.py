@@ -67,7 +67,7 @@ print(f"{done.step} steps, complete: {done.stopped is None}; again: {again.step}
 # reach on the same draws.
 
 # %%
-rows = sv.records.read(folder / "quick")
+rows = sv.records.read_records(folder / "quick")
 losses = [(row["step"], round(row["value"], 2)) for row in rows if row["metric"] == "loss"]
 print("loss:", losses[:: max(1, len(losses) // 6)])
 

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalevit.artifacts.remote import Address, Folder
+from scalevit.artifacts.atomic_write import atomic_write_text, fsync_folder
+from scalevit.artifacts.remote import Folder, RemotePath
 
 if TYPE_CHECKING:
     from scalevit.artifacts import dcp
@@ -30,39 +29,39 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint that is in place: its step and its folder."""
 
     step: int
     folder: Folder
 
 
-def saved(folder: Folder) -> list[Saved]:
+def list_checkpoints(folder: Folder) -> list[SavedCheckpoint]:
     """The checkpoints below `folder`, whole or damaged, by step."""
-    if isinstance(folder, Address):
-        paths = [path for path in _steps(folder) if (path / MANIFEST).size() is not None]
+    if isinstance(folder, RemotePath):
+        paths = [path for path in _remote_steps(folder) if (path / MANIFEST).size() is not None]
     else:
         paths = [path for path in folder.glob("step_*") if path.is_dir()]
     found = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in paths]
-    return sorted((Saved(int(m[1]), path) for m, path in found if m), key=lambda s: s.step)
+    return sorted((SavedCheckpoint(int(m[1]), path) for m, path in found if m), key=lambda s: s.step)
 
 
-def _steps(folder: Address) -> list[Address]:
+def _remote_steps(folder: RemotePath) -> list[RemotePath]:
     """Whole checkpoints and drafts, which at a store look alike but for the manifest."""
     return [path for path in folder.iterdir() if path.name.startswith("step_")]
 
 
-def place(folder: Folder, step: int) -> Folder:
+def step_folder(folder: Folder, step: int) -> Folder:
     return folder / f"step_{step}"
 
 
 # --------------------------------------------------------------------------- writing
 
 
-def draft(folder: Folder, step: int) -> Folder:
+def create_staging(folder: Folder, step: int) -> Folder:
     """An empty folder to write the checkpoint of `step` into, before `commit`; hidden where it can be."""
-    if isinstance(folder, Address):
-        _take_away(folder / f"step_{step}")
+    if isinstance(folder, RemotePath):
+        _remove(folder / f"step_{step}")
         return folder / f"step_{step}"
     path = folder / f".step_{step}.draft"
     shutil.rmtree(path, ignore_errors=True)
@@ -71,7 +70,7 @@ def draft(folder: Folder, step: int) -> Folder:
 
 
 def commit(
-    path: Folder, step: int, places: Sequence[dcp.Place], files: Iterable[dcp.Written], facts: Any
+    path: Folder, step: int, places: Sequence[dcp.ShardLocation], files: Iterable[dcp.WrittenFile], facts: Any
 ) -> Folder:
     """Add index and manifest to a draft that holds all ranks' pieces, and give it its name.
 
@@ -82,55 +81,34 @@ def commit(
     listed = {w.file: {"bytes": w.bytes, "sha256": w.sha256} for w in every}
     body = {"format": FORMAT, "step": step, "facts": facts, "files": listed}
     text = json.dumps({**body, "sha256": _digest(body)}, indent=1)
-    if isinstance(path, Address):
+    if isinstance(path, RemotePath):
         (path / MANIFEST).write_text(text)
         return path
-    write_whole(path / MANIFEST, text)
+    atomic_write_text(path / MANIFEST, text)
     final = path.parent / f"step_{step}"
     if final.exists():
         shutil.rmtree(final)
     path.rename(final)
-    sync_folder(path.parent)
+    fsync_folder(path.parent)
     return final
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a reader finds the old text or the new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.draft")
-    with new.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names that changed in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @dataclass(frozen=True)
-class Keep:
+class Retention:
     """Which checkpoints stay: the last ones, those of multiples of `every` (0: none), and of steps `at`."""
 
     last: int
     every: int = 0
     at: tuple[int, ...] = ()
 
-    def ever(self, step: int) -> bool:
+    def keeps(self, step: int) -> bool:
         return step in self.at or (self.every > 0 and step % self.every == 0)
 
 
-def sweep(folder: Folder) -> None:
+def remove_staging(folder: Folder) -> None:
     """Remove drafts that were never committed."""
-    if isinstance(folder, Address):
-        for path in _steps(folder):
+    if isinstance(folder, RemotePath):
+        for path in _remote_steps(folder):
             if (path / MANIFEST).size() is None:
                 path.remove()
         return
@@ -138,17 +116,17 @@ def sweep(folder: Folder) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def prune(folder: Folder, keep: Keep) -> None:
+def collect_garbage(folder: Folder, keep: Retention) -> None:
     """Remove drafts, and checkpoints that need not be kept."""
-    sweep(folder)
-    for old in saved(folder)[: -keep.last]:
-        if not keep.ever(old.step):
-            _take_away(old.folder)
+    remove_staging(folder)
+    for old in list_checkpoints(folder)[: -keep.last]:
+        if not keep.keeps(old.step):
+            _remove(old.folder)
 
 
-def _take_away(path: Folder) -> None:
+def _remove(path: Folder) -> None:
     """Remove a checkpoint: nobody may find one of which half is gone, so first it is no checkpoint."""
-    if isinstance(path, Address):
+    if isinstance(path, RemotePath):
         (path / MANIFEST).remove()
         path.remove()
         return
@@ -159,7 +137,7 @@ def _take_away(path: Folder) -> None:
 # --------------------------------------------------------------------------- reading
 
 
-def manifest(path: Folder) -> Mapping[str, Any]:
+def read_manifest(path: Folder) -> Mapping[str, Any]:
     """The manifest of a checkpoint. Raises ValueError when it is missing or damaged."""
     try:
         body = json.loads((path / MANIFEST).read_text())
@@ -173,12 +151,12 @@ def manifest(path: Folder) -> Mapping[str, Any]:
     return body
 
 
-def damage(path: Folder, contents: bool = True) -> list[str]:
+def find_damage(path: Folder, contents: bool = True) -> list[str]:
     """What is wrong with a checkpoint, one line each; empty when it is whole.
 
     contents: read every byte and compare checksums; otherwise only look for files and their sizes."""
     try:
-        files = manifest(path)["files"]
+        files = read_manifest(path)["files"]
     except ValueError as error:
         return [str(error)]
     wrong = []
@@ -194,13 +172,13 @@ def damage(path: Folder, contents: bool = True) -> list[str]:
     return wrong
 
 
-def latest(folder: Folder, warn: Callable[[str], None]) -> Saved | None:
+def latest(folder: Folder, warn: Callable[[str], None]) -> SavedCheckpoint | None:
     """The newest checkpoint that is whole; says through `warn` what is wrong with newer ones.
 
     Raises ValueError when there are checkpoints and all are damaged: starting anew would hide a loss."""
-    everything = saved(folder)
+    everything = list_checkpoints(folder)
     for candidate in reversed(everything):
-        wrong = damage(candidate.folder)
+        wrong = find_damage(candidate.folder)
         if not wrong:
             return candidate
         warn("; ".join(wrong))
@@ -210,9 +188,9 @@ def latest(folder: Folder, warn: Callable[[str], None]) -> Saved | None:
     return None
 
 
-def facts(path: Folder) -> Any:
+def read_extra_state(path: Folder) -> Any:
     """What the owner stored beside the tensors."""
-    return manifest(path)["facts"]
+    return read_manifest(path)["facts"]
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -226,13 +204,13 @@ def _file_digest(path: Folder) -> str:
 
 def _size(path: Folder) -> int | None:
     """Bytes of a file, None where there is none."""
-    if isinstance(path, Address):
+    if isinstance(path, RemotePath):
         return path.size()
     return path.stat().st_size if path.is_file() else None
 
 
-def summary(entry: Saved) -> dict[str, Any]:
+def summary(entry: SavedCheckpoint) -> dict[str, Any]:
     """A checkpoint as a row of a table: step, folder, bytes, files, and what sizes tell of damage."""
     sizes = [_size(file) or 0 for file in entry.folder.iterdir()]
     row = asdict(entry) | {"folder": str(entry.folder), "bytes": sum(sizes), "files": len(sizes)}
-    return row | {"damage": damage(entry.folder, contents=False)}
+    return row | {"damage": find_damage(entry.folder, contents=False)}

@@ -31,7 +31,7 @@ METADATA, FILESYSTEM = "torch.distributed.checkpoint.metadata", "torch.distribut
 
 
 @dataclass(frozen=True)
-class Piece:
+class Shard:
     """A contiguous block of a tensor of shape `size`, from `offset` on; the whole tensor on one device."""
 
     name: str
@@ -41,7 +41,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardLocation:
     """Where a piece lies: file, first byte, bytes; and which block of its tensor it is."""
 
     name: str
@@ -54,15 +54,15 @@ class Place:
     length: int
 
 
-def whole(tensors: Mapping[str, Tensor]) -> list[Piece]:
+def unsharded(tensors: Mapping[str, Tensor]) -> list[Shard]:
     """Unsharded tensors as pieces."""
-    return [Piece(name, t, tuple(t.shape), (0,) * t.ndim) for name, t in tensors.items()]
+    return [Shard(name, t, tuple(t.shape), (0,) * t.ndim) for name, t in tensors.items()]
 
 
 # --------------------------------------------------------------------------- writing
 
 
-class _Digesting:
+class _HashingWriter:
     """A file that knows the SHA-256 of what went through it."""
 
     def __init__(self, file: Any) -> None:
@@ -83,7 +83,7 @@ class _Digesting:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenFile:
     """A file on disk, with what is needed to notice damage later."""
 
     file: str
@@ -91,37 +91,39 @@ class Written:
     sha256: str
 
 
-def write_pieces(folder: Folder, rank: int, pieces: Iterable[Piece]) -> tuple[list[Place], Written]:
+def write_shards(
+    folder: Folder, rank: int, pieces: Iterable[Shard]
+) -> tuple[list[ShardLocation], WrittenFile]:
     """Write this rank's pieces; they are on disk when this returns."""
     name, places = f"__{rank}_0.distcp", []
     with (folder / name).open("wb") as raw:
-        file = _Digesting(raw)
+        file = _HashingWriter(raw)
         for piece in pieces:
-            start, data = file.bytes, _compact(piece.data)
+            start, data = file.bytes, _contiguous_on_cpu(piece.data)
             try:
                 torch.save(data, file)  # pyright: ignore[reportArgumentType]
             except RuntimeError:  # torch hides what went wrong with the file
                 raise file.error or RuntimeError(f"cannot write {folder / name}") from None
             shape = tuple(data.shape)
             span = (name, start, file.bytes - start)
-            places.append(Place(piece.name, data.dtype, piece.size, piece.offset, shape, *span))
+            places.append(ShardLocation(piece.name, data.dtype, piece.size, piece.offset, shape, *span))
         _sync(raw)
-    return places, Written(name, file.bytes, file.sha256.hexdigest())
+    return places, WrittenFile(name, file.bytes, file.sha256.hexdigest())
 
 
-def _compact(tensor: Tensor) -> Tensor:
+def _contiguous_on_cpu(tensor: Tensor) -> Tensor:
     """On the CPU, contiguous, and without the rest of a larger storage, which torch.save would write too."""
     data = tensor.detach().to("cpu").contiguous()
     return data.clone() if data.untyped_storage().nbytes() != data.nbytes else data
 
 
-def write_index(folder: Folder, places: Sequence[Place]) -> Written:
+def write_index(folder: Folder, places: Sequence[ShardLocation]) -> WrittenFile:
     """Write `.metadata` for the pieces of all ranks."""
     with (folder / INDEX).open("wb") as raw:
-        file = _Digesting(raw)
+        file = _HashingWriter(raw)
         _Pickler(file, protocol=2).dump(_metadata(places))
         _sync(raw)
-    return Written(INDEX, file.bytes, file.sha256.hexdigest())
+    return WrittenFile(INDEX, file.bytes, file.sha256.hexdigest())
 
 
 def _sync(file: Any) -> None:
@@ -134,47 +136,47 @@ def _sync(file: Any) -> None:
 # --------------------------------------------------------------------------- reading
 
 
-class Reader:
+class ShardReader:
     """A checkpoint's tensors by name, whole or in part, read when asked for."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        self.places: dict[str, list[Place]] = {}
+        self.locations: dict[str, list[ShardLocation]] = {}
         for place in _read_index(folder / INDEX):
-            self.places.setdefault(place.name, []).append(place)
+            self.locations.setdefault(place.name, []).append(place)
 
     def size(self, name: str) -> tuple[int, ...]:
-        return self.places[name][0].size
+        return self.locations[name][0].size
 
     def dtype(self, name: str) -> torch.dtype:
-        return self.places[name][0].dtype
+        return self.locations[name][0].dtype
 
-    def whole(self, name: str) -> Tensor:
+    def read_tensor(self, name: str) -> Tensor:
         """The tensor called `name` on the CPU."""
-        first = self.places[name][0]
+        first = self.locations[name][0]
         if first.shape == first.size:
-            return self._piece(first)
+            return self._read_shard(first)
         out = torch.empty(first.size, dtype=first.dtype)
-        self.fill(name, out, (0,) * len(first.size))
+        self.read_into(name, out, (0,) * len(first.size))
         return out
 
-    def fill(self, name: str, out: Tensor, offset: Sequence[int]) -> None:
+    def read_into(self, name: str, out: Tensor, offset: Sequence[int]) -> None:
         """Copy into `out` the block of the tensor that starts at `offset` and has `out`'s shape."""
-        for place in self.places[name]:
+        for place in self.locations[name]:
             low = [max(a, b) for a, b in zip(offset, place.offset)]
             high = [min(a + n, b + m) for a, n, b, m in zip(offset, out.shape, place.offset, place.shape)]
             if all(a < b for a, b in zip(low, high)):
                 source = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, place.offset))
                 target = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offset))
-                out[target].copy_(self._piece(place)[source])
+                out[target].copy_(self._read_shard(place)[source])
 
-    def _piece(self, place: Place) -> Tensor:
+    def _read_shard(self, place: ShardLocation) -> Tensor:
         with (self.folder / place.file).open("rb") as file:
-            part = _Part(file, place.start, place.length)
+            part = _FileRange(file, place.start, place.length)
             return torch.load(part, map_location="cpu", weights_only=True)  # pyright: ignore
 
 
-class _Part(io.RawIOBase):
+class _FileRange(io.RawIOBase):
     """Some bytes of a file as a file of its own: torch reads from it straight into a tensor's memory."""
 
     def __init__(self, file: Any, start: int, length: int) -> None:
@@ -316,7 +318,7 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"an index holds no {module}.{name}")
 
 
-def _metadata(places: Sequence[Place]) -> _Metadata:
+def _metadata(places: Sequence[ShardLocation]) -> _Metadata:
     tensors: dict[str, _Tensor] = {}
     storage: dict[_Index, _Info] = {}
     for place in places:
@@ -329,7 +331,7 @@ def _metadata(places: Sequence[Place]) -> _Metadata:
     return _Metadata(tensors, names, storage, _Storage())
 
 
-def _read_index(path: Folder) -> list[Place]:
+def _read_index(path: Folder) -> list[ShardLocation]:
     with path.open("rb") as file:
         metadata = _Unpickler(file).load()
     places = []
@@ -339,5 +341,5 @@ def _read_index(path: Folder) -> list[Place]:
             shape = next(tuple(c.sizes) for c in tensor.chunks if tuple(c.offsets) == tuple(index.offset))
             span = (info.relative_path, info.offset, info.length)
             dtype, size = tensor.properties.dtype, tuple(tensor.size)
-            places.append(Place(index.fqn, dtype, size, tuple(index.offset), shape, *span))
+            places.append(ShardLocation(index.fqn, dtype, size, tuple(index.offset), shape, *span))
     return places

@@ -30,7 +30,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def append(folder: Path | str, rows: Iterable[Row]) -> None:
+def append_records(folder: Path | str, rows: Iterable[Row]) -> None:
     """Add rows to the folder's records in one write that is on disk when this returns."""
     text = "".join(json.dumps(row, allow_nan=True) + "\n" for row in rows)
     path = Path(folder) / FILE
@@ -47,7 +47,7 @@ def _last_byte(file: Any) -> bytes:
     return file.read(1)
 
 
-def read(folder: Path | str) -> list[Row]:
+def read_records(folder: Path | str) -> list[Row]:
     """The rows of one run in the order of their last writing; none when the run has not written yet."""
     path = Path(folder) / FILE
     if not path.exists():
@@ -70,13 +70,13 @@ def _row(line: bytes) -> Row | None:
     return row if isinstance(row, dict) and "metric" in row else None
 
 
-def table(folders: Sequence[Path | str]) -> list[Row]:
+def records_table(folders: Sequence[Path | str]) -> list[Row]:
     """The rows of many runs, each with the columns of `COLUMNS` present (None when a row does not say)."""
-    rows = [row for folder in folders for row in read(folder)]
+    rows = [row for folder in folders for row in read_records(folder)]
     return [{**dict.fromkeys(COLUMNS), **row} for row in rows]
 
 
-def runs_below(folder: Path | str) -> list[Path]:
+def find_run_folders(folder: Path | str) -> list[Path]:
     """Every run's folder at or below `folder`, in a stable order."""
     root = Path(folder)
     return sorted({path.parent for path in [root / FILE, *root.glob(f"**/{FILE}")] if path.exists()})

@@ -14,26 +14,31 @@ from pathlib import Path
 
 from scalevit import config
 from scalevit.artifacts import checkpoint, records
-from scalevit.artifacts.remote import Address, Folder, folder_of
+from scalevit.artifacts.atomic_write import atomic_write_text
+from scalevit.artifacts.remote import Folder, RemotePath, path_or_remote
 
 CONFIG, LOG, LOCK, CHECKPOINTS, MODEL = "run.yaml", "log.txt", ".lock", "checkpoints", "model"
 
 
-def checkpoints(run: config.Run, out: Path) -> Folder:
+def checkpoint_folder(run: config.Run, out: Path) -> Folder:
     """Where the checkpoints of a run in `out` lie."""
     where = run.train.checkpoints
-    return folder_of(where) / config.run_id(run) if where else out / CHECKPOINTS
+    return path_or_remote(where) / config.run_id(run) if where else out / CHECKPOINTS
 
 
-def checkpoints_in(out: Path) -> Folder:
+def checkpoint_folder_in(out: Path) -> Folder:
     """The same, of whatever run the folder holds."""
-    return checkpoints(config.load(str(out / CONFIG)), out) if (out / CONFIG).exists() else out / CHECKPOINTS
+    return (
+        checkpoint_folder(config.load(str(out / CONFIG)), out)
+        if (out / CONFIG).exists()
+        else out / CHECKPOINTS
+    )
 
 
-def mistakes(run: config.Run, out: Path) -> list[str]:
+def folder_errors(run: config.Run, out: Path) -> list[str]:
     """Why `out` cannot be this run's folder, one line each; creates nothing."""
-    with_address = checkpoints(run, out)
-    if isinstance(with_address, Address):
+    with_address = checkpoint_folder(run, out)
+    if isinstance(with_address, RemotePath):
         try:
             with_address.size()
         except (OSError, ValueError) as error:
@@ -44,24 +49,24 @@ def mistakes(run: config.Run, out: Path) -> list[str]:
     if not os.access(parent, os.W_OK | os.X_OK):
         return [f"--out {out}: no permission to write into {parent}"]
     if (out / CONFIG).exists():
-        return _other(run, out)
-    if records.read(out) or checkpoint.saved(out / CHECKPOINTS):
+        return _other_run_errors(run, out)
+    if records.read_records(out) or checkpoint.list_checkpoints(out / CHECKPOINTS):
         return [f"--out {out}: holds records or checkpoints, but no {CONFIG} says of which run"]
     return []
 
 
-def _other(run: config.Run, out: Path) -> list[str]:
+def _other_run_errors(run: config.Run, out: Path) -> list[str]:
     try:
         there = config.load(str(out / CONFIG))
     except ValueError as error:
         return [f"--out {out}: its {CONFIG} cannot be read: {error}"]
     if config.run_id(there) == config.run_id(run):
         return []
-    differ = ", ".join(differences(there, run)[:5])
+    differ = ", ".join(config_differences(there, run)[:5])
     return [f"--out {out}: holds another run ({there.name}); different: {differ}"]
 
 
-def differences(one: config.Run, other: config.Run) -> list[str]:
+def config_differences(one: config.Run, other: config.Run) -> list[str]:
     """Keys in which two runs differ, e.g. "schedule.lr (0.1 there, 0.2 here)"."""
     a, b = config.to_dict(config.with_explicit_shape(one)), config.to_dict(config.with_explicit_shape(other))
     found = []
@@ -75,13 +80,13 @@ def differences(one: config.Run, other: config.Run) -> list[str]:
     return found
 
 
-def ended(out: Path) -> bool:
+def is_complete(out: Path) -> bool:
     """Whether the run has come to its end: the row that it writes last, about itself, is there."""
-    return any(row["kind"] == "run" for row in records.read(out))
+    return any(row["kind"] == "run" for row in records.read_records(out))
 
 
 @contextlib.contextmanager
-def claim(run: config.Run, out: Path) -> Iterator[None]:
+def lock(run: config.Run, out: Path) -> Iterator[None]:
     """Create the folder with the complete run.yaml and hold its lock. Raises ValueError when another
     process is training into it; the lock goes with the process that holds it, however that ends."""
     out.mkdir(parents=True, exist_ok=True)
@@ -92,11 +97,11 @@ def claim(run: config.Run, out: Path) -> Iterator[None]:
             raise ValueError(f"{out}: another process is training into this folder") from None
         text = config.dump(config.with_explicit_shape(run))
         if not (out / CONFIG).exists() or (out / CONFIG).read_text() != text:
-            checkpoint.write_whole(out / CONFIG, text)
+            atomic_write_text(out / CONFIG, text)
         yield
 
 
-def busy(out: Path) -> bool:
+def is_locked(out: Path) -> bool:
     """Whether a process is training into the folder now."""
     try:
         with (out / LOCK).open("a") as file:
@@ -108,7 +113,7 @@ def busy(out: Path) -> bool:
     return False
 
 
-class Log:
+class LogFile:
     """log.txt: one line an event, with the time."""
 
     def __init__(self, out: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from scalevit.artifacts import checkpoint, run_folder
-from scalevit.artifacts.remote import Folder, folder_of
+from scalevit.artifacts.remote import Folder, path_or_remote
 from scalevit.config.result import CHECK_FAILED, CommandResult
 
 SUMMARY = "list, verify and consolidate checkpoints"
@@ -35,9 +35,9 @@ def main(args: argparse.Namespace) -> CommandResult:
     return {"list": listing, "verify": verify}[args.what](found)
 
 
-def entries(where: str) -> list[checkpoint.Saved]:
+def entries(where: str) -> list[checkpoint.SavedCheckpoint]:
     """The checkpoints of a run's folder, of a folder or address of checkpoints, or the one that is there."""
-    folder = folder_of(where)
+    folder = path_or_remote(where)
     if isinstance(folder, Path) and not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     try:
@@ -46,18 +46,18 @@ def entries(where: str) -> list[checkpoint.Saved]:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _entries(folder: Folder) -> list[checkpoint.Saved]:
+def _entries(folder: Folder) -> list[checkpoint.SavedCheckpoint]:
     if folder.name.startswith("step_"):
         around = folder.absolute().parent if isinstance(folder, Path) else folder.parent
-        return [entry for entry in checkpoint.saved(around) if entry.folder.name == folder.name]
-    home = isinstance(folder, Path) and checkpoint.saved(run_folder.checkpoints_in(folder))
-    found = home or checkpoint.saved(folder)
+        return [entry for entry in checkpoint.list_checkpoints(around) if entry.folder.name == folder.name]
+    home = isinstance(folder, Path) and checkpoint.list_checkpoints(run_folder.checkpoint_folder_in(folder))
+    found = home or checkpoint.list_checkpoints(folder)
     if not found:
         raise ValueError(f"{folder}: holds no checkpoint (no step_N with a manifest, and no run's run.yaml)")
     return found
 
 
-def listing(found: list[checkpoint.Saved]) -> CommandResult:
+def listing(found: list[checkpoint.SavedCheckpoint]) -> CommandResult:
     rows = [checkpoint.summary(entry) for entry in found]
     lines = [
         f"step {row['step']:>9}  {row['bytes'] / 2**20:>10.1f} MiB  {row['files']:>5} files  "
@@ -67,8 +67,8 @@ def listing(found: list[checkpoint.Saved]) -> CommandResult:
     return CommandResult("\n".join(lines), {"checkpoints": rows})
 
 
-def verify(found: list[checkpoint.Saved]) -> CommandResult:
-    rows = [{"step": entry.step, "damage": checkpoint.damage(entry.folder)} for entry in found]
+def verify(found: list[checkpoint.SavedCheckpoint]) -> CommandResult:
+    rows = [{"step": entry.step, "damage": checkpoint.find_damage(entry.folder)} for entry in found]
     lines = [f"step {row['step']:>9}  {'; '.join(row['damage']) or 'whole'}" for row in rows]
     damaged = any(row["damage"] for row in rows)
     return CommandResult(
@@ -83,9 +83,9 @@ def consolidate(folder: str, step: int | None, out: Path | None) -> CommandResul
         raise ValueError(
             f"{folder}: no checkpoint of step {step}; there: {[e.step for e in entries(folder)]}"
         )
-    whole = [entry for entry in found if not checkpoint.damage(entry.folder)]
+    whole = [entry for entry in found if not checkpoint.find_damage(entry.folder)]
     if not whole:
-        raise ValueError("; ".join(checkpoint.damage(found[-1].folder)))
+        raise ValueError("; ".join(checkpoint.find_damage(found[-1].folder)))
     from scalevit.model import export
 
     home = Path(folder) if (Path(folder) / run_folder.CONFIG).exists() else whole[-1].folder.parent.parent

@@ -47,5 +47,5 @@ def main(args: argparse.Namespace) -> CommandResult:
 
     run = branch(args.trunk, args.at, args.steps)
     answer = command_result(pretrain(run, args.out, max_minutes=args.max_minutes))
-    world.leave(answer.code)
+    world.exit_all(answer.code)
     return answer

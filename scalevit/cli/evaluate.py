@@ -50,9 +50,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.distributed import world as mesh
 
-    with mesh.join(config.Parallel()) as world:
+    with mesh.process_group(config.Parallel()) as world:
         answer = _answer(args, world)
-    mesh.leave(answer.code)
+    mesh.exit_all(answer.code)
     return answer
 
 
@@ -74,7 +74,7 @@ def _answer(args: argparse.Namespace, world: World) -> CommandResult:
             target, model.outputs, labels=args.labels, real=args.real, label_map=args.map, halved=halved
         ):
             test = replace(test, name=target) if any(test.name == t.name for t, _ in found) else test
-            if world.first:
+            if world.is_main:
                 half = ", the half that the model was not trained on" if halved else ""
                 print(f"scalevit: evaluating {test.name}{half}", file=sys.stderr, flush=True)
             logits = _logits(model, test, args.crops, share)

@@ -36,5 +36,5 @@ def main(args: argparse.Namespace) -> CommandResult:
         accuracy = reached(outcome.folder, "accuracy")
         text = f"{answer.text}; {100 * accuracy:.2f} % of the test images are right"
         answer = replace(answer, text=text, data=answer.data | {"accuracy": accuracy})
-    world.leave(answer.code)
+    world.exit_all(answer.code)
     return answer

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from scalevit import __version__
+from scalevit.artifacts.remote import StoreUnavailable
 from scalevit.config.result import RESUMABLE, USER_ERROR, CommandResult
 
 #: Error numbers of a full disk and of a used-up quota.
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except ValueError as error:
         return _print_error(str(error))
+    except StoreUnavailable as error:
+        return _print_error(f"{error}; repeat the command when the store answers again", RESUMABLE)
     except OSError as error:
         if error.errno in DISK_FULL:
             return _print_error(

@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.train.run import pretrain
 
     answer = command_result(pretrain(run, args.out, max_minutes=args.max_minutes))
-    world.leave(answer.code)
+    world.exit_all(answer.code)
     return answer
 
 

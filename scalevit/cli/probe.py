@@ -70,9 +70,9 @@ def main(args: argparse.Namespace) -> CommandResult:
     protocol = _protocol(args)
     from scalevit.distributed import world as mesh
 
-    with mesh.join(config.Parallel()) as world:
+    with mesh.process_group(config.Parallel()) as world:
         answer = _probe(args, protocol, world)
-    mesh.leave(answer.code)
+    mesh.exit_all(answer.code)
     return answer
 
 
@@ -90,21 +90,21 @@ def _probe(args: argparse.Namespace, protocol: ProbeProtocol, world: World) -> C
     if args.records:
         _require_recordable(models, protocol)
     sets = [open_probe_set(name) for name in names]
-    sets += open_suite(args.suite, args.root, _print_note if world.first else _silent) if args.suite else []
+    sets += open_suite(args.suite, args.root, _print_note if world.is_main else _silent) if args.suite else []
     opened = [open_model(name, image=args.image, scale=args.scale, device=world.device) for name in models]
     cache = None if args.no_cache else args.cache or default_cache()
-    share, tell = WorkShare.of(world), _print_progress if world.first else _silent
+    share, tell = WorkShare.of(world), _print_progress if world.is_main else _silent
     lines = list(compare(opened, sets, protocol, cache=cache, share=share, tell=tell))
-    if args.figure and world.first:
+    if args.figure and world.is_main:
         from scalevit.evals.figures import draw_accuracies
 
         draw_accuracies(lines, args.figure)
     answer = CommandResult(_text(opened, sets, protocol, lines), _data(opened, sets, protocol, lines))
-    if args.records and world.first:
+    if args.records and world.is_main:
         _record(Path(models[0]), lines, time.monotonic() - began, args.records)
     if args.suite:
         answer = _with_means(answer, suite_means(lines, SUITES[args.suite]), args.suite)
-    if args.pictures and world.first:
+    if args.pictures and world.is_main:
         answer = _with_pictures(answer, opened, sets, lines, args.pictures)
     return answer
 
@@ -169,7 +169,7 @@ def _record(run: Path, lines: Sequence[ProbeResult], seconds: float, folder: Pat
         for draw, value in enumerate(line.accuracy.accuracies)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    records.append(folder, [*rows, facts.row("run", step, "seconds", seconds) | records.provenance()])
+    records.append_records(folder, [*rows, facts.row("run", step, "seconds", seconds) | records.provenance()])
 
 
 def _number(kind: type, word: str, flag: str, least: float) -> Any:

@@ -60,6 +60,6 @@ def _read(source: Path) -> Results:
         if source.is_file() or str(source) == external.PAPER:
             return external.read(source)
         raise ValueError(f"{source}: no such folder")
-    if not records.runs_below(source):
+    if not records.find_run_folders(source):
         raise ValueError(f"{source}: holds no run (no {records.FILE} in it or below)")
     return results.read_results(source)

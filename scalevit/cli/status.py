@@ -56,15 +56,23 @@ def status(folder: Path) -> dict[str, Any]:
     """One row of the table. state: complete, running, stopped, or waiting (nothing trained yet). why: what
     stopped the last attempt, so that the same command goes on; None when it still runs, or died."""
     run = config.load(str(folder / run_folder.CONFIG))
-    rows = records.read(folder)
+    rows = records.read_records(folder)
     last = {row["metric"]: row for row in rows if row["kind"] == "train"}
     about = next((row for row in rows if row["kind"] == "run"), {})
-    steps_saved = [entry.step for entry in checkpoint.saved(run_folder.checkpoints_in(folder))]
+    steps_saved = [
+        entry.step for entry in checkpoint.list_checkpoints(run_folder.checkpoint_folder_in(folder))
+    ]
     step = max([row["step"] for row in last.values()] + steps_saved, default=0)
     speed = last["images_per_second"]["value"] if "images_per_second" in last else None
     left = (run.schedule.steps - step) * run.train.batch / speed / 60 if speed else None
     state = (
-        "complete" if about else "running" if run_folder.busy(folder) else "stopped" if step else "waiting"
+        "complete"
+        if about
+        else "running"
+        if run_folder.is_locked(folder)
+        else "stopped"
+        if step
+        else "waiting"
     )
     return {
         "folder": str(folder), "name": run.name, "state": state, "step": step, "steps": run.schedule.steps,

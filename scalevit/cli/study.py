@@ -211,7 +211,7 @@ def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> CommandResult:
 
 def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome | CommandResult:
     """Every node that is not done yet; an answer when that was cut short."""
-    from scalevit.artifacts.checkpoint import write_whole
+    from scalevit.artifacts.atomic_write import atomic_write_text
     from scalevit.study.design import grid
     from scalevit.study.launch import progress, scheduler
     from scalevit.study.launch.study_folder import SPEC, check_study_folder, lock_study, write_study
@@ -223,7 +223,7 @@ def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome |
         check_study_folder(folder, nodes)
         executor = _executor(args, folder)
         write_study(folder, spec, nodes)
-        write_whole(folder / EXECUTOR, _told(args))
+        atomic_write_text(folder / EXECUTOR, _told(args))
     try:
         with progress.progress_display(
             nodes, folder, lambda: forecast_held_out(folder, spec, nodes)

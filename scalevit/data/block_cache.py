@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from scalevit.artifacts.storage import is_remote
+from scalevit.artifacts.remote import is_remote
 from scalevit.data.dataset import ImageDataset
 from scalevit.data.index.cache import RANGE_BYTES, CachedReader, LRUCache, RangeCache
 from scalevit.data.order import GROUP

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
-from scalevit.artifacts.storage import expand, is_remote
+from scalevit.artifacts.remote import expand_glob, is_remote
 from scalevit.data.formats import arrow, folder, parquet, tar
 from scalevit.data.index.cache import UNCACHED, CachedReader, sequential_reader
 from scalevit.data.index.manifest import DatasetSummary, LazyShards, read_manifest, shard_offsets, summarise
@@ -122,7 +122,7 @@ def shard_paths(source: str) -> tuple[list[str], str]:
             if found := [f"{here}/{name}" for name in names if name.endswith(ending) and name[0] != "."]:
                 return sorted(found), form
         return [here], "folder"
-    paths = expand(source)
+    paths = expand_glob(source)
     form = FORMAT_BY_SUFFIX.get(Path(paths[0].split("?")[0]).suffix)
     if form is None:
         known = ", ".join(FORMAT_BY_SUFFIX)

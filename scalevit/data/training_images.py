@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalevit.artifacts.storage import Away
+from scalevit.artifacts.remote import StoreUnavailable
 from scalevit.data.corrupt import CorruptCounter, CorruptSample
 from scalevit.data.crops import eval_view, square_view, train_view
 from scalevit.data.dataset import ImageDataset
@@ -92,7 +92,9 @@ class TrainingImages:
                 broken.append(CorruptSample(name, str(error)))
                 CorruptCounter(self.tolerate, self.source).add(0, broken)
             except Exception as error:  # whatever a codec or a store has to say, this is where
-                kind = next((kind for kind in (Away, ValueError) if isinstance(error, kind)), RuntimeError)
+                kind = next(
+                    (kind for kind in (StoreUnavailable, ValueError) if isinstance(error, kind)), RuntimeError
+                )
                 raise kind(f"sample {number}, {name}: {str(error) or type(error).__name__}") from error
         raise ValueError(f"{self.store.name(0)}: none of the {self.samples} samples can be decoded")
 

@@ -15,7 +15,7 @@ from scalevit.distributed.world import World
 Forward = Callable[[Tensor], Tensor]
 
 
-def share(model: nn.Module, parallel: Parallel, world: World) -> Forward:
+def parallelize(model: nn.Module, parallel: Parallel, world: World) -> Forward:
     """Share `model` in place, before its optimizer is built; gives what to call for a training step.
 
     The blocks of the model (its attribute `blocks`) are what is gathered, used and let go one at a time."""
@@ -34,7 +34,7 @@ def share(model: nn.Module, parallel: Parallel, world: World) -> Forward:
     return model
 
 
-def let_go(model: nn.Module) -> None:
+def reshard(model: nn.Module) -> None:
     """After a change of shares outside of training: what was gathered of them is no longer true."""
     for module in model.modules():
         if hasattr(module, "reshard"):
@@ -42,7 +42,7 @@ def let_go(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def exchange(forward: Forward, last: bool) -> Iterator[None]:
+def gradient_sync(forward: Forward, last: bool) -> Iterator[None]:
     """Around forward and backward of a micro-batch: only the last one of a step pays for communication."""
     if isinstance(forward, nn.parallel.DistributedDataParallel):
         with contextlib.nullcontext() if last else forward.no_sync():
@@ -53,7 +53,7 @@ def exchange(forward: Forward, last: bool) -> Iterator[None]:
     yield
 
 
-def recompute(blocks: Iterator[nn.Module] | nn.ModuleList, how: str) -> None:
+def checkpoint_activations(blocks: Iterator[nn.Module] | nn.ModuleList, how: str) -> None:
     """Forget activations in the forward pass and compute them again in the backward pass: "full" keeps only
     each block's input, "selective" also the results of matrix products and of attention."""
     from functools import partial
@@ -62,7 +62,7 @@ def recompute(blocks: Iterator[nn.Module] | nn.ModuleList, how: str) -> None:
 
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if how == "selective":
-        settings["context_fn"] = partial(create_selective_checkpoint_contexts, _expensive())
+        settings["context_fn"] = partial(create_selective_checkpoint_contexts, _saved_operations())
 
     def again(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         # a function of its own: torch's compiler passes over a block whose forward is a partial
@@ -72,7 +72,7 @@ def recompute(blocks: Iterator[nn.Module] | nn.ModuleList, how: str) -> None:
         block.forward = again(block.forward)
 
 
-def _expensive() -> list[Any]:
+def _saved_operations() -> list[Any]:
     ops = torch.ops.aten
     return [
         ops.mm.default,

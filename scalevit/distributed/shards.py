@@ -20,10 +20,10 @@ from torch import Tensor
 from scalevit.artifacts import dcp
 
 #: First and last index + 1 along each dimension.
-Box = tuple[slice, ...]
+Slices = tuple[slice, ...]
 
 
-def boxes(shape: tuple[int, ...], start: int, stop: int, most: int) -> Iterator[Box]:
+def slices_of_range(shape: tuple[int, ...], start: int, stop: int, most: int) -> Iterator[Slices]:
     """Elements start … stop of a row-major array, in order, as boxes of at most `most` elements."""
     if not shape:
         yield ()
@@ -34,7 +34,7 @@ def boxes(shape: tuple[int, ...], start: int, stop: int, most: int) -> Iterator[
         index, within = divmod(start, inner)
         if within or stop - start < inner or inner > most:
             end = min(stop, (index + 1) * inner)
-            for box in boxes(shape[1:], within, end - index * inner, most):
+            for box in slices_of_range(shape[1:], within, end - index * inner, most):
                 yield (slice(index, index + 1), *box)
         else:
             end = start + min((stop - start) // inner, most // inner) * inner
@@ -43,7 +43,7 @@ def boxes(shape: tuple[int, ...], start: int, stop: int, most: int) -> Iterator[
 
 
 @dataclass(frozen=True)
-class Span:
+class ElementRange:
     """The elements start … stop of a parameter that are here, and the group that holds the rest, if any."""
 
     start: int
@@ -51,7 +51,7 @@ class Span:
     group: dist.ProcessGroup | None
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_tensor(tensor: Tensor) -> Tensor:
     """The part of a tensor that is in this process's memory."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -62,10 +62,10 @@ def is_sharded(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def span(parameter: Tensor) -> Span:
+def local_range(parameter: Tensor) -> ElementRange:
     """Which elements of a parameter are here. Raises ValueError for a sharding other than FSDP2's."""
     if not is_sharded(parameter):
-        return Span(0, parameter.numel(), None)
+        return ElementRange(0, parameter.numel(), None)
     from torch.distributed.tensor import DTensor, Shard
 
     assert isinstance(parameter, DTensor)
@@ -78,25 +78,25 @@ def span(parameter: Tensor) -> Span:
     rows, row = parameter.shape[0], math.prod(parameter.shape[1:])
     share = math.ceil(rows / mesh.size(axis))  # as torch.chunk: the last ones get less, or nothing
     first = min(rows, share * mesh.get_local_rank(axis))
-    return Span(first * row, min(rows, first + share) * row, mesh.get_group(axis))
+    return ElementRange(first * row, min(rows, first + share) * row, mesh.get_group(axis))
 
 
-def fill(target: Tensor, reader: dcp.Reader, name: str) -> None:
+def read_local(target: Tensor, reader: dcp.ShardReader, name: str) -> None:
     """Read what this process holds of a tensor, whoever wrote it."""
-    share = local(target)
+    share = local_tensor(target)
     part = torch.empty(share.shape, dtype=reader.dtype(name))
-    reader.fill(name, part, offset_of(target) if is_sharded(target) else (0,) * part.ndim)
+    reader.read_into(name, part, global_offset(target) if is_sharded(target) else (0,) * part.ndim)
     share.copy_(part)
 
 
-def put(target: Tensor, whole: Tensor) -> None:
+def copy_local(target: Tensor, whole: Tensor) -> None:
     """Copy into a tensor what this process holds of `whole`."""
-    share = local(target)
-    offset = offset_of(target) if is_sharded(target) else (0,) * whole.ndim
+    share = local_tensor(target)
+    offset = global_offset(target) if is_sharded(target) else (0,) * whole.ndim
     share.copy_(whole[tuple(slice(o, o + n) for o, n in zip(offset, share.shape))])
 
 
-def offset_of(tensor: Any) -> tuple[int, ...]:
+def global_offset(tensor: Any) -> tuple[int, ...]:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)

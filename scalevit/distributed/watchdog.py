@@ -27,30 +27,30 @@ from scalevit.config.result import CHECK_FAILED, RESUMABLE, USER_ERROR
 
 #: Seconds between two beats; after which a silent process is taken for dead; that one which has failed is
 #: given to leave by itself; and after which one that lives has certainly beaten again.
-BEAT, SILENT, LEAVE, SURE = 1.0, 30.0, 15.0, 4.0
+INTERVAL, SILENT, LEAVE, SURE = 1.0, 30.0, 15.0, 4.0
 #: What a process does between two marks, in the order of a step.
-DOING = ("starting", "reading images", "computing", "saving or evaluating", "finishing")
-STARTING, READING, COMPUTING, KEEPING, FINISHING = range(len(DOING))
+PHASES = ("starting", "reading images", "computing", "saving or evaluating", "finishing")
+STARTING, READING, COMPUTING, SAVING, FINISHING = range(len(PHASES))
 
 
-class Mark(NamedTuple):
+class Progress(NamedTuple):
     """Where a process is; the smaller one is behind."""
 
     step: int = 0
     doing: int = STARTING
 
     def __str__(self) -> str:
-        return f"step {self.step}, {DOING[self.doing]}"
+        return f"step {self.step}, {PHASES[self.doing]}"
 
 
-class Pulse(NamedTuple):
+class Heartbeat(NamedTuple):
     """What a process last said. beats: how often it has said something."""
 
-    mark: Mark = Mark()
+    mark: Progress = Progress()
     beats: int = 0
 
 
-class Heartbeat:
+class Watchdog:
     """This process's, from `start` to `stop`. store: an own connection, which no waiting call holds up.
 
     `at` says where the process is. `fail` ends the job. log: is told why. agreed: the error that comes is one
@@ -59,9 +59,9 @@ class Heartbeat:
     def __init__(self, store: Any, rank: int, size: int, patience: float) -> None:
         self.store, self.rank, self.size, self.patience = store, rank, size, patience
         self.silent = min(SILENT, patience)
-        self.mark, self.agreed = Mark(), False
+        self.mark, self.agreed = Progress(), False
         self.log: Callable[[str], None] = lambda text: None
-        self._beats, self._heard, self._waited = 0, Pulse(), 0.0
+        self._beats, self._heard, self._waited = 0, Heartbeat(), 0.0
         self._marks, self._stuck = [], 0.0
         self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._keeper = (
@@ -79,7 +79,7 @@ class Heartbeat:
 
     def at(self, step: int, doing: int) -> None:
         """This process begins to do this, of DOING, in this step."""
-        self.mark = Mark(step, doing)
+        self.mark = Progress(step, doing)
 
     def fail(self, error: BaseException) -> int | None:
         """End the job because of an error that this process alone has met. Gives the exit status to leave
@@ -99,7 +99,7 @@ class Heartbeat:
     # ----------------------------------------------------------------- one beat
 
     def _live(self) -> None:
-        while not self._over.wait(BEAT):
+        while not self._over.wait(INTERVAL):
             try:
                 self._beat()
             except RuntimeError:
@@ -123,7 +123,7 @@ class Heartbeat:
         """To the next process, so that somebody listens to each."""
         other = (self.rank + 1) % self.size
         (pulse,) = self._pulses([other])
-        self._waited = self._waited + BEAT if pulse.beats == self._heard.beats else 0.0
+        self._waited = self._waited + INTERVAL if pulse.beats == self._heard.beats else 0.0
         self._heard = pulse
         if self._waited >= self.silent:
             text = f"rank {other} has not been heard of for {self._waited:.0f} s"
@@ -133,20 +133,20 @@ class Heartbeat:
         """Where all are; whoever is behind is waited for."""
         marks = [pulse.mark for pulse in self._pulses(range(self.size))]
         waiting = len(set(marks)) > 1 and marks == self._marks
-        self._stuck = self._stuck + BEAT if waiting else 0.0
+        self._stuck = self._stuck + INTERVAL if waiting else 0.0
         self._marks = marks
         if self._stuck >= self.patience:
             behind = ", ".join(str(rank) for rank, mark in enumerate(marks) if mark == min(marks))
             text = f"rank {behind} hangs at {min(marks)}"
             self._post(CHECK_FAILED, f"{text}; the others have waited for {self._stuck:.0f} s")
 
-    def _pulses(self, ranks: Sequence[int]) -> list[Pulse]:
+    def _pulses(self, ranks: Sequence[int]) -> list[Heartbeat]:
         """What these processes said last."""
         keys = [f"pulse/{rank}" for rank in ranks]
         if not self.store.check(keys):
-            return [Pulse() for _ in keys]
+            return [Heartbeat() for _ in keys]
         said = [tuple(map(int, text.split())) for text in self.store.multi_get(keys)]
-        return [Pulse(Mark(step, doing), beats) for step, doing, beats in said]
+        return [Heartbeat(Progress(step, doing), beats) for step, doing, beats in said]
 
     def _lost(self) -> str | None:
         """Who is not heard of any more, while this process is."""
@@ -198,7 +198,7 @@ class Heartbeat:
     def _linger(self) -> None:
         """The store may go with the first process: the others must have read why."""
         if self.rank == 0:
-            time.sleep(2 * BEAT)
+            time.sleep(2 * INTERVAL)
 
 
 def _leave_in(seconds: float) -> None:
@@ -210,11 +210,11 @@ def _leave_in(seconds: float) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def connect(rank: int, size: int, patience: float, token: str) -> Heartbeat:
+def connect(rank: int, size: int, patience: float, token: str) -> Watchdog:
     """token: the same on all processes and on no other job of this store."""
     from torch.distributed import PrefixStore, TCPStore
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     wait = timedelta(seconds=min(SILENT, patience))
     own = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=wait)
-    return Heartbeat(PrefixStore(token, own), rank, size, patience)
+    return Watchdog(PrefixStore(token, own), rank, size, patience)

@@ -28,8 +28,8 @@ from scalevit.artifacts import dcp
 from scalevit.config.result import USER_ERROR
 from scalevit.config.run import Parallel
 from scalevit.config.validate import parallel_errors
-from scalevit.distributed.shards import is_sharded, local, offset_of
-from scalevit.distributed.watchdog import Heartbeat, connect
+from scalevit.distributed.shards import global_offset, is_sharded, local_tensor
+from scalevit.distributed.watchdog import Watchdog, connect
 
 #: Seconds that a collective outlasts `parallel.timeout`.
 GRACE = 60.0
@@ -37,40 +37,40 @@ GRACE = 60.0
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers. mesh: dimensions "replicate", "shard" or both; heart: how they know of
+    """This process among its peers. mesh: dimensions "replicate", "shard" or both; watchdog: how they know of
     each other that they live. Both None for one process."""
 
     rank: int
     size: int
     device: torch.device
     mesh: Any = None
-    heart: Heartbeat | None = None
+    watchdog: Watchdog | None = None
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
 
-    def at(self, step: int, doing: int) -> None:
+    def mark_progress(self, step: int, doing: int) -> None:
         """This process begins to do this, of `heartbeat.DOING`, in this step."""
-        if self.heart is not None:
-            self.heart.at(step, doing)
+        if self.watchdog is not None:
+            self.watchdog.at(step, doing)
 
     # ----------------------------------------------------------------- agreeing
 
-    def settle(self, error: Exception | None) -> None:
+    def raise_on_all_ranks(self, error: Exception | None) -> None:
         """Raise what the first process met, there; the others leave without a word, all with one status."""
         if self.size == 1:
             if error is not None:
                 raise error
             return
-        error = self.tell(error)
+        error = self.broadcast(error)
         if error is not None:
-            assert self.heart is not None
-            self.heart.agreed = True
-            raise error if self.first else SystemExit(USER_ERROR)
+            assert self.watchdog is not None
+            self.watchdog.agreed = True
+            raise error if self.is_main else SystemExit(USER_ERROR)
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process says."""
         if self.size == 1:
             return value
@@ -78,7 +78,7 @@ class World:
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """What every process says, in order of rank, on every process."""
         if self.size == 1:
             return [value]
@@ -86,7 +86,7 @@ class World:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def agree(self, reason: str | None) -> str | None:
+    def any_rank(self, reason: str | None) -> str | None:
         """A reason to stop, if any process has one: the same answer everywhere."""
         if self.size == 1:
             return reason
@@ -94,16 +94,16 @@ class World:
         torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
         if not asked.item():
             return None
-        return next(r for r in self.gather(reason) if r is not None)
+        return next(r for r in self.all_gather(reason) if r is not None)
 
-    def mean(self, values: Tensor) -> Tensor:
+    def all_reduce_mean(self, values: Tensor) -> Tensor:
         """The mean over all processes, in place."""
         if self.size > 1:
             torch.distributed.all_reduce(values)
             values /= self.size
         return values
 
-    def norm(self, own: Tensor) -> Tensor:
+    def global_norm(self, own: Tensor) -> Tensor:
         """The norm of all shares from the norm of this process's share."""
         if self.mesh is None or "shard" not in self.mesh.mesh_dim_names:
             return own
@@ -113,14 +113,14 @@ class World:
 
     # ----------------------------------------------------------------- checkpoints
 
-    def pieces(self, tensors: Mapping[str, Tensor]) -> list[dcp.Piece]:
+    def local_shards(self, tensors: Mapping[str, Tensor]) -> list[dcp.Shard]:
         """What this process writes: its share of what is sharded, and the first one all that is not."""
         out = []
         for name, tensor in tensors.items():
             if not is_sharded(tensor):
-                out += dcp.whole({name: tensor}) if self.first else []
-            elif self._writes() and local(tensor).numel():
-                out.append(dcp.Piece(name, local(tensor), tuple(tensor.shape), offset_of(tensor)))
+                out += dcp.unsharded({name: tensor}) if self.is_main else []
+            elif self._writes() and local_tensor(tensor).numel():
+                out.append(dcp.Shard(name, local_tensor(tensor), tuple(tensor.shape), global_offset(tensor)))
         return out
 
     def _writes(self) -> bool:
@@ -129,24 +129,24 @@ class World:
         return "replicate" not in names or self.mesh.get_local_rank("replicate") == 0
 
 
-ALONE = World(0, 1, torch.device("cpu"))
+SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
 
 
 # --------------------------------------------------------------------------- joining and leaving
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes torchrun has started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
-def join(parallel: Parallel) -> Iterator[World]:
+def process_group(parallel: Parallel) -> Iterator[World]:
     """Meet the other processes. One that fails, dies, or keeps the others waiting for `parallel.timeout`
     seconds ends the job. What it met becomes a SystemExit when a line has said all there is to say."""
     place = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", place) if torch.cuda.is_available() else torch.device("cpu")
-    if processes() == 1:
+    if world_size() == 1:
         yield World(0, 1, device)
         return
     if device.type == "cuda":
@@ -156,50 +156,50 @@ def join(parallel: Parallel) -> Iterator[World]:
     limit = timedelta(seconds=parallel.timeout + GRACE)
     rank = int(os.environ["RANK"])
     torch.distributed.init_process_group(
-        backend, store=_meeting(rank, limit), rank=rank, world_size=processes(), timeout=limit
+        backend, store=_prefixed_store(rank, limit), rank=rank, world_size=world_size(), timeout=limit
     )
-    heart = _heart(parallel)
+    watchdog = _start_watchdog(parallel)
     try:
-        mesh = arranged(parallel, processes(), device)
-        yield World(torch.distributed.get_rank(), processes(), device, mesh, heart)
-        heart.stop()
+        mesh = init_mesh(parallel, world_size(), device)
+        yield World(torch.distributed.get_rank(), world_size(), device, mesh, watchdog)
+        watchdog.stop()
         torch.distributed.barrier()
     except Exception as error:
-        if heart.agreed:
+        if watchdog.agreed:
             raise
-        status = heart.fail(error)
+        status = watchdog.fail(error)
         if status is None:
             raise
         raise SystemExit(status) from error
     finally:
-        heart.stop()
+        watchdog.stop()
         torch.distributed.destroy_process_group()
 
 
 @functools.cache
-def _store() -> Any:
+def _rendezvous_store() -> Any:
     """What torchrun's environment leads to; kept, since whoever holds it for the others does so once."""
     return next(torch.distributed.rendezvous("env://"))[0]
 
 
-def _meeting(rank: int, limit: timedelta) -> Any:
+def _prefixed_store(rank: int, limit: timedelta) -> Any:
     """A part of the store for this time that the processes meet: what an earlier run of the same processes
     left there, as the first of fine-tuning's, leads nowhere."""
-    times = _store().add(f"scalevit/{rank}", 1)
-    part = torch.distributed.PrefixStore(f"scalevit/{times}", _store())
+    times = _rendezvous_store().add(f"scalevit/{rank}", 1)
+    part = torch.distributed.PrefixStore(f"scalevit/{times}", _rendezvous_store())
     part.set_timeout(limit)
     return part
 
 
-def _heart(parallel: Parallel) -> Heartbeat:
+def _start_watchdog(parallel: Parallel) -> Watchdog:
     token = [uuid.uuid4().hex]
     torch.distributed.broadcast_object_list(token, src=0)
-    heart = connect(torch.distributed.get_rank(), processes(), parallel.timeout, token[0])
-    heart.start()
-    return heart
+    watchdog = connect(torch.distributed.get_rank(), world_size(), parallel.timeout, token[0])
+    watchdog.start()
+    return watchdog
 
 
-def leave(code: int) -> None:
+def exit_all(code: int) -> None:
     """Of several processes, let only the first one print its answer, and end each with `code` as soon as its
     work is done: threads of torch.distributed sometimes abort a process that has nothing left to do."""
 
@@ -208,7 +208,7 @@ def leave(code: int) -> None:
         sys.stderr.flush()
         os._exit(code)
 
-    if processes() > 1:
+    if world_size() > 1:
         atexit.register(end)
         if os.environ.get("RANK", "0") != "0":
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
@@ -220,7 +220,7 @@ def leave(code: int) -> None:
 # --------------------------------------------------------------------------- recomputing
 
 
-def arranged(parallel: Parallel, size: int, device: torch.device) -> Any:
+def init_mesh(parallel: Parallel, size: int, device: torch.device) -> Any:
     """The mesh of `size` processes for this way to share a model; the process group exists already."""
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -232,6 +232,6 @@ def arranged(parallel: Parallel, size: int, device: torch.device) -> Any:
     return init_device_mesh(device.type, (groups, parallel.shard), mesh_dim_names=("replicate", "shard"))
 
 
-def mistakes(parallel: Parallel, batch: int) -> list[str]:
+def world_errors(parallel: Parallel, batch: int) -> list[str]:
     """Why this many processes cannot train so, with what would be possible."""
-    return parallel_errors(parallel, batch, processes())
+    return parallel_errors(parallel, batch, world_size())

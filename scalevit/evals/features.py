@@ -43,7 +43,7 @@ class WorkShare:
 
     @classmethod
     def of(cls, world: World) -> WorkShare:
-        return cls(world.rank, world.size, world.gather)
+        return cls(world.rank, world.size, world.all_gather)
 
 
 SINGLE_PROCESS = WorkShare()

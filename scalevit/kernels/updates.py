@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from scalevit.distributed.shards import local
+from scalevit.distributed.shards import local_tensor
 from scalevit.kernels.cpu import dispatch
 from scalevit.kernels.triton.launch import use_triton
 
 
 def can_update(parameter: Tensor) -> bool:
     """Whether a kernel updates this parameter: it is fp32, on a device with kernels."""
-    shard = local(parameter.detach())
+    shard = local_tensor(parameter.detach())
     if shard.dtype != torch.float32:
         return False
     return use_triton(shard) or (not is_fake(shard) and dispatch.is_available(shard.device))
@@ -80,8 +80,8 @@ class UpdateLaunch:
     def __init__(self, kind: UpdateKind, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
         self.kind, self.parameters, self.states = kind, parameters, states
         self.tensors = [[state[name] for name in ("momentum", *kind.state_names)] for state in states]
-        weights = [local(parameter.detach()) for parameter in parameters]
-        columns = [weights, *([local(tensor) for tensor in column] for column in zip(*self.tensors))]
+        weights = [local_tensor(parameter.detach()) for parameter in parameters]
+        columns = [weights, *([local_tensor(tensor) for tensor in column] for column in zip(*self.tensors))]
         assert all(tensor.is_contiguous() for column in columns for tensor in column)
         self.sizes = tuple(tensor.numel() for tensor in weights)
         self.device, self.momentum_dtype = weights[0].device, columns[1][0].dtype
@@ -92,7 +92,7 @@ class UpdateLaunch:
 
     def matches(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether these are still the states of its parameters, at the same addresses."""
-        if _addresses(map(local, self.parameters)) != self._addresses[: len(self.parameters)]:
+        if _addresses(map(local_tensor, self.parameters)) != self._addresses[: len(self.parameters)]:
             return False
         current = (
             [states[p].get(name) for name in ("momentum", *self.kind.state_names)] for p in self.parameters
@@ -106,7 +106,7 @@ class UpdateLaunch:
 
     def run(self, rates: StepCoefficients) -> None:
         """One step: update weights and states by the parameters' gradients."""
-        gradients = [local(p.grad).contiguous() for p in self.parameters if p.grad is not None]
+        gradients = [local_tensor(p.grad).contiguous() for p in self.parameters if p.grad is not None]
         gradient_addresses = _addresses(gradients)
         if gradient_addresses != self._gradient_addresses:
             self._gradient_addresses, self.gradients = (

@@ -10,21 +10,22 @@ from scalevit.model.formats import scalevit
 from scalevit.model.vit import ViT
 
 
-def export_checkpoint(entry: checkpoint.Saved, home: Path, target: Path) -> None:
+def export_checkpoint(entry: checkpoint.SavedCheckpoint, home: Path, target: Path) -> None:
     """Write the model of one checkpoint of the run in `home` to the folder `target`: the weight average where
     one is kept. One tensor at a time is in memory, however many processes wrote the checkpoint."""
-    run, reader = config.load(str(home / run_folder.CONFIG)), dcp.Reader(entry.folder)
+    run, reader = config.load(str(home / run_folder.CONFIG)), dcp.ShardReader(entry.folder)
     model = ViT(run.model, device="meta")
     model.preprocessing = run.start.preprocessing
 
     def read(name: str):
         average = f"average.{name}"
-        return reader.whole(average if average in reader.places else f"model.{name}")
+        return reader.read_tensor(average if average in reader.locations else f"model.{name}")
 
     scalevit.write_folder(model, target, read)
 
 
 def export_run(run: config.Run, out: Path, step: int) -> None:
     """Write model/ in the run's folder from the checkpoint of `step`."""
-    last = checkpoint.Saved(step, checkpoint.place(run_folder.checkpoints(run, out), step))
+    folder = checkpoint.step_folder(run_folder.checkpoint_folder(run, out), step)
+    last = checkpoint.SavedCheckpoint(step, folder)
     export_checkpoint(last, out, out / run_folder.MODEL)

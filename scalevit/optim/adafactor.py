@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from scalevit.distributed.shards import Span, boxes, is_sharded, span
+from scalevit.distributed.shards import ElementRange, is_sharded, local_range, slices_of_range
 from scalevit.kernels.updates import ElementwiseUpdate, FactoredUpdate, StepCoefficients, UpdateKind
 from scalevit.model.reference_layout import ReferenceLayout, same_layout
 from scalevit.optim.base import (
@@ -106,7 +106,7 @@ class LocalPart:
 @cache
 def _local_parts(shape: tuple[int, ...], start: int, stop: int, most: int) -> list[LocalPart]:
     out, at = [], 0
-    for box in boxes(shape, start, stop, most):
+    for box in slices_of_range(shape, start, stop, most):
         lengths = tuple(side.stop - side.start for side in box)
         sides = enumerate(zip(box, lengths, shape, strict=True))
         cuts = tuple((dim, side.start, length) for dim, (side, length, all_) in sides if length < all_)
@@ -123,7 +123,7 @@ class _ParameterStep:
     group: dict[str, Any]
     state: dict[str, Any]
     factoring: Factoring
-    span: Span
+    span: ElementRange
     parameter: Tensor
     gradient: Tensor
     beta2: float
@@ -225,7 +225,9 @@ class Adafactor(DecoupledOptimizer):
         state["step"] += 1
         beta2 = beta2_at(state["step"].item(), group["decay_rate"], group["beta2_cap"])
         weights, gradient = flat_local(parameter), flat_local(parameter.grad)  # pyright: ignore[reportArgumentType]
-        return _ParameterStep(group, state, factoring, span(parameter), weights, gradient, beta2, scratch)
+        return _ParameterStep(
+            group, state, factoring, local_range(parameter), weights, gradient, beta2, scratch
+        )
 
 
 def _factoring_of(group: dict[str, Any], index: int, parameter: Tensor) -> Factoring:
@@ -274,7 +276,7 @@ def _step_elements(parameters: list[_ParameterStep]) -> None:
         apply_updates(weights, batch.buffers, group)
 
 
-def _reduce(sums: list[Tensor], over: Span) -> None:
+def _reduce(sums: list[Tensor], over: ElementRange) -> None:
     if over.group is None:
         return
     message = torch.cat(sums)

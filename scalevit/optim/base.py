@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scalevit.config.memory import CHUNK_SIZE
-from scalevit.distributed.shards import local
+from scalevit.distributed.shards import local_tensor
 from scalevit.kernels.fake_device import is_cpu
 from scalevit.kernels.updates import StepCoefficients, UpdateKind, UpdateLaunch, can_update
 
@@ -169,7 +169,7 @@ class UpdatePlan:
 
 def flat_local(tensor: Tensor) -> Tensor:
     """The local shard of a tensor, flattened; a gradient of another layout is copied into the parameter's."""
-    return local(tensor.detach()).contiguous().view(-1)
+    return local_tensor(tensor.detach()).contiguous().view(-1)
 
 
 def chunk_size(device: torch.device) -> int:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from scalevit.config.run import Train
-from scalevit.distributed.parallelize import let_go
-from scalevit.distributed.shards import local
+from scalevit.distributed.parallelize import reshard
+from scalevit.distributed.shards import local_tensor
 
 
 def start_average(model: nn.Module) -> dict[str, Tensor]:
@@ -29,14 +29,17 @@ def decay_at(train: Train, step: int) -> float:
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     """Moving average: average ← decay · average + (1 − decay) · weights."""
-    weights = [local(p.detach()) for _, p in model.named_parameters()]
-    torch._foreach_lerp_([local(value) for value in average.values()], weights, 1 - decay)
+    weights = [local_tensor(p.detach()) for _, p in model.named_parameters()]
+    torch._foreach_lerp_([local_tensor(value) for value in average.values()], weights, 1 - decay)
 
 
 @contextlib.contextmanager
 def swap_in_average(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator[None]:
     """Context in which the model's weights are their average (None: unchanged)."""
-    pairs = [(local(model.get_parameter(name).data), local(value)) for name, value in (average or {}).items()]
+    pairs = [
+        (local_tensor(model.get_parameter(name).data), local_tensor(value))
+        for name, value in (average or {}).items()
+    ]
     before = [now.clone() for now, _ in pairs]
     for now, mean in pairs:
         now.copy_(mean)
@@ -45,4 +48,4 @@ def swap_in_average(model: nn.Module, average: Mapping[str, Tensor] | None) -> I
     finally:
         for (now, _), old in zip(pairs, before):
             now.copy_(old)
-        let_go(model)
+        reshard(model)

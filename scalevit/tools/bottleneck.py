@@ -117,7 +117,7 @@ class _Bench:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.run, size = run, run.train.micro_batch or run.train.batch
         self.batches = batches_of(run.data, image=run.model.image, classes=run.model.classes, batch=size)
-        self.state: State = build_state(run, replace(world.ALONE, device=device))
+        self.state: State = build_state(run, replace(world.SINGLE_PROCESS, device=device))
         if run.train.precision == "fp8":
             fp8_linear.set_granularities(
                 self.blocks, {choice.layer: choice.granularity for choice in fp8_layers(run)}

@@ -21,7 +21,7 @@ from scalevit.config.run import Run
 from scalevit.data.normalise import normaliser
 from scalevit.distributed import parallelize
 from scalevit.distributed import world as mesh
-from scalevit.distributed.shards import is_sharded, local
+from scalevit.distributed.shards import is_sharded, local_tensor
 from scalevit.kernels import fake_device
 from scalevit.model import losses
 from scalevit.model.vit import ViT
@@ -48,8 +48,8 @@ def dry_run_step(run: Run, devices: int, micro_batch: int) -> StepMemory:
     with fake_device.fake_accelerator(), _fake_process_group(run, devices) as world:
         model = ViT(run.model, device="meta")
         if run.parallel.recompute != "none":
-            parallelize.recompute(model.blocks, run.parallel.recompute)
-        forward = parallelize.share(model, run.parallel, world) if _is_sharded(run, devices) else model
+            parallelize.checkpoint_activations(model.blocks, run.parallel.recompute)
+        forward = parallelize.parallelize(model, run.parallel, world) if _is_sharded(run, devices) else model
         with _fake_tensors():
             _materialise(model, world.device)
             average = start_average(model) if run.train.averages else None
@@ -112,7 +112,7 @@ def _fake_process_group(run: Run, devices: int) -> Iterator[mesh.World]:
 
     torch.distributed.init_process_group("fake", rank=0, world_size=devices, store=FakeStore())
     try:
-        yield mesh.World(0, devices, cpu, mesh.arranged(run.parallel, devices, cpu))
+        yield mesh.World(0, devices, cpu, mesh.init_mesh(run.parallel, devices, cpu))
     finally:
         torch.distributed.destroy_process_group()
 
@@ -157,7 +157,9 @@ def _step(state: State, run: Run, batch: list[tuple[Tensor, Tensor]]) -> None:
     )
     accumulate_gradients(state, batch, recipe)
     clip_gradients(
-        [local(p.grad) for p in state.model.parameters() if p.grad is not None], recipe.clip, state.world
+        [local_tensor(p.grad) for p in state.model.parameters() if p.grad is not None],
+        recipe.clip,
+        state.world,
     )
     state.optimizer.step()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from scalevit.distributed.shards import is_sharded, local
+from scalevit.distributed.shards import is_sharded, local_tensor
 
 #: Collectives of a training step: the index of the argument that is sent, and the purpose.
 MESSAGES = {
@@ -50,7 +50,7 @@ class MemoryTracker(TorchDispatchMode):
     def track(self, kind: str, tensors: Iterable[Tensor]) -> None:
         """Count tensors that exist already."""
         for tensor in tensors:
-            self._add(local(tensor).untyped_storage(), kind)
+            self._add(local_tensor(tensor).untyped_storage(), kind)
         self._update_peak()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

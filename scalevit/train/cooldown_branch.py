@@ -24,7 +24,7 @@ def branch_errors(run: config.Run) -> list[str]:
     odd = _differing_past(replace(past, schedule=replace(common, steps=run.schedule.steps)), run)
     if odd:
         return [f"branch.trunk={trunk}: its past is another; different: {', '.join(odd[:5])}"]
-    there = [entry.step for entry in checkpoint.saved(run_folder.checkpoints(past, trunk))]
+    there = [entry.step for entry in checkpoint.list_checkpoints(run_folder.checkpoint_folder(past, trunk))]
     if run.branch.step not in there:
         listed = ", ".join(map(str, there)) or "none"
         return [f"branch.trunk={trunk}: no checkpoint of step {run.branch.step}; there: {listed}"]
@@ -36,13 +36,13 @@ def _differing_past(trunk: config.Run, run: config.Run) -> list[str]:
     plain = replace(run, branch=trunk.branch)
     if config.run_id(trunk) == config.run_id(plain):
         return []
-    return run_folder.differences(trunk, plain)
+    return run_folder.config_differences(trunk, plain)
 
 
-def parent_checkpoint(branch: config.Branch) -> checkpoint.Saved:
+def parent_checkpoint(branch: config.Branch) -> checkpoint.SavedCheckpoint:
     """The trunk's checkpoint that the branch starts from. Raises ValueError when it is damaged."""
-    folder = checkpoint.place(run_folder.checkpoints_in(Path(branch.trunk)), branch.step)
-    wrong = checkpoint.damage(folder)
+    folder = checkpoint.step_folder(run_folder.checkpoint_folder_in(Path(branch.trunk)), branch.step)
+    wrong = checkpoint.find_damage(folder)
     if wrong:
         raise ValueError(f"the trunk's checkpoint is damaged: {'; '.join(wrong)}")
-    return checkpoint.Saved(branch.step, folder)
+    return checkpoint.SavedCheckpoint(branch.step, folder)

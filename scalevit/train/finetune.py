@@ -169,17 +169,19 @@ def _require_folder(planned: FinetunePlan, out: Path) -> None:
 
 def reached(folder: Path, metric: str) -> float:
     """A finished run's value of a metric of fine-tuning, at its last step."""
-    rows = [row for row in records.read(folder) if row["kind"] == "finetune" and row["metric"] == metric]
+    rows = [
+        row for row in records.read_records(folder) if row["kind"] == "finetune" and row["metric"] == metric
+    ]
     return max(rows, key=lambda row: row["step"])["value"]
 
 
 def _record_rates(out: Path, run: config.Run, held: dict[float, float]) -> None:
     """Rows of kind "rate" in the last run's records: what each rate reached on the held-out images."""
-    there = [row for row in records.read(out) if row["kind"] == "rate"]
+    there = [row for row in records.read_records(out) if row["kind"] == "rate"]
     if there or os.environ.get("RANK", "0") != "0":
         return
     facts = RowFields.of(run)
-    records.append(
+    records.append_records(
         out,
         [
             facts.row("rate", run.schedule.steps, f"{HELD_OUT_ACCURACY} at {rate:g}", value)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from scalevit.artifacts import dcp
 from scalevit.config.lr_schedule import Schedule, lr_at
 from scalevit.config.run import Guard, Train
-from scalevit.distributed.parallelize import Forward, exchange
-from scalevit.distributed.shards import fill, local
-from scalevit.distributed.watchdog import COMPUTING, KEEPING, READING
-from scalevit.distributed.world import ALONE, World
+from scalevit.distributed.parallelize import Forward, gradient_sync
+from scalevit.distributed.shards import local_tensor, read_local
+from scalevit.distributed.watchdog import COMPUTING, READING, SAVING
+from scalevit.distributed.world import SINGLE_PROCESS, World
 from scalevit.kernels.cuda_graph import CudaGraphRunner
 from scalevit.optim.weight_averaging import decay_at, update_average
 from scalevit.train.loss_guard import check_loss, skip_offset, update_history
@@ -42,7 +42,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor] | None
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
     forward: Forward | None = None
     replay: CudaGraphRunner | None = None
     step: int = 0
@@ -97,9 +97,9 @@ def train(
     clock, stream = StepTimer(state), batch_stream(state, batches)
     stopped, last = None, -1
     while state.step < recipe.schedule.steps and stopped is None:
-        state.world.at(state.step, READING)
+        state.world.mark_progress(state.step, READING)
         batch = clock.wait(stream)
-        state.world.at(state.step, COMPUTING)
+        state.world.mark_progress(state.step, COMPUTING)
         wrong = take_step(state, batch, recipe)
         if wrong is not None:
             stopped = rewind(state, wrong, recipe.guard, hooks)
@@ -109,10 +109,10 @@ def train(
             continue
         clock.done(sum(len(labels) for _, labels in batch))
         due = Due(state.step, recipe)
-        state.world.at(state.step, KEEPING)
+        state.world.mark_progress(state.step, SAVING)
         if due.log:
             hooks.log(state.step, clock.values(recipe))
-        stopped = None if due.last else state.world.agree(hooks.stop())
+        stopped = None if due.last else state.world.any_rank(hooks.stop())
         if due.save or stopped:
             hooks.save(state)
             last = state.step
@@ -185,7 +185,7 @@ def take_step(state: State, batch: Sequence[MicroBatch], recipe: Recipe) -> str 
     for group in state.optimizer.param_groups:
         set_lr(group, rate)
     loss = accumulate_gradients(state, batch, recipe)
-    gradients = [local(p.grad) for p in state.model.parameters() if p.grad is not None]
+    gradients = [local_tensor(p.grad) for p in state.model.parameters() if p.grad is not None]
     norm = clip_gradients(gradients, recipe.clip, state.world)
     wrong = check_step(state, loss, norm, recipe.guard)
     if wrong is None:
@@ -205,7 +205,7 @@ def check_step(state: State, loss: Tensor, norm: Tensor, guard: Guard) -> str | 
     """What is wrong with this step, the same on all processes. Waits for the device, unless it is off."""
     if not guard.on:
         return None
-    state.world.mean(loss)
+    state.world.all_reduce_mean(loss)
     found, size = torch.stack([loss, norm]).tolist()
     wrong = check_loss(found, size, state.history, guard)
     if wrong is None:
@@ -237,7 +237,7 @@ def accumulate_gradients(state: State, batch: Sequence[MicroBatch], recipe: Reci
 
     for index, (inputs, labels) in enumerate(batch):
         share = len(labels) / images
-        with exchange(forward, last=index == len(batch) - 1):
+        with gradient_sync(forward, last=index == len(batch) - 1):
             if state.replay is None:
                 total += compute(inputs, labels, share)
             else:
@@ -245,9 +245,9 @@ def accumulate_gradients(state: State, batch: Sequence[MicroBatch], recipe: Reci
     return total
 
 
-def clip_gradients(gradients: list[Tensor], limit: float, world: World = ALONE) -> Float[Tensor, ""]:
+def clip_gradients(gradients: list[Tensor], limit: float, world: World = SINGLE_PROCESS) -> Float[Tensor, ""]:
     """Scale all gradients to a global norm of at most `limit`; gives the norm before. 0: no limit."""
-    norm = world.norm(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    norm = world.global_norm(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
     if limit:
         torch._foreach_mul_(gradients, (limit / norm).clamp(max=1.0))
     return norm
@@ -280,7 +280,7 @@ class StepTimer:
     def values(self, recipe: Recipe) -> Mapping[str, float]:
         """loss and grad_norm (means since the last line), lr (of the last step), images_per_second, and
         stall: the share of the time spent waiting for data."""
-        loss, norm, steps = self.state.world.mean(self.state.meters).tolist()
+        loss, norm, steps = self.state.world.all_reduce_mean(self.state.meters).tolist()
         spent = max(1e-9, time.perf_counter() - self.began)
         self.latest = {
             "loss": loss / steps,
@@ -297,10 +297,10 @@ class StepTimer:
 # --------------------------------------------------------------------------- in and out of a checkpoint
 
 
-def checkpoint_shards(state: State) -> list[dcp.Piece]:
+def checkpoint_shards(state: State) -> list[dcp.Shard]:
     """What this process writes of the tensors that decide the rest of the run."""
-    state.world.mean(state.meters)
-    return state.world.pieces(state_tensors(state))
+    state.world.all_reduce_mean(state.meters)
+    return state.world.local_shards(state_tensors(state))
 
 
 def state_tensors(state: State) -> dict[str, Tensor]:
@@ -320,36 +320,36 @@ def scalar_state(state: State) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def restore(state: State, reader: dcp.Reader, facts: Mapping[str, Any]) -> None:
+def restore(state: State, reader: dcp.ShardReader, facts: Mapping[str, Any]) -> None:
     """Put a checkpoint's values into a state, whatever the number of processes that wrote it.
 
     Raises ValueError when a tensor is missing, left over, or of another shape."""
     ours = {name: value for name, value in state_tensors(state).items() if not name.startswith("optimizer.")}
-    found = {name for name in reader.places if not name.startswith("optimizer.")}
+    found = {name for name in reader.locations if not name.startswith("optimizer.")}
     odd = sorted(ours.keys() ^ found)
     odd += [name for name in ours.keys() & found if reader.size(name) != tuple(ours[name].shape)]
     if odd:
         raise ValueError(f"{reader.folder} is a checkpoint of something else: {', '.join(odd[:4])} differ")
     with torch.no_grad():
         for name, value in ours.items():
-            fill(value, reader, name)
+            read_local(value, reader, name)
         _restore_optimizer(state, reader)
     state.step, state.seconds, state.rewinds = facts["step"], facts["seconds"], facts["rewinds"]
     state.history, state.skips = list(facts["history"]), [(a, b) for a, b in facts["skips"]]
 
 
-def _restore_optimizer(state: State, reader: dcp.Reader) -> None:
+def _restore_optimizer(state: State, reader: dcp.ShardReader) -> None:
     """Optimizers build their state in the first step. What has the shape of its parameter is shared among
     processes as the parameter is; the rest is small and whole everywhere."""
     parameters = dict(state.model.named_parameters())
     state.optimizer.state.clear()
-    for full in (name for name in reader.places if name.startswith("optimizer.")):
+    for full in (name for name in reader.locations if name.startswith("optimizer.")):
         name, _, key = full.removeprefix("optimizer.").rpartition(".")
         parameter = parameters[name]
         if key != "step" and reader.size(full) == tuple(parameter.shape):
             value = torch.empty_like(parameter, dtype=reader.dtype(full), requires_grad=False)
-            fill(value, reader, full)
+            read_local(value, reader, full)
         else:
-            value = reader.whole(full)
+            value = reader.read_tensor(full)
             value = value if key == "step" else value.to(state.device)
         state.optimizer.state[parameter][key] = value

@@ -65,14 +65,14 @@ class Reporter:
 
     @classmethod
     def begin(cls, run: config.Run, out: Path, world: mesh.World) -> Reporter:
-        if not world.first:
+        if not world.is_main:
             return cls(RowFields.of(run), out, world, progress.discard, progress.NoDisplay())
-        return cls(RowFields.of(run), out, world, run_folder.Log(out), progress.LineDisplay())
+        return cls(RowFields.of(run), out, world, run_folder.LogFile(out), progress.LineDisplay())
 
     def show(self, step: int) -> None:
         """Events only up to now: from step `step` on trackers, and where stderr is a terminal a progress
         line."""
-        if self.world.first:
+        if self.world.is_main:
             run = self.facts.run
             self.trackers = trackers.Trackers(self.say)
             self.trackers.begin(run, self.out, step)
@@ -83,8 +83,8 @@ class Reporter:
         self.display.say(text)
 
     def record(self, rows: Sequence[records.Row]) -> None:
-        if self.world.first:
-            records.append(self.out, rows)
+        if self.world.is_main:
+            records.append_records(self.out, rows)
             self.trackers.record(rows)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:

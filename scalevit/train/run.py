@@ -41,8 +41,8 @@ def preflight_errors(run: config.Run, out: Path | None) -> list[str]:
     """Everything that keeps this run from being trained, into `out` if that is said, its images apart, one
     line each; creates nothing."""
     found = [*config.validate(run), *probe_errors(run.probe), *trackers.tracker_errors(run)]
-    found += run_folder.mistakes(run, out) if out is not None else []
-    found += mesh.mistakes(run.parallel, run.train.batch)
+    found += run_folder.folder_errors(run, out) if out is not None else []
+    found += mesh.world_errors(run.parallel, run.train.batch)
     found += precision.precision_errors(run.train.precision)
     if run.branch.trunk:
         found += cooldown_branch.branch_errors(run)
@@ -56,10 +56,10 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
     Raises `config.ConfigErrors` with everything that is wrong, before anything is created. Ends early, with a
     checkpoint, on SIGTERM, SIGUSR1, Ctrl-C, or after `max_minutes`."""
     out = Path(out)
-    with mesh.join(run.parallel) as world:
-        found = [*config.missing_source(run), *preflight_errors(run, out)] if world.first else []
-        world.settle(config.ConfigErrors(found) if found else None)
-        if world.tell(run_folder.ended(out)):
+    with mesh.process_group(run.parallel) as world:
+        found = [*config.missing_source(run), *preflight_errors(run, out)] if world.is_main else []
+        world.raise_on_all_ranks(config.ConfigErrors(found) if found else None)
+        if world.broadcast(run_folder.is_complete(out)):
             return PretrainResult(out, run.schedule.steps, None)
         batches = open_batches(run, world)
         same = deterministic_algorithms(run.train.deterministic)
@@ -75,16 +75,16 @@ def locked(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
     """The first process holds the folder for all; a refusal ends all of them."""
     with contextlib.ExitStack() as stack:
         refusal = None
-        if world.first:
+        if world.is_main:
             try:
-                stack.enter_context(run_folder.claim(run, out))
+                stack.enter_context(run_folder.lock(run, out))
             except (ValueError, OSError) as error:
                 refusal = error
-        world.settle(refusal)
+        world.raise_on_all_ranks(refusal)
         yield
 
 
-def open_batches(run: config.Run, world: mesh.World = mesh.ALONE) -> Batches:
+def open_batches(run: config.Run, world: mesh.World = mesh.SINGLE_PROCESS) -> Batches:
     """The run's data. Raises ValueError when its source does not exist or does not fit the model."""
     pin = world.device.type == "cuda"
     if run.data.part != "all":

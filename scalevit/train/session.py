@@ -13,8 +13,7 @@ from torch import nn
 
 from scalevit import config
 from scalevit.artifacts import checkpoint, dcp, records, run_folder
-from scalevit.artifacts.async_checkpoint import NotSaved, Saver
-from scalevit.artifacts.storage import Away
+from scalevit.artifacts.async_checkpoint import AsyncCheckpointer, SaveError
 from scalevit.data.loader import Batches
 from scalevit.data.normalise import normaliser
 from scalevit.distributed import world as mesh
@@ -52,7 +51,7 @@ class Session:
     batches: Batches
     state: State
     recipe: Recipe
-    saver: Saver
+    checkpointer: AsyncCheckpointer
     reporter: Reporter
 
     @classmethod
@@ -61,12 +60,12 @@ class Session:
         loss = losses.LOSSES[run.train.loss]
         prepare = normaliser(run.start.preprocessing)
         recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
-        keep = checkpoint.Keep(run.train.keep_last, run.train.keep_every, run.train.keep_at)
-        saver = Saver(run_folder.checkpoints(run, out), world, keep)
+        keep = checkpoint.Retention(run.train.keep_last, run.train.keep_every, run.train.keep_at)
+        checkpointer = AsyncCheckpointer(run_folder.checkpoint_folder(run, out), world, keep)
         reporter = Reporter.begin(run, out, world)
-        if world.heart is not None:
-            world.heart.log = reporter.log
-        session = cls(run, out, batches, build_state(run, world), recipe, saver, reporter)
+        if world.watchdog is not None:
+            world.watchdog.log = reporter.log
+        session = cls(run, out, batches, build_state(run, world), recipe, checkpointer, reporter)
         origin = session.resume()
         reporter.show(session.state.step)
         reporter.say(f"{run.name}: {origin}; training to step {run.schedule.steps}")
@@ -84,8 +83,8 @@ class Session:
         if self.run.train.precision != "fp8" or fp8_linear.granularities(self.blocks):
             return
         world = self.state.world
-        found = fp8_autotune.autotune(self.run, world.size, world.device) if world.first else []
-        found = world.tell(found)
+        found = fp8_autotune.autotune(self.run, world.size, world.device) if world.is_main else []
+        found = world.broadcast(found)
         fp8_linear.set_granularities(self.blocks, {choice.layer: choice.granularity for choice in found})
         self.reporter.chosen(self.state.step, found)
 
@@ -94,11 +93,11 @@ class Session:
         reason to stop, too: what is saved is whole, and the run goes on from there once that is mended."""
         try:
             stopped = train(self.state, self.micro_batches, self.recipe, self.hooks(stop))
-            self.committed(self.saver.finish())
+            self.committed(self.checkpointer.wait())
             if stopped is None:
                 self.finish()
-        except (OSError, Away) as error:
-            if self.state.world.size > 1 and not isinstance(error, NotSaved):
+        except OSError as error:
+            if self.state.world.size > 1 and not isinstance(error, SaveError):
                 raise  # the others know nothing of it
             saved = self.reporter.saved or "none"
             stopped = f"{getattr(error, 'strerror', None) or error} (last checkpoint: {saved})"
@@ -130,19 +129,19 @@ class Session:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self.reporter.step(step, values)
-        self.committed(self.saver.poll())
-        self.reporter.broken(step, self.state.world.gather(self.batches.replaced))
+        self.committed(self.checkpointer.poll())
+        self.reporter.broken(step, self.state.world.all_gather(self.batches.replaced))
 
     # ----------------------------------------------------------------- back to a checkpoint
 
     def resume(self) -> str:
         """Put the newest whole checkpoint into the state, or the first values; says which."""
-        found = self.newest() if self.state.world.first else None
-        self.state.world.settle(found if isinstance(found, ValueError) else None)
-        found = self.state.world.tell(found)
+        found = self.newest() if self.state.world.is_main else None
+        self.state.world.raise_on_all_ranks(found if isinstance(found, ValueError) else None)
+        found = self.state.world.broadcast(found)
         if found is not None:
-            kept = checkpoint.facts(found.folder)
-            restore(self.state, dcp.Reader(found.folder), kept)
+            kept = checkpoint.read_extra_state(found.folder)
+            restore(self.state, dcp.ShardReader(found.folder), kept)
             if self.run.train.precision == "fp8":
                 fp8_linear.set_granularities(self.blocks, kept["fp8"])
             self.reporter.saved = found.step
@@ -151,10 +150,10 @@ class Session:
             reset(self.state, self.run)
         return f"from {self.run.start.weights or 'the start'}"
 
-    def newest(self) -> checkpoint.Saved | ValueError | None:
+    def newest(self) -> checkpoint.SavedCheckpoint | ValueError | None:
         """The newest whole checkpoint of this run, or the one of the trunk that it branches off."""
-        folder = self.saver.folder
-        checkpoint.sweep(folder)
+        folder = self.checkpointer.folder
+        checkpoint.remove_staging(folder)
         try:
             found = checkpoint.latest(folder, self.reporter.say)
             if found is None and self.run.branch.trunk:
@@ -168,7 +167,7 @@ class Session:
     def rewind(self, state: State, why: str) -> None:
         """Back to the last good state; a record and a line say so."""
         failed, facts = state.step, self.reporter.facts
-        self.committed(self.saver.finish())
+        self.committed(self.checkpointer.wait())
         self.resume()
         text = f"{why}: not let into the weights; back at step {state.step}, that data is skipped"
         self.reporter.say(text)
@@ -182,7 +181,7 @@ class Session:
         kept = scalar_state(state)
         if self.run.train.precision == "fp8":
             kept["fp8"] = fp8_linear.granularities(self.blocks)
-        self.committed(self.saver.start(state.step, checkpoint_shards(state), kept))
+        self.committed(self.checkpointer.start_save(state.step, checkpoint_shards(state), kept))
 
     def committed(self, step: int | None) -> None:
         """A checkpoint is in place."""
@@ -207,9 +206,9 @@ class Session:
     def finish(self) -> None:
         """Evaluate, leave the weights ready for use, and say last that the run has ended."""
         state, run = self.state, self.run
-        state.world.at(state.step, FINISHING)
+        state.world.mark_progress(state.step, FINISHING)
         rows = self.evaluate(floors=not run.branch.trunk)  # a branch's floors are its trunk's
-        if state.world.first:
+        if state.world.is_main:
             export.export_run(run, self.out, state.step)
         self.reporter.ended(state.step, state.seconds, rows)
         where = self.out / run_folder.MODEL

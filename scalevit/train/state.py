@@ -7,7 +7,7 @@ import torch
 from scalevit import config, optim
 from scalevit.distributed import parallelize
 from scalevit.distributed import world as mesh
-from scalevit.distributed.shards import put
+from scalevit.distributed.shards import copy_local
 from scalevit.evals.finetune import start_values
 from scalevit.kernels import fp8_linear
 from scalevit.kernels.cuda_graph import CudaGraphRunner
@@ -28,10 +28,10 @@ def build_state(run: config.Run, world: mesh.World) -> State:
     if run.train.precision == "fp8":
         fp8_linear.convert_blocks(model.blocks)
     if run.parallel.recompute != "none":
-        parallelize.recompute(model.blocks, run.parallel.recompute)
+        parallelize.checkpoint_activations(model.blocks, run.parallel.recompute)
     if run.train.compile:
         compile_blocks(model.blocks)
-    forward = parallelize.share(model, run.parallel, world)
+    forward = parallelize.parallelize(model, run.parallel, world)
     if shard:
         model.to_empty(device=world.device)
         initialise(model, run)
@@ -47,10 +47,10 @@ def initialise(model: ViT, run: config.Run) -> None:
     """The first values of every tensor, of which each process keeps its share."""
     targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, value in model.initial_values(run.train.seed):
-        put(targets[name], value)
+        copy_local(targets[name], value)
     if run.start.weights:
         for name, value in start_values(run.start, run.model.image):
-            put(targets[name], value)
+            copy_local(targets[name], value)
 
 
 def reset(state: State, run: config.Run) -> None:

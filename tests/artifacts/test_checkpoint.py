@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from scalevit.artifacts import checkpoint, dcp
-from scalevit.artifacts.remote import Address, folder_of
+from scalevit.artifacts.remote import RemotePath, path_or_remote
 from scalevit.cli.main import main
 
 
 def save(folder, step):
     value = torch.full((64,), float(step))
-    path = checkpoint.draft(folder, step)
-    places, file = dcp.write_pieces(path, 0, dcp.whole({"x": value}))
+    path = checkpoint.create_staging(folder, step)
+    places, file = dcp.write_shards(path, 0, dcp.unsharded({"x": value}))
     return checkpoint.commit(path, step, places, [file], {"step": step})
 
 
@@ -25,10 +25,10 @@ def flip(path, at):
 
 def test_what_is_saved_comes_back(tmp_path):
     path = save(tmp_path, 3)
-    assert checkpoint.damage(path) == []
-    assert checkpoint.facts(path) == {"step": 3}
-    assert dcp.Reader(path).whole("x").tolist() == [3.0] * 64
-    assert [entry.step for entry in checkpoint.saved(tmp_path)] == [3]
+    assert checkpoint.find_damage(path) == []
+    assert checkpoint.read_extra_state(path) == {"step": 3}
+    assert dcp.ShardReader(path).read_tensor("x").tolist() == [3.0] * 64
+    assert [entry.step for entry in checkpoint.list_checkpoints(tmp_path)] == [3]
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", dcp.INDEX, checkpoint.MANIFEST])
@@ -50,31 +50,31 @@ def test_a_file_that_is_short_or_missing_is_noticed(tmp_path, name):
     path = save(tmp_path, 1)
     whole = (path / name).read_bytes()
     (path / name).write_bytes(whole[:-5])
-    assert checkpoint.damage(path, contents=False)
+    assert checkpoint.find_damage(path, contents=False)
     (path / name).unlink()
-    assert checkpoint.damage(path, contents=False)
+    assert checkpoint.find_damage(path, contents=False)
     with pytest.raises(ValueError, match="every checkpoint is damaged"):
         checkpoint.latest(tmp_path, lambda text: None)
 
 
 def test_a_draft_is_no_checkpoint_and_is_cleared_away(tmp_path):
     save(tmp_path, 1)
-    draft = checkpoint.draft(tmp_path, 2)
-    dcp.write_pieces(draft, 0, dcp.whole({"x": torch.zeros(3)}))
+    draft = checkpoint.create_staging(tmp_path, 2)
+    dcp.write_shards(draft, 0, dcp.unsharded({"x": torch.zeros(3)}))
     found = checkpoint.latest(tmp_path, lambda text: None)
     assert found is not None
     assert found.step == 1
-    checkpoint.prune(tmp_path, checkpoint.Keep(5))
+    checkpoint.collect_garbage(tmp_path, checkpoint.Retention(5))
     assert [path.name for path in tmp_path.iterdir()] == ["step_1"]
 
 
 def test_pruning_keeps_the_last_and_the_named(tmp_path):
     for step in (2, 10, 9, 20, 30):
         save(tmp_path, step)
-    checkpoint.prune(tmp_path, checkpoint.Keep(2, every=10, at=(9,)))
-    assert [entry.step for entry in checkpoint.saved(tmp_path)] == [9, 10, 20, 30]
-    checkpoint.prune(tmp_path, checkpoint.Keep(1, at=(9,)))
-    assert [entry.step for entry in checkpoint.saved(tmp_path)] == [9, 30]
+    checkpoint.collect_garbage(tmp_path, checkpoint.Retention(2, every=10, at=(9,)))
+    assert [entry.step for entry in checkpoint.list_checkpoints(tmp_path)] == [9, 10, 20, 30]
+    checkpoint.collect_garbage(tmp_path, checkpoint.Retention(1, at=(9,)))
+    assert [entry.step for entry in checkpoint.list_checkpoints(tmp_path)] == [9, 30]
 
 
 def test_the_command_lists_and_verifies(tmp_path, capsys):
@@ -92,25 +92,25 @@ def test_the_command_lists_and_verifies(tmp_path, capsys):
 @pytest.fixture
 def store(tmp_path):
     """A store that renames nothing."""
-    yield Address(f"memory://{tmp_path.name}")
-    Address(f"memory://{tmp_path.name}").remove()
+    yield RemotePath(f"memory://{tmp_path.name}")
+    RemotePath(f"memory://{tmp_path.name}").remove()
 
 
 def test_at_a_store_what_has_no_manifest_is_no_checkpoint(store):
     for step in (1, 2, 3, 4):
         save(store, step)
-    draft = checkpoint.draft(store, 5)
-    dcp.write_pieces(draft, 0, dcp.whole({"x": torch.zeros(3)}))
-    assert [entry.step for entry in checkpoint.saved(store)] == [1, 2, 3, 4]
+    draft = checkpoint.create_staging(store, 5)
+    dcp.write_shards(draft, 0, dcp.unsharded({"x": torch.zeros(3)}))
+    assert [entry.step for entry in checkpoint.list_checkpoints(store)] == [1, 2, 3, 4]
     found = checkpoint.latest(store, lambda text: None)
     assert found is not None and found.step == 4
-    assert dcp.Reader(found.folder).whole("x").tolist() == [4.0] * 64
-    checkpoint.prune(store, checkpoint.Keep(1, every=2))
+    assert dcp.ShardReader(found.folder).read_tensor("x").tolist() == [4.0] * 64
+    checkpoint.collect_garbage(store, checkpoint.Retention(1, every=2))
     assert sorted(path.name for path in store.iterdir()) == ["step_2", "step_4"]
     save(store, 4)
-    assert checkpoint.damage(store / "step_4") == []
+    assert checkpoint.find_damage(store / "step_4") == []
     (store / "step_4" / "__0_0.distcp").write_text("torn")
-    assert "4 bytes instead of" in checkpoint.damage(store / "step_4")[0]
+    assert "4 bytes instead of" in checkpoint.find_damage(store / "step_4")[0]
 
 
 def test_an_address_that_nobody_knows_is_a_mistake(tmp_path, capsys):
@@ -120,5 +120,5 @@ def test_an_address_that_nobody_knows_is_a_mistake(tmp_path, capsys):
 
 
 def test_a_file_address_is_a_path(tmp_path):
-    assert folder_of(f"file://{tmp_path}/runs") == tmp_path / "runs"
-    assert folder_of("s3://bucket/runs/") == Address("s3://bucket/runs")
+    assert path_or_remote(f"file://{tmp_path}/runs") == tmp_path / "runs"
+    assert path_or_remote("s3://bucket/runs/") == RemotePath("s3://bucket/runs")

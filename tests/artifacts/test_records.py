@@ -14,45 +14,45 @@ ROW = {"run": "a", "kind": "probe", "dataset": "digits", "shots": 10, "seed": 0,
 
 def test_rows_come_back_in_order(tmp_path):
     rows = [{**ROW, "step": step, "value": step / 10} for step in range(5)]
-    records.append(tmp_path, rows[:2])
-    records.append(tmp_path, rows[2:])
-    assert records.read(tmp_path) == rows
+    records.append_records(tmp_path, rows[:2])
+    records.append_records(tmp_path, rows[2:])
+    assert records.read_records(tmp_path) == rows
 
 
 def test_a_repeated_row_replaces_the_earlier_one(tmp_path):
-    records.append(tmp_path, [{**ROW, "value": 0.5}, {**ROW, "shots": 1, "value": 0.9}])
-    records.append(tmp_path, [{**ROW, "value": 0.4}])
-    assert [row["value"] for row in records.read(tmp_path)] == [0.9, 0.4]
+    records.append_records(tmp_path, [{**ROW, "value": 0.5}, {**ROW, "shots": 1, "value": 0.9}])
+    records.append_records(tmp_path, [{**ROW, "value": 0.4}])
+    assert [row["value"] for row in records.read_records(tmp_path)] == [0.9, 0.4]
 
 
 @given(cut=st.integers(0, 400))
 def test_a_file_cut_anywhere_loses_only_whole_rows_and_takes_new_ones(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("run")
     rows = [{**ROW, "step": step, "value": step} for step in range(4)]
-    records.append(folder, rows)
+    records.append_records(folder, rows)
     path = folder / records.FILE
     whole = path.read_bytes()
     path.write_bytes(whole[:cut])
     kept = whole[:cut].count(b"\n") + whole[:cut].endswith(b"}")
-    assert records.read(folder) == rows[:kept]
-    records.append(folder, [{**ROW, "step": 99, "value": 1}])
-    assert [row["step"] for row in records.read(folder)] == [*range(kept), 99]
+    assert records.read_records(folder) == rows[:kept]
+    records.append_records(folder, [{**ROW, "step": 99, "value": 1}])
+    assert [row["step"] for row in records.read_records(folder)] == [*range(kept), 99]
 
 
 def test_binary_rubbish_is_no_row(tmp_path):
     (tmp_path / records.FILE).write_bytes(
         b"\xff\xfe\n[1]\n" + json.dumps({**ROW, "value": 1}).encode() + b"\n"
     )
-    assert len(records.read(tmp_path)) == 1
+    assert len(records.read_records(tmp_path)) == 1
 
 
 def test_a_table_of_many_runs_has_every_column(tmp_path):
     for name in ("b", "a"):
         (tmp_path / name).mkdir()
-        records.append(tmp_path / name, [{**ROW, "run": name, "value": 0.1}])
-    folders = records.runs_below(tmp_path)
+        records.append_records(tmp_path / name, [{**ROW, "run": name, "value": 0.1}])
+    folders = records.find_run_folders(tmp_path)
     assert [folder.name for folder in folders] == ["a", "b"]
-    rows = records.table(folders)
+    rows = records.records_table(folders)
     assert [row["run"] for row in rows] == ["a", "b"]
     assert all(set(records.COLUMNS) <= set(row) for row in rows)
     assert rows[0]["train_flops"] is None
@@ -70,8 +70,8 @@ def test_two_writers_do_not_mix_lines(tmp_path):
     program = (
         "import sys; from scalevit.artifacts import records\n"
         "row = {'run': sys.argv[2], 'metric': 'm', 'value': 1}\n"
-        "for i in range(50): records.append(sys.argv[1], [{**row, 'step': i}])"
+        "for i in range(50): records.append_records(sys.argv[1], [{**row, 'step': i}])"
     )
     writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), name]) for name in "ab"]
     assert [writer.wait() for writer in writers] == [0, 0]
-    assert len(records.read(tmp_path)) == 100
+    assert len(records.read_records(tmp_path)) == 100

@@ -10,8 +10,7 @@ from pictures import make_folder, make_shards
 from tiny_run import TINY, weights
 
 from scalevit import config
-from scalevit.artifacts import remote as addresses
-from scalevit.artifacts import storage
+from scalevit.artifacts import remote
 from scalevit.cli.main import main
 from scalevit.data.dataset import open_dataset
 from scalevit.train.run import pretrain
@@ -36,10 +35,10 @@ def forget(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("SCALEVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote, "RETRY_PAUSES", (0.0, 0.0, 0.0))
 
     def clear():
-        addresses.filesystem.cache_clear()
+        remote.filesystem.cache_clear()
         s3fs.S3FileSystem.clear_instance_cache()
 
     clear()
@@ -99,7 +98,7 @@ def test_what_is_not_there(bucket, capsys, name):
 def test_without_credentials_one_line_says_so(bucket, monkeypatch, capsys):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    addresses.filesystem.cache_clear()
+    remote.filesystem.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
     assert main(["data", "index", f"{bucket[0]}/shard-000000.tar"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -109,11 +108,11 @@ def test_without_credentials_one_line_says_so(bucket, monkeypatch, capsys):
 def test_a_server_that_is_away(bucket, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    addresses.filesystem.cache_clear()
+    remote.filesystem.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
-    assert main(["data", "index", f"{bucket[0]}/shard-000000.tar"]) == 2
+    assert main(["data", "index", f"{bucket[0]}/shard-000000.tar"]) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert "127.0.0.1:9" in line and line.endswith("after 4 tries")
+    assert "127.0.0.1:9" in line and "after 4 tries; repeat the command" in line
 
 
 def test_checkpoints_go_to_a_bucket_and_come_back(bucket, capsys):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pictures import encoded, make_folder, picture
 
-from scalevit.artifacts import storage
+from scalevit.artifacts import remote
 from scalevit.cli.main import main
 
 RUN = (
@@ -99,7 +99,7 @@ CASES = [(make, verb, said) for make, verbs, said in LIST for verb in verbs]
 
 @pytest.mark.parametrize(("make", "verb", "said"), CASES, ids=lambda one: getattr(one, "__name__", None))
 def test_one_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, make, verb, said):
-    monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote, "RETRY_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setenv("SCALEVIT_CACHE", str(tmp_path / "cache"))
     source, out = make(tmp_path), tmp_path / "out"
     before = {*tmp_path.rglob("*")}

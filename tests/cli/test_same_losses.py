@@ -5,7 +5,7 @@ from http_server import serving
 from image_run import RUN, losses
 from pictures import make_folder
 
-from scalevit.artifacts import records, storage
+from scalevit.artifacts import records, remote
 from scalevit.cli.main import main
 from scalevit.data.index.build import build
 
@@ -27,7 +27,7 @@ def test_a_pack_in_the_sources_order_trains_as_the_source_does(tmp_path, form):
 
 
 def test_a_store_that_goes_away_ends_the_run_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote, "RETRY_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setenv("SCALEVIT_CACHE", str(tmp_path / "cache"))
     folder = make_folder(tmp_path / "f")
     kept = pack(folder, tmp_path / "kept", "tar", "kept")
@@ -42,7 +42,7 @@ def test_a_store_that_goes_away_ends_the_run_and_the_same_command_goes_on(tmp_pa
         assert "Service Unavailable after 4 tries" in (tmp_path / "b/log.txt").read_text()
         seen.clear()
         assert main(words) == 0
-    assert [row["value"] for row in records.read(tmp_path / "b") if row["metric"] == "loss"] == wanted
+    assert [row["value"] for row in records.read_records(tmp_path / "b") if row["metric"] == "loss"] == wanted
 
 
 def test_tars_and_tables_shuffled_alike_train_alike(tmp_path):

@@ -22,7 +22,7 @@ def row(kind, step, metric, value, **more):
 def make(folder, *rows):
     folder.mkdir(parents=True)
     (folder / run_folder.CONFIG).write_text(config.dump(RUN))
-    records.append(folder, rows)
+    records.append_records(folder, rows)
 
 
 def status(folder, capsys):
@@ -36,7 +36,7 @@ def test_states_steps_and_time_left(tmp_path, capsys):
     make(tmp_path / "a" / "complete", row("train", 300, "loss", 1.0), row("run", 300, "seconds", 60.0))
     make(tmp_path / "waiting")
     make(tmp_path / "running", row("train", 100, "loss", 3.0), speed, row("event", 50, "rewind 1", 40))
-    with run_folder.claim(replace(RUN, name="other"), tmp_path / "running"):
+    with run_folder.lock(replace(RUN, name="other"), tmp_path / "running"):
         found = status(tmp_path, capsys)
     assert {name: r["state"] for name, r in found.items()} == {
         "stopped": "stopped", "complete": "complete", "waiting": "waiting", "running": "running",

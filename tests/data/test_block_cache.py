@@ -9,7 +9,7 @@ import torch
 from http_server import serving
 from pictures import make_folder, make_shards
 
-from scalevit.artifacts import storage
+from scalevit.artifacts import remote
 from scalevit.config.run import Data
 from scalevit.data import block_cache
 from scalevit.data.block_cache import with_block_cache
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote, "RETRY_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setenv("SCALEVIT_CACHE", str(tmp_path / "cache"))
 
 

@@ -34,7 +34,7 @@ def pretrain(folder, out, *more: str) -> int:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_samples_are_replaced_and_recorded(folder, tmp_path, capsys, workers):
     assert pretrain(folder, tmp_path / "run", "data.tolerate=0.1", f"data.workers={workers}") == 0
-    events = [row for row in records.read(tmp_path / "run") if row["kind"] == "event"]
+    events = [row for row in records.read_records(tmp_path / "run") if row["kind"] == "event"]
     assert {row["metric"] for row in events} == {"broken_samples"}
     counts = [row["value"] for row in events]
     assert counts == sorted(set(counts)) and counts[-1] == 2  # once in each of two epochs
@@ -45,7 +45,7 @@ def test_broken_samples_are_replaced_and_recorded(folder, tmp_path, capsys, work
 
 def test_without_broken_samples_there_is_no_event(tmp_path, capsys):
     assert pretrain(make_folder(tmp_path / "whole"), tmp_path / "run") == 0
-    assert not [row for row in records.read(tmp_path / "run") if row["kind"] == "event"]
+    assert not [row for row in records.read_records(tmp_path / "run") if row["kind"] == "event"]
 
 
 def test_over_the_tolerance_the_run_stops_and_says_where_to_look(folder, tmp_path, capsys):
@@ -53,5 +53,5 @@ def test_over_the_tolerance_the_run_stops_and_says_where_to_look(folder, tmp_pat
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("scalevit: 2 of 1000 samples were broken")
     assert "bee/001.jpg" in last and last.endswith(f"scalevit data check {folder}")
-    *_, event = [row for row in records.read(tmp_path / "run") if row["kind"] == "event"]
+    *_, event = [row for row in records.read_records(tmp_path / "run") if row["kind"] == "event"]
     assert (event["metric"], event["value"]) == ("broken_samples", 2)

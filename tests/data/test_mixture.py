@@ -81,7 +81,7 @@ def test_a_run_on_a_mixture_resumes_to_the_same_losses(sources, tmp_path):
     words = ["pretrain", "demo", *RUN, *more, "train.save_every=1"]
 
     def losses(out):
-        return [row["value"] for row in records.read(out) if row["metric"] == "loss"]
+        return [row["value"] for row in records.read_records(out) if row["metric"] == "loss"]
 
     assert main([*words, "--out", str(tmp_path / "a")]) == 0
     assert main([*words, "--out", str(tmp_path / "b"), "--max-minutes", "0"]) == 3

@@ -193,10 +193,10 @@ def test_asked_to_stop_all_processes_stop_at_one_step_and_save(tmp_path, job, nu
     process.communicate(timeout=40)
     assert process.returncode != 0
     assert workers(tmp_path) == []
-    (row,) = (row for row in records.read(tmp_path / "run") if row["kind"] == "stop")
+    (row,) = (row for row in records.read_records(tmp_path / "run") if row["kind"] == "stop")
     assert row["why"] == number.name
-    newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1]
-    assert (newest.step, checkpoint.damage(newest.folder)) == (row["step"], [])
+    newest = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert (newest.step, checkpoint.find_damage(newest.folder)) == (row["step"], [])
 
 
 def test_a_second_interrupt_ends_the_job_at_once(tmp_path, job):

@@ -17,7 +17,7 @@ from tiny_run import wait_for, weights
 
 from scalevit import config
 from scalevit.artifacts import checkpoint, dcp, records
-from scalevit.distributed.world import mistakes
+from scalevit.distributed.world import world_errors
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def test_many_processes_are_one(alone, tmp_path, optimizer, processes, words):
     done = go(tmp_path, processes, *words, run=using(optimizer))
     assert done.stdout.count("complete, 20 steps") == 1
     assert_close(losses(tmp_path / "run"), alone[optimizer])
-    (about,) = [row for row in records.read(tmp_path / "run") if row["kind"] == "run"]
+    (about,) = [row for row in records.read_records(tmp_path / "run") if row["kind"] == "run"]
     assert about["world"] == processes
 
 
@@ -77,7 +77,7 @@ def test_the_number_of_processes_may_change(alone, tmp_path):
             fails=True,
             run=using("adafactor"),
         )
-    assert [entry.step for entry in checkpoint.saved(tmp_path / "run" / "checkpoints")] == [2, 3]
+    assert [entry.step for entry in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")] == [2, 3]
     go(tmp_path, 2, "parallel.strategy=ddp", run=using("adafactor"))
     assert_close(losses(tmp_path / "run"), alone["adafactor"])
 
@@ -107,7 +107,7 @@ def test_several_runs_one_after_the_other(tmp_path):
     alone, both = (
         {
             row["metric"]: row["value"]
-            for row in records.read(tmp_path / out)
+            for row in records.read_records(tmp_path / out)
             if row["kind"] in ("rate", "finetune")
         }
         for out in ("alone", "both")
@@ -138,7 +138,7 @@ def test_two_machines_share_in_groups_and_end_together(alone, tmp_path):
     said = [machine.communicate(timeout=180) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], said
     assert_close(losses(tmp_path / "run"), alone["adafactor"])
-    (about,) = [row for row in records.read(tmp_path / "run") if row["kind"] == "run"]
+    (about,) = [row for row in records.read_records(tmp_path / "run") if row["kind"] == "run"]
     assert (about["world"], about["strategy"]) == (4, "hybrid")
 
     machines = both("schedule.steps=100000", out="lost")
@@ -179,7 +179,7 @@ def test_json_is_printed_once(tmp_path):
 
 def test_hybrid_groups_must_fit(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    (line,) = mistakes(config.Parallel(strategy="hybrid", shard=3), 8)
+    (line,) = world_errors(config.Parallel(strategy="hybrid", shard=3), 8)
     assert "possible: [1, 2, 4]" in line
 
 
@@ -205,5 +205,5 @@ def test_the_mean_of_sharded_weights_is_the_mean_of_weights(tmp_path):
     one, two = (load_file(tmp_path / out / "model" / "model.safetensors") for out in ("one", "two"))
     assert one.keys() == two.keys()
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
-    last = dcp.Reader(checkpoint.place(tmp_path / "two" / "checkpoints", STEPS))
-    assert any(not (last.whole(f"model.{name}") == value).all() for name, value in two.items())
+    last = dcp.ShardReader(checkpoint.step_folder(tmp_path / "two" / "checkpoints", STEPS))
+    assert any(not (last.read_tensor(f"model.{name}") == value).all() for name, value in two.items())

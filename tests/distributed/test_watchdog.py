@@ -31,15 +31,15 @@ def at_step_5(rank, how):
     if what == "KeyError":
         raise KeyError("odd")
 
-with mesh.join(Parallel(timeout=4)) as world:
+with mesh.process_group(Parallel(timeout=4)) as world:
     for step in range(8):
-        world.at(step, watchdog.READING)
+        world.mark_progress(step, watchdog.READING)
         if step == 5:
             at_step_5(world.rank, sys.argv[1])
-        world.at(step, watchdog.COMPUTING)
-        world.gather(step)
+        world.mark_progress(step, watchdog.COMPUTING)
+        world.all_gather(step)
 print(f"rank {world.rank} done", flush=True)
-mesh.leave(0)
+mesh.exit_all(0)
 """
 
 

@@ -60,7 +60,11 @@ def over(processes, words, status=0):
 def told(folder):
     """Every accuracy in a run's records: of the model and of its floors."""
     wanted = ("kind", "step", "metric", "shots", "seed", "value")
-    return [[row[key] for key in wanted] for row in records.read(folder) if row["kind"] in ("probe", "floor")]
+    return [
+        [row[key] for key in wanted]
+        for row in records.read_records(folder)
+        if row["kind"] in ("probe", "floor")
+    ]
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -74,7 +78,7 @@ def test_a_run_measures_itself_alike(home, processes):
 def test_measuring_does_not_change_a_sharded_run(home):
     over(2, pretraining(home, "once", every=0))
     both = [
-        [row["value"] for row in records.read(home / out) if row["metric"] in ("loss", "grad_norm")]
+        [row["value"] for row in records.read_records(home / out) if row["metric"] in ("loss", "grad_norm")]
         for out in ("run2", "once")
     ]
     assert both[0] == both[1]

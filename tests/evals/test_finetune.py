@@ -57,7 +57,7 @@ def tensors(folder):
 
 
 def finetune_rows(folder, kind="finetune"):
-    return {row["metric"]: row for row in records.read(folder) if row["kind"] == kind}
+    return {row["metric"]: row for row in records.read_records(folder) if row["kind"] == kind}
 
 
 def test_a_rate_is_chosen_on_held_out_images_and_recorded(tuned):

@@ -288,7 +288,7 @@ def test_selective_recomputing_finds_torchs_products():
     """It keeps results of torch's operations; ours would be computed twice."""
     plain, made, calls = block(), block(), []
     made.load_state_dict(plain.state_dict())
-    parallelize.recompute(iter([made]), "selective")
+    parallelize.checkpoint_activations(iter([made]), "selective")
     called = dispatch.call
     try:
         dispatch.call = lambda function, *rest: (calls.append(function), called(function, *rest))

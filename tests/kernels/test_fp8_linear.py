@@ -154,7 +154,7 @@ def test_recomputing_gives_the_same_gradients(how):
         fp8_linear.convert_blocks(model.blocks)
         fp8_linear.set_granularities(model.blocks, dict.fromkeys(fp8_linear.FP8_LAYERS, "row"))
         if recompute:
-            parallelize.recompute(model.blocks, how)
+            parallelize.checkpoint_activations(model.blocks, how)
         images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model(images).float().square().mean().backward()
@@ -236,7 +236,7 @@ def test_a_run_that_goes_on_computes_as_before(tmp_path, monkeypatch):
     assert running.pretrain(run, tmp_path / "parts", max_minutes=1e-6).step < 4
     monkeypatch.setattr(fp8_autotune, "time_layer", None)
     running.pretrain(run, tmp_path / "parts")
-    whole, parts = (list(records.read(tmp_path / name)) for name in ("whole", "parts"))
+    whole, parts = (list(records.read_records(tmp_path / name)) for name in ("whole", "parts"))
     losses = [[row["value"] for row in rows if row["metric"] == "loss"] for rows in (whole, parts)]
     assert losses[0] == losses[1] and len(losses[0]) == 4
     ways = {row["metric"]: row["way"] for row in parts if row["kind"] == "layer"}

@@ -27,7 +27,7 @@ def halves(tensors):
         cut = -(-len(value) // 2)
         for share, part, first in zip(shares, (value[:cut], value[cut:]), (0, cut)):
             offset = (first,) + (0,) * (value.ndim - 1)
-            share += [dcp.Piece(name, part, tuple(value.shape), offset)] if part.numel() else []
+            share += [dcp.Shard(name, part, tuple(value.shape), offset)] if part.numel() else []
     return shares
 
 
@@ -35,9 +35,9 @@ def saved(out, model, run):
     """A checkpoint of step 1 by two processes."""
     out.mkdir()
     (out / run_folder.CONFIG).write_text(config.dump(run))
-    draft = checkpoint.draft(out / run_folder.CHECKPOINTS, 1)
+    draft = checkpoint.create_staging(out / run_folder.CHECKPOINTS, 1)
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    written = [dcp.write_pieces(draft, rank, share) for rank, share in enumerate(halves(tensors))]
+    written = [dcp.write_shards(draft, rank, share) for rank, share in enumerate(halves(tensors))]
     places = [place for found, _ in written for place in found]
     checkpoint.commit(draft, 1, places, [file for _, file in written], {})
 
@@ -51,14 +51,14 @@ def test_no_more_than_one_tensor_and_a_share_of_it_is_in_memory(tmp_path, monkey
     expected = {name: value.double().sum().item() for name, value in model.state_dict().items()}
     largest = max(value.nbytes for value in model.state_dict().values())
     whole = sum(value.nbytes for value in model.state_dict().values())
-    followed, fill, piece = MemoryTracker(), dcp.Reader.fill, dcp.Reader._piece
+    followed, fill, piece = MemoryTracker(), dcp.ShardReader.read_into, dcp.ShardReader._read_shard
 
     def follow(out):
         followed.track("read", [out])
         return out
 
-    monkeypatch.setattr(dcp.Reader, "fill", lambda self, n, out, o: fill(self, n, follow(out), o))
-    monkeypatch.setattr(dcp.Reader, "_piece", lambda self, locate: follow(piece(self, locate)))
+    monkeypatch.setattr(dcp.ShardReader, "read_into", lambda self, n, out, o: fill(self, n, follow(out), o))
+    monkeypatch.setattr(dcp.ShardReader, "_read_shard", lambda self, locate: follow(piece(self, locate)))
     with growth() as grown:
         export.export_run(run, tmp_path / "run", 1)
     assert largest < followed.peak <= 1.5 * largest and followed.live["read"] == 0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from scalevit import config, optim
 from scalevit.config.run import Model
-from scalevit.distributed.shards import boxes
+from scalevit.distributed.shards import slices_of_range
 from scalevit.model.reference_layout import ReferenceLayout, same_layout, transposed_layout
 from scalevit.model.vit import ViT
 from scalevit.optim import param_groups
@@ -137,7 +137,7 @@ def test_boxes_tile_a_range_in_order(shape, data):
     stop = data.draw(st.integers(start, size))
     most = data.draw(st.integers(1, size))
     whole = np.arange(size).reshape(shape)
-    pieces = [whole[box].ravel() for box in boxes(tuple(shape), start, stop, most)]
+    pieces = [whole[box].ravel() for box in slices_of_range(tuple(shape), start, stop, most)]
     assert np.concatenate([np.arange(0), *pieces]).tolist() == list(range(start, stop))
     assert all(0 < len(piece) <= most for piece in pieces)
 

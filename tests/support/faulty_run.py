@@ -11,7 +11,7 @@ from itertools import count
 import torch
 
 from scalevit.cli import main
-from scalevit.distributed.shards import local
+from scalevit.distributed.shards import local_tensor
 from scalevit.train import loop
 
 #: The step, counted from 0, that goes wrong; what then happens to loss and gradients, and for how long.
@@ -29,7 +29,7 @@ def spoilt(kind):
         if next(calls) == BAD and state.world.rank == state.world.size - 1:
             time.sleep(seconds)
             loss = loss * on_loss
-            torch._foreach_mul_([local(p.grad) for p in state.model.parameters()], on_gradients)
+            torch._foreach_mul_([local_tensor(p.grad) for p in state.model.parameters()], on_gradients)
         return loss
 
     return accumulate

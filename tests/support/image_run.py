@@ -12,4 +12,4 @@ RUN = (
 
 def losses(source, out) -> list[float]:
     assert main(["pretrain", "demo", *RUN, f"data.source={source}", "--out", str(out)]) == 0
-    return [row["value"] for row in records.read(out) if row["metric"] == "loss"]
+    return [row["value"] for row in records.read_records(out) if row["metric"] == "loss"]

@@ -107,7 +107,7 @@ def block(precision, way):
         for parameter in made.parameters():
             parameter.normal_(std=0.2, generator=draw)
     if way in ("full", "selective"):
-        parallelize.recompute([made], way)
+        parallelize.checkpoint_activations([made], way)
     forward = torch.compile(made, backend="eager", fullgraph=True) if way == "compiled" else made
     x = torch.randn(2, 9, 48, generator=draw).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):

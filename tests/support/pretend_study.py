@@ -69,7 +69,7 @@ def write(folder: Path, spec: Spec = SPEC) -> list[grid.Node]:
     write_study(folder, spec, nodes)
     write_node_folders(nodes, folder)
     for node in nodes:
-        records.append(folder / "runs" / node.name, rows(node))
+        records.append_records(folder / "runs" / node.name, rows(node))
     return nodes
 
 

@@ -33,7 +33,7 @@ def command(home, processes, *overrides, out="run", run=RUN, minutes=None, launc
 
 
 def losses(folder):
-    rows = [row for row in records.read(folder) if row["metric"] == "loss"]
+    rows = [row for row in records.read_records(folder) if row["metric"] == "loss"]
     return {row["step"]: row["value"] for row in rows}
 
 

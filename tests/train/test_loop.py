@@ -114,10 +114,10 @@ def test_resuming_leaves_no_trace(tmp_path, at, optimizer):
         log=lambda step, values: again.append((step, values["loss"])),
     )  # fmt: skip
     assert train(broken, batches(), rule, hooks) == "enough"
-    places, _ = dcp.write_pieces(tmp_path, 0, dcp.whole(saved[-1][0]))
+    places, _ = dcp.write_shards(tmp_path, 0, dcp.unsharded(saved[-1][0]))
     dcp.write_index(tmp_path, places)
     resumed = fresh(optimizer=optimizer)
-    restore(resumed, dcp.Reader(tmp_path), saved[-1][1])
+    restore(resumed, dcp.ShardReader(tmp_path), saved[-1][1])
     assert resumed.step == at
     run(resumed, rule, again)
     assert_same(straight, resumed)
@@ -125,10 +125,10 @@ def test_resuming_leaves_no_trace(tmp_path, at, optimizer):
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
-    places, _ = dcp.write_pieces(tmp_path, 0, checkpoint_shards(fresh(ema=False)))
+    places, _ = dcp.write_shards(tmp_path, 0, checkpoint_shards(fresh(ema=False)))
     dcp.write_index(tmp_path, places)
     with pytest.raises(ValueError, match=r"average\.0\.bias"):
-        restore(fresh(), dcp.Reader(tmp_path), {})
+        restore(fresh(), dcp.ShardReader(tmp_path), {})
 
 
 def test_what_is_due_when():

@@ -71,14 +71,14 @@ def keeping(tmp_path, told):
     def save(state):
         folder = tmp_path / str(state.step)
         folder.mkdir()
-        dcp.write_index(folder, dcp.write_pieces(folder, 0, checkpoint_shards(state))[0])
+        dcp.write_index(folder, dcp.write_shards(folder, 0, checkpoint_shards(state))[0])
         kept[state.step] = (folder, scalar_state(state))
 
     def rewind(state, why):
         told.append(why)
         if kept:
             folder, about = kept[max(kept)]
-            restore(state, dcp.Reader(folder), about)
+            restore(state, dcp.ShardReader(folder), about)
             return
         start = fresh()
         state.optimizer.state.clear()

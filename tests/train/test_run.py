@@ -29,7 +29,7 @@ def done(tmp_path_factory):
 
 
 def test_what_a_run_leaves(done):
-    rows = records.read(done)
+    rows = records.read_records(done)
     last = {row["metric"]: row["value"] for row in rows if row["kind"] == "train" and row["step"] == STEPS}
     about = [row for row in rows if row["kind"] == "run"]
     assert config.load(str(done / "run.yaml")) == config.with_explicit_shape(TINY)
@@ -38,7 +38,7 @@ def test_what_a_run_leaves(done):
     assert {"commit", "versions", "device", "world", "command", "seconds", "mfu"} <= set(about[0])
     shape = TINY.model.resolve()
     assert about[0]["train_flops"] == pytest.approx(STEPS * 8 * 3 * shape.flops(16, "map", 8))
-    assert [entry.step for entry in checkpoint.saved(done / "checkpoints")] == [7, 10, STEPS]
+    assert [entry.step for entry in checkpoint.list_checkpoints(done / "checkpoints")] == [7, 10, STEPS]
     assert "step 12 · loss" in (done / "log.txt").read_text()
 
 
@@ -57,7 +57,7 @@ def test_interrupted_again_and_again_the_weights_are_the_same(done, tmp_path):
     assert weights(tmp_path / "run") == weights(done)
 
     def losses(folder):
-        return [(r["step"], r["value"]) for r in records.read(folder) if r["metric"] == "loss"]
+        return [(r["step"], r["value"]) for r in records.read_records(folder) if r["metric"] == "loss"]
 
     assert losses(tmp_path / "run") == losses(done)
 
@@ -92,7 +92,7 @@ def test_a_faulty_step_is_left_out(tmp_path, monkeypatch, fault, word, save_ever
     run = replace(WATCHED, train=replace(WATCHED.train, save_every=save_every))
     assert pretrain(run, tmp_path / "run").stopped is None
     assert weights(tmp_path / "run") == expected
-    (event,) = [row for row in records.read(tmp_path / "run") if row["kind"] == "event"]
+    (event,) = [row for row in records.read_records(tmp_path / "run") if row["kind"] == "event"]
     assert (event["metric"], event["step"], event["value"]) == ("rewind 1", BAD, save_every)
     assert word in event["why"]
     assert "that data is skipped" in (tmp_path / "run" / "log.txt").read_text()
@@ -107,7 +107,7 @@ def test_a_cooldown_branch_is_the_run_from_scratch(done, tmp_path, capsys):
     pretrain(replace(branch, branch=config.Branch()), tmp_path / "scratch")
     assert weights(tmp_path / "branch") == weights(tmp_path / "scratch")
     assert weights(tmp_path / "branch") != weights(done)
-    (row,) = [row for row in records.read(tmp_path / "branch") if row["kind"] == "run"]
+    (row,) = [row for row in records.read_records(tmp_path / "branch") if row["kind"] == "run"]
     assert row["parent"] == config.run_id(TINY)
 
 
@@ -144,7 +144,7 @@ def test_the_folder_of_another_run_is_refused(done, tmp_path):
     with pytest.raises(ValueError, match=r"holds another run \(tiny\); different: .*train.seed"):
         pretrain(replace(TINY, train=replace(TINY.train, seed=1)), done)
     (tmp_path / "odd").mkdir()
-    records.append(tmp_path / "odd", [{"metric": "loss", "value": 1}])
+    records.append_records(tmp_path / "odd", [{"metric": "loss", "value": 1}])
     with pytest.raises(ValueError, match=r"no run\.yaml says of which run"):
         pretrain(TINY, tmp_path / "odd")
     (tmp_path / "file").write_text("")
@@ -153,7 +153,7 @@ def test_the_folder_of_another_run_is_refused(done, tmp_path):
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path):
-    with run_folder.claim(TINY, tmp_path / "run"), pytest.raises(ValueError, match="another process"):
+    with run_folder.lock(TINY, tmp_path / "run"), pytest.raises(ValueError, match="another process"):
         pretrain(TINY, tmp_path / "run")
 
 
@@ -196,7 +196,7 @@ def test_a_full_disk_says_so_and_leaves_the_last_checkpoint(tmp_path, monkeypatc
     outcome = pretrain(TINY, tmp_path / "run")
     assert outcome.stopped is not None
     assert "No space left on device" in outcome.stopped
-    assert [entry.step for entry in checkpoint.saved(tmp_path / "run" / "checkpoints")] == [1]
+    assert [entry.step for entry in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")] == [1]
     monkeypatch.undo()
     assert pretrain(TINY, tmp_path / "run").stopped is None
 
@@ -216,9 +216,9 @@ def test_a_signal_saves_and_exits_with_3(tmp_path, number):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3
     (last,) = [line for line in said.splitlines() if "stopped by" in line]
-    newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1]
+    newest = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     assert f"{number.name} at step {newest.step};" in last
-    assert checkpoint.damage(newest.folder) == []
+    assert checkpoint.find_damage(newest.folder) == []
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_a_tracker_is_told_what_the_records_say(monkeypatch, tmp_path):
     run = watched(monkeypatch, wandb=held)
     pretrain(run, tmp_path / "run", max_minutes=0)
     pretrain(run, tmp_path / "run")
-    rows = [row for row in records.read(tmp_path / "run") if row["kind"] == "train"]
+    rows = [row for row in records.read_records(tmp_path / "run") if row["kind"] == "train"]
     assert {(s, n): v for s, found in held.told.items() for n, v in found.items()} == {
         (row["step"], f"train/{row['metric']}"): row["value"] for row in rows
     }
@@ -94,5 +94,5 @@ def test_tensorboard_reads_what_a_run_wrote(tmp_path):
     read = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     read.Reload()
     loss = [(event.step, event.value) for event in read.Scalars("train/loss")]
-    rows = [row for row in records.read(tmp_path / "run") if row["metric"] == "loss"]
+    rows = [row for row in records.read_records(tmp_path / "run") if row["metric"] == "loss"]
     assert loss == [(row["step"], pytest.approx(row["value"])) for row in rows]

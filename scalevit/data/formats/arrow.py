@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scalevit.artifacts.storage import is_remote, stamp
+from scalevit.artifacts.remote import file_version, is_remote
 from scalevit.data.formats.tables import Remote, class_names, columns, image_in, labels_of, pyarrow
 from scalevit.data.index.cache import UNCACHED, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex
@@ -37,7 +37,7 @@ def scan(path: str) -> ShardIndex:
     """An index of a stream: batches are gone through, images on a disk are not read."""
     file, schema = _opened(path)
     _, labels = columns(schema, path)
-    builder = Builder(Header("arrow", path, *stamp(path), names=class_names(schema)))
+    builder = Builder(Header("arrow", path, *file_version(path), names=class_names(schema)))
     place = file.tell()
     try:
         while (batch := _batch(file, schema)) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scalevit.artifacts.storage import is_remote, stamp
+from scalevit.artifacts.remote import file_version, is_remote
 from scalevit.data.formats.tables import Remote, class_names, columns, image_in, labels_of, pyarrow
 from scalevit.data.index.cache import UNCACHED, CachedReader, LRUCache
 from scalevit.data.index.read import Builder, Header, ShardIndex
@@ -29,7 +29,7 @@ def scan(path: str) -> ShardIndex:
     words = _words(table, labels)
     names = words or class_names(table.schema_arrow)
     numbers = {word: number for number, word in enumerate(words)}
-    builder = Builder(Header("parquet", path, *stamp(path), names=names))
+    builder = Builder(Header("parquet", path, *file_version(path), names=names))
     for group in range(table.num_row_groups):
         rows = table.metadata.row_group(group).num_rows
         column = table.read_row_group(group, [labels])[labels].to_pylist() if labels else [None] * rows

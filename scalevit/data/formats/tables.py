@@ -11,8 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scalevit.artifacts.storage import read, stamp
-from scalevit.data.decode import BrokenImage
+from scalevit.artifacts.remote import file_version, read_range
 from scalevit.data.formats.labels import Labels
 
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label", "target", "targets", "y", "category")
@@ -35,7 +34,7 @@ class Remote(io.RawIOBase):
     """A file of which pyarrow asks the parts it wants."""
 
     def __init__(self, path: str) -> None:
-        self.path, self.size, self.place = path, stamp(path).size, 0
+        self.path, self.size, self.place = path, file_version(path).size, 0
 
     def readable(self) -> bool:
         return True
@@ -51,7 +50,7 @@ class Remote(io.RawIOBase):
         return self.place
 
     def readinto(self, buffer: Any) -> int:
-        data = read(self.path, self.place, min(len(buffer), max(0, self.size - self.place)))
+        data = read_range(self.path, self.place, min(len(buffer), max(0, self.size - self.place)))
         buffer[: len(data)] = data
         self.place += len(data)
         return len(data)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from scalevit.artifacts.storage import is_remote, read, stamp
-from scalevit.data.decode import ENDINGS, BrokenImage
+from scalevit.artifacts.remote import file_version, is_remote, read_range
+from scalevit.data.decode import ENDINGS
 from scalevit.data.formats.labels import LABELS, labels_from
 from scalevit.data.index.cache import UNCACHED, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex
@@ -38,15 +38,15 @@ class _Window:
 
     def __call__(self, start: int, length: int) -> bytes:
         if not is_remote(self.path):
-            return read(self.path, start, length)
+            return read_range(self.path, start, length)
         if start < self.start or start + length > self.start + len(self.data):
-            self.start, self.data = start, read(self.path, start, max(length, _WINDOW))
+            self.start, self.data = start, read_range(self.path, start, max(length, _WINDOW))
         return self.data[start - self.start : start - self.start + length]
 
 
 def members(path: str) -> Iterator[TarMember]:
     """The regular files of a tar, in order. Raises ValueError where it is damaged or cut."""
-    size, fetch = stamp(path).size, _Window(path)
+    size, fetch = file_version(path).size, _Window(path)
     place, long_name, long_size = 0, "", None
     while place + BLOCK <= size:
         block = fetch(place, BLOCK)
@@ -120,7 +120,7 @@ def _extended(data: bytes, kind: bytes, path: str) -> tuple[str, int | None]:
 
 def scan(path: str) -> ShardIndex:
     """An index of a shard from its headers and label members. Raises ValueError when it holds no image."""
-    builder = Builder(Header("tar", path, *stamp(path)))
+    builder = Builder(Header("tar", path, *file_version(path)))
     for files in _samples(path):
         image = next((files[ending] for ending in IMAGES if ending in files), None)
         if image is None:
@@ -156,7 +156,7 @@ def _labels(path: str, files: dict[str, TarMember]) -> tuple[int, ...] | None:
         return None
     if member.length > SMALL:
         raise ValueError(f"{path}: {member.name} has {member.length} bytes, more than a label can have")
-    return labels_from(read(path, member.offset, member.length), f"{path}: {member.name}")
+    return labels_from(read_range(path, member.offset, member.length), f"{path}: {member.name}")
 
 
 def name(index: ShardIndex, number: int) -> str:

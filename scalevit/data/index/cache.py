@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from scalevit.artifacts import storage
+from scalevit.artifacts import remote
 
 #: Bytes of a piece. A request for one costs little more than a request for an image.
 RANGE_BYTES = 4 << 20
@@ -57,24 +57,24 @@ class RangeCache:
         self.kept = LRUCache(most)
 
     def read(self, path: str, start: int, length: int) -> bytes:
-        """As `storage.read` does."""
-        if not storage.is_remote(path):
-            return storage.read(path, start, length)
+        """As `remote.read` does."""
+        if not remote.is_remote(path):
+            return remote.read_range(path, start, length)
         first, last = start // RANGE_BYTES, (start + max(length, 1) - 1) // RANGE_BYTES
         joined = b"".join(
-            self.kept.get((path, n), partial(storage.read, path, n * RANGE_BYTES, RANGE_BYTES))
+            self.kept.get((path, n), partial(remote.read_range, path, n * RANGE_BYTES, RANGE_BYTES))
             for n in range(first, last + 1)
         )
         return joined[start - first * RANGE_BYTES :][:length]
 
 
 def _plain(path: str, start: int, length: int) -> bytes:
-    return storage.read(path, start, length)
+    return remote.read_range(path, start, length)
 
 
 @dataclass(frozen=True)
 class CachedReader:
-    """How a form gets at bytes. read: a part of a file, as `storage.read`; groups: row groups of tables."""
+    """How a form gets at bytes. read: a part of a file, as `remote.read`; groups: row groups of tables."""
 
     read: Callable[[str, int, int], bytes] = _plain
     groups: LRUCache = field(default_factory=lambda: LRUCache(GROUPS))

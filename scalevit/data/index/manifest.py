@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalevit.artifacts.storage import Stamp, is_remote, stamp
+from scalevit.artifacts.remote import FileVersion, file_version, is_remote
 from scalevit.data.index.cache import LRUCache
 from scalevit.data.index.read import Header, ShardIndex, cache_path, open_index, write_arrays
 
@@ -83,7 +83,7 @@ class LazyShards:
 
     def _opened(self, number: int) -> ShardIndex:
         path = self.paths[number]
-        index = open_index(path, self.form, None if self._seen[number] else stamp(path))
+        index = open_index(path, self.form, None if self._seen[number] else file_version(path))
         samples = int(self.starts[number + 1] - self.starts[number])
         if index is None or index.header.samples != samples:
             raise ValueError(f"{path} has another index than before; run scalevit data index for the source")
@@ -104,7 +104,7 @@ def write_manifest(source: str, paths: list[str], headers: Sequence[Header]) -> 
     if len(paths) == 1:
         target.unlink(missing_ok=True)
         return
-    stamps = np.array([_hashed(Stamp(header.size, header.changed)) for header in headers], np.uint64)
+    stamps = np.array([_hashed(FileVersion(header.size, header.changed)) for header in headers], np.uint64)
     starts = shard_offsets(headers).astype("<u8")
     text = "\n".join(_below(source, paths)).encode("utf-8", "surrogateescape")
     write_arrays(
@@ -130,7 +130,7 @@ def read_manifest(source: str, paths: list[str]) -> tuple[DatasetSummary, LazySh
         return None
     stamps = rest[middle:end].view("<u8")
     for number in range(0, 0 if is_remote(source) else len(paths), len(paths) // _LOOKED_AT + 1):
-        if _hashed(stamp(paths[number])) != int(stamps[number]):
+        if _hashed(file_version(paths[number])) != int(stamps[number]):
             return None
     return facts, LazyShards(facts.form, paths, rest[:middle].view("<i8"))
 
@@ -140,7 +140,7 @@ def _below(source: str, paths: list[str]) -> list[str]:
     return [path.removeprefix(source.rstrip("/") + "/") for path in paths]
 
 
-def _hashed(what: Stamp) -> int:
+def _hashed(what: FileVersion) -> int:
     return int.from_bytes(
         hashlib.blake2b(f"{what.size} {what.changed}".encode(), digest_size=8).digest(), "little"
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from scalevit.artifacts.storage import Stamp, is_remote, stamp
+from scalevit.artifacts.remote import FileVersion, file_version, is_remote
 
 #: offset, length: bytes of the image in a tar; of a table, offset is the row group and `row` the row in it.
 #: label: the class, or where the labels start when `labels` (how many there are) is not 1.
@@ -210,7 +210,7 @@ def _header(line: bytes, target: Path) -> Header:
     raise ValueError(f"{target} is of another version of scalevit; run scalevit data index {path}")
 
 
-def open_index(path: str, form: str, now: Stamp | None) -> ShardIndex | None:
+def open_index(path: str, form: str, now: FileVersion | None) -> ShardIndex | None:
     """The index beside a shard, None when there is none; ValueError when the shard, as it is `now`, changed
     after it."""
     target = index_path(path, form)
@@ -222,11 +222,11 @@ def open_index(path: str, form: str, now: Stamp | None) -> ShardIndex | None:
     return replace(index, header=replace(index.header, path=path))  # a shard may have moved with its index
 
 
-def shard_stamp(path: str, form: str) -> Stamp:
+def shard_stamp(path: str, form: str) -> FileVersion:
     """What the shard is known by; a folder by what lies in it, how much, and the latest change of a class's
     listing."""
     if form != "folder":
-        return stamp(path)
+        return file_version(path)
     items = [item for item in os.scandir(path) if item.name[0] != "."]
     times = [item.stat().st_mtime_ns for item in items if item.is_dir()]
-    return Stamp(len(items), str(max(times, default=0)))
+    return FileVersion(len(items), str(max(times, default=0)))

@@ -79,7 +79,7 @@ def second_round(sweep: Spec, folder: Path) -> Spec:
 
 def final_loss(home: Path) -> float:
     """The last training losses' mean; infinite when there are none or they are no numbers."""
-    rows = [row for row in records.read(home) if row["kind"] == "train" and row["metric"] == "loss"]
+    rows = [row for row in records.read_records(home) if row["kind"] == "train" and row["metric"] == "loss"]
     values = [row["value"] for row in sorted(rows, key=lambda row: row["step"])][-AVERAGED_ROWS:]
     known = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(known)) if values and len(known) == len(values) else math.inf

@@ -130,7 +130,7 @@ def has_checkpoint(folder: Path, step: int) -> bool:
 
 def ended(folder: Path) -> bool:
     """Whether a run has come to its end: the row that it writes last, about itself, is there."""
-    return any(row.get("kind") == "run" for row in records.read(folder))
+    return any(row.get("kind") == "run" for row in records.read_records(folder))
 
 
 def last_step(folder: Path) -> int:

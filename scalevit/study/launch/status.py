@@ -54,7 +54,7 @@ def measured_flops_per_second(nodes: Sequence[grid.Node], folder: Path) -> tuple
     runs on from its trunk's."""
     flops = seconds = 0.0
     for node in grid.pretraining_nodes(nodes):
-        for row in records.read(folder / "runs" / node.name):
+        for row in records.read_records(folder / "runs" / node.name):
             if row["kind"] == "run" and row.get("seconds"):
                 flops, seconds = flops + node.scratch, seconds + float(row["seconds"])
     return (flops / seconds, True) if flops else (ASSUMED_FLOPS_PER_SECOND, False)

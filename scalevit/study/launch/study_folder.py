@@ -13,7 +13,7 @@ from typing import Any
 
 from scalevit import config
 from scalevit.artifacts import records
-from scalevit.artifacts.checkpoint import write_whole
+from scalevit.artifacts.atomic_write import atomic_write_text
 from scalevit.study.design import grid
 from scalevit.study.design.spec import Spec, dump_spec
 from scalevit.study.launch import attempt
@@ -26,8 +26,8 @@ def write_study(folder: Path, spec: Spec, nodes: Sequence[grid.Node]) -> None:
     check_study_folder(folder, nodes)
     folder.mkdir(parents=True, exist_ok=True)
     known = read_nodes(folder) | {node.name: grid.node_row(node) for node in nodes}
-    write_whole(folder / NODES, json.dumps(known, indent=1))
-    write_whole(folder / SPEC, dump_spec(spec))
+    atomic_write_text(folder / NODES, json.dumps(known, indent=1))
+    atomic_write_text(folder / SPEC, dump_spec(spec))
 
 
 def check_study_folder(folder: Path, nodes: Sequence[grid.Node]) -> None:
@@ -99,7 +99,7 @@ def write_node_folders(nodes: Sequence[grid.Node], folder: Path) -> None:
         if node.job is not None:
             path, text = home / JOB_FILE, json.dumps(_job_description(node))
         if not path.exists() or path.read_text() != text:
-            write_whole(path, text)
+            atomic_write_text(path, text)
 
 
 #: What a node that follows a run does, in its folder; a fine-tune writes its own run.yaml beside it.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scalevit.artifacts.checkpoint import write_whole
+from scalevit.artifacts.atomic_write import atomic_write_text
 from scalevit.study.design import grid
 from scalevit.study.design.spec import Spec
 from scalevit.study.launch.study_folder import FORECAST
@@ -44,7 +44,7 @@ def forecast_held_out(folder: Path, spec: Spec, nodes: Sequence[grid.Node]) -> M
         "held_out": [node.name for node in held], "dataset": task[0], "shots": task[1], "level": LEVEL,
         "evidence": evidence, "evidence_id": digest, **_prediction(best, held[0].scratch),
     }  # fmt: skip
-    write_whole(path, json.dumps(forecast, indent=1))
+    atomic_write_text(path, json.dumps(forecast, indent=1))
     return forecast
 
 

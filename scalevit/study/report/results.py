@@ -126,13 +126,13 @@ def read_results(folder: Path, without: Iterable[str] = ()) -> Results:
     known = read_nodes(folder)
     without = {*without}
     without |= {name for name, node in known.items() if node.get("after") in without and _follows(node)}
-    homes = [home for home in records.runs_below(folder) if home.parent.name != SWEEP_FOLDER]
+    homes = [home for home in records.find_run_folders(folder) if home.parent.name != SWEEP_FOLDER]
     facts = {
         home: _run_facts(home, folder.name, known.get(home.name))
         for home in homes
         if (home / "run.yaml").exists()
     }
-    opened = {home: records.read(home) for home in homes if home.name not in without}
+    opened = {home: records.read_records(home) for home in homes if home.name not in without}
     parents = _parents(facts, opened)
     facts = {home: fact for home, fact in facts.items() if home not in parents}
     rows = {home: mine for home, mine in opened.items() if home in facts}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalevit.artifacts.records import runs_below
+from scalevit.artifacts.records import find_run_folders
 
 #: The folder in a run's, and how many bytes of pictures a page takes before it stops showing more.
 FOLDER, BYTES = "pictures", 1_000_000
@@ -25,7 +25,7 @@ class Picture:
 def run_images(folders: Iterable[Path]) -> list[Picture]:
     """The pictures of the runs below some folders, in the order of their names, as many as a page takes."""
     found, room = [], BYTES
-    for run in (run for folder in folders for run in runs_below(folder)):
+    for run in (run for folder in folders for run in find_run_folders(folder)):
         for path in sorted((run / FOLDER).glob("*.png")):
             room -= path.stat().st_size
             if room < 0:

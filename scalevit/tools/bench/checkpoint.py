@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from scalevit.artifacts.async_checkpoint import Saver
-from scalevit.artifacts.checkpoint import Keep
+from scalevit.artifacts.async_checkpoint import AsyncCheckpointer
+from scalevit.artifacts.checkpoint import Retention
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.memory import GIB
 from scalevit.config.run import Guard, Model, Run, Train
@@ -58,7 +58,7 @@ def _started(run: Run) -> tuple[State, list[MicroBatch], Recipe]:
     side, count = run.model.image, run.train.batch
     images = torch.zeros(count, side, side, 3, dtype=torch.uint8, device=device)
     batch = [(images, torch.zeros(count, dtype=torch.long, device=device))]
-    state = build_state(run, replace(world.ALONE, device=device))
+    state = build_state(run, replace(world.SINGLE_PROCESS, device=device))
     take_step(state, batch, recipe)
     return state, batch, recipe
 
@@ -69,7 +69,7 @@ def _started(run: Run) -> tuple[State, list[MicroBatch], Recipe]:
 def _time(model: Model, batch: int, every: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Time that a save adds: its copy, the slowdown of steps beside its writing, its commit."""
     state, micro, recipe = _started(_run(model, batch))
-    saver = Saver(folder, state.world, Keep(1))
+    checkpointer = AsyncCheckpointer(folder, state.world, Retention(1))
 
     def seconds(action: Callable[[], Any]) -> float:
         began = time.perf_counter()
@@ -83,11 +83,13 @@ def _time(model: Model, batch: int, every: int, rounds: int, folder: Path) -> di
 
     usual, saves = [step() for _ in range(PLAIN)], []
     for _ in range(rounds):
-        copying = seconds(lambda: saver.start(state.step, checkpoint_shards(state), scalar_state(state)))
+        copying = seconds(
+            lambda: checkpointer.start_save(state.step, checkpoint_shards(state), scalar_state(state))
+        )
         beside = []
-        while saver.pending is not None and not saver.pending.report.done():
+        while checkpointer.pending is not None and not checkpointer.pending.report.done():
             beside.append(step())
-        saves.append((copying, beside, seconds(saver.finish)))
+        saves.append((copying, beside, seconds(checkpointer.wait)))
         usual += [step() for _ in range(PLAIN)]
     plain = statistics.median(usual)
     costs = [
@@ -133,10 +135,10 @@ def _memory(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not Path("/proc/self/clear_refs").exists():
         return {"size": None, "memory": None}, {"memory of a save": "needs Linux's /proc"}
     state, _, _ = _started(_run(TENTH, 1))
-    saver = Saver(folder, state.world, Keep(1))
+    checkpointer = AsyncCheckpointer(folder, state.world, Retention(1))
     with growth() as grown:
-        saver.start(state.step, checkpoint_shards(state), scalar_state(state))
-        saver.finish()
+        checkpointer.start_save(state.step, checkpoint_shards(state), scalar_state(state))
+        checkpointer.wait()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     numbers = sum(parameter.numel() for parameter in state.model.parameters())
     return {"numbers": numbers, "size": size, "memory": grown.bytes / size}, {}

@@ -88,7 +88,7 @@ def row(
 def peak(run: Run, device: torch.device) -> int:
     """Bytes in use at the fullest moment of a training step, after one that built the optimizer's state."""
     with fake_device.fake_accelerator():
-        state = build_state(run, replace(world.ALONE, device=device))
+        state = build_state(run, replace(world.SINGLE_PROCESS, device=device))
         take_step(state, _batch(run, device)[:1], _recipe(run))
         return _allocated(state, run) if device.type == "cuda" else _counted(state, run)
 

@@ -92,17 +92,17 @@ def test_their_results_are_their_runs_own(tmp_path):
     write_node_folders(nodes, tmp_path / "wide")
     for node in grid.pretraining_nodes(nodes):
         said = [row | {"run": node.name} for row in rows(node)]
-        records.append(tmp_path / "wide" / "runs" / node.name, said)
+        records.append_records(tmp_path / "wide" / "runs" / node.name, said)
     trunk = next(node for node in nodes if node.kind == "trunk")
     probe, tune = (next(n for n in follow(nodes, k) if n.after == trunk.name) for k in ("probe", "finetune"))
     one = {"run": trunk.name, "kind": "probe", "dataset": "mnist", "shots": 10, "metric": "accuracy"}
     home = tmp_path / "wide" / "runs" / probe.name
-    records.append(home, [one | {"seed": seed, "step": 600, "value": 0.6} for seed in range(3)])
+    records.append_records(home, [one | {"seed": seed, "step": 600, "value": 0.6} for seed in range(3)])
     home = tmp_path / "wide" / "runs" / tune.name
     begun = replace(tune.run, start=config.Start("there", "abc", trunk.name))
     (home / "run.yaml").write_text(config.dump(begun))
     told = one | {"run": "t", "parent": trunk.name, "kind": "finetune", "dataset": "digits", "shots": None}
-    records.append(home, [told | {"step": 10, "value": 0.2}, told | {"step": 20, "value": 0.9}])
+    records.append_records(home, [told | {"step": 10, "value": 0.2}, told | {"step": 20, "value": 0.9}])
 
     found = results.read_results(tmp_path / "wide")
     assert {facts.run for facts in found.facts} == {node.name for node in plain}

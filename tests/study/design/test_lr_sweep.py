@@ -31,7 +31,7 @@ def pretend(nodes, folder, law=loss):
         home.mkdir(parents=True, exist_ok=True)
         value = law(node.run.schedule.lr, grid.step_flops(node.run))
         base = dict.fromkeys(records.COLUMNS) | {"run": "r", "kind": "train", "metric": "loss"}
-        records.append(home, [{**base, "step": step, "value": value} for step in (1, 2, 3, 4, 5)])
+        records.append_records(home, [{**base, "step": step, "value": value} for step in (1, 2, 3, 4, 5)])
 
 
 def test_every_rate_is_tried_on_all_but_the_largest_model_and_the_better_half_goes_on(tmp_path):

@@ -153,7 +153,7 @@ def test_what_is_missing_is_named(tmp_path):
         "seed": 77,
         "step": nodes[2].duration,
     }
-    results.records.append(nan.parent, [{**row, "metric": "accuracy", "value": float("nan")}])
+    results.records.append_records(nan.parent, [{**row, "metric": "accuracy", "value": float("nan")}])
     found = results.read_results(folder)
     told = " ".join(dict(summary.sections(found))["What is missing"])
     assert f"1 run without a result at its last step: {nodes[0].name}" in told
@@ -331,7 +331,7 @@ def test_a_browser_shows_one_run_without_a_chart_of_one_point(study, tmp_path):
 def test_five_thousand_records_build_in_ten_seconds_and_open_in_two(tmp_path):
     folder = tmp_path / "large"
     write(folder, replace(SPEC, seeds=tuple(range(9))))
-    count = sum(len(results.records.read(home)) for home in results.records.runs_below(folder))
+    count = sum(len(results.records.read_records(home)) for home in results.records.find_run_folders(folder))
     assert count >= 5000
     began = time.perf_counter()
     page = report.write([results.read_results(folder)], tmp_path / "report.html")

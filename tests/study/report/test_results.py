@@ -62,7 +62,7 @@ def test_results_before_the_last_step_and_cut_lines_are_no_points(tmp_path):
     home = tmp_path / "s" / "runs" / nodes[0].name
     (home / records.FILE).unlink()
     early = [{**row, "step": 10} for row in rows(nodes[0])]
-    records.append(home, early)
+    records.append_records(home, early)
     with (home / records.FILE).open("a") as file:
         file.write('{"kind": "probe", "metric": "accur')
     assert nodes[0].name not in {p.facts.run for p in results.read_results(tmp_path / "s").points}
