@@ -73,6 +73,14 @@ def run_id(run: Run) -> str:
     facts = to_dict(with_explicit_shape(run))
     for section, key in (("data", "workers"), ("data", "tolerate"), ("branch", "trunk"), ("model", "shape")):
         facts[section].pop(key)
+    for key in (
+        "image",
+        "label",
+        "split",
+        "follow_links",
+    ):  # which samples these choose is the data's identity
+        if not facts["data"][key]:
+            facts["data"].pop(key)
     for key in ("log_every", "save_every", "eval_every", "keep_last", "keep_every", "keep_at"):
         facts["train"].pop(key)
     for key in ("checkpoints", "trackers"):

@@ -72,7 +72,10 @@ class Data:
     part: all of a store, or of a labelled set as `scalevit probe` reads them its train half, or most of that:
     all but the 2 % that are held out to choose a learning rate.
     randaugment: magnitude of two random operations on each view, 10 for full strength, 0 for none. mixup: the
-    parameter of the Beta distribution that images are mixed by, 0 for none."""
+    parameter of the Beta distribution that images are mixed by, 0 for none.
+    image, label, split: columns of a table or list, or keys of a tar's members and of JSON, that hold the
+    image, the label and the split; empty: found by the rules of docs/data.md. follow_links: also links that
+    leave the data set."""
 
     source: str = "strokes"
     images: int = 0
@@ -88,6 +91,10 @@ class Data:
     mixup: float = 0.0
     more: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    image: str = ""
+    label: str = ""
+    split: str = ""
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)
