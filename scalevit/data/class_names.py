@@ -23,7 +23,7 @@ def order_class_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def class_map(names: Sequence[str], targets: Sequence[str], where: str) -> np.ndarray:
-    """(len(names),) the number in `targets` of each name; ValueError naming the first that is none of them."""
+    """(len(names),) each name's number in `targets`; ValueError naming the first that is none of them."""
     numbers = {name: number for number, name in enumerate(targets)}
     unknown = [name for name in names if name not in numbers]
     if unknown:

@@ -1,4 +1,4 @@
-"""Options of a listing: which columns or keys hold images, labels and splits, and whether links are followed."""
+"""Options of a listing: columns or keys of images, labels and splits, and whether links are followed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListingOptions:
-    """image, label, split: names of columns (tables, lists) or keys (tars, JSON); empty: found by the rules of
+    """image, label, split: columns (tables, lists) or keys (tars, JSON); empty: found by the rules of
     docs/data.md. follow_links: also links that leave the data set."""
 
     image: str = ""

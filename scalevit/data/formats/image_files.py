@@ -16,7 +16,7 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
     ".jp2", ".j2k", ".avif", ".heic", ".heif",
 )  # fmt: skip
-#: Folders and files that no user put there: of macOS, Windows, Synology, Jupyter. Hidden ones are none either.
+#: Folders and files that no user put there: of macOS, Windows, Synology, Jupyter. Hidden ones count as such.
 SYSTEM_NAMES = frozenset(
     ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "lost+found", "#recycle", "$recycle.bin",
      "system volume information", "__pycache__", "ehthumbs.db", "icon\r")
@@ -51,7 +51,7 @@ def is_system_name(name: str) -> bool:
 
 
 def image_type(head: bytes) -> str | None:
-    """The usual ending of an image file with these first bytes (32 suffice); None where they are no image's."""
+    """The usual ending of an image file with these first 32 bytes; None where they are no image's."""
     for beginning, ending in _BEGINNINGS.items():
         if head.startswith(beginning):
             return ending
@@ -147,7 +147,7 @@ def read_regular(path: str, most: int = MAX_BYTES) -> bytes:
 
 
 def read_inside(boundary: str, path: str, follow_links: bool = False) -> bytes:
-    """The bytes of a file, which must lie in the folder `boundary` when all links are followed. Raises OSError
+    """The bytes of a file, which must lie in the folder `boundary` with all links followed. Raises OSError
     for one that does not."""
     folder, _, name = path.rpartition("/")
     real = f"{_real(folder)}/{name}"
