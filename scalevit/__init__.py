@@ -7,9 +7,29 @@ milliseconds and planning or fitting needs no torch.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
+
+#: How long OpenMP threads spin while they wait, for GNU's runtime (in loops) and LLVM's (in milliseconds).
+#: Their own defaults keep a core busy for milliseconds, during which a thread that has work cannot run.
+OPENMP_SPINNING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+
+
+def _bound_openmp_spinning() -> str:
+    """Bound the spinning of OpenMP threads, in this process and its children, before a runtime starts.
+
+    Gives "user" where the user has set a waiting policy, which stays; "late" where torch was imported before;
+    else "bounded"."""
+    if any(os.environ.get(name) for name in (*OPENMP_SPINNING, "OMP_WAIT_POLICY")):
+        return "bounded" if all(os.environ.get(k) == v for k, v in OPENMP_SPINNING.items()) else "user"
+    os.environ.update(OPENMP_SPINNING)
+    return "late" if "torch" in sys.modules else "bounded"
+
+
+openmp_spinning = _bound_openmp_spinning()
 
 _PUBLIC = {
     "Shape": "config.model_sizes",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterable
+import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,9 @@ CANDIDATES = tuple(
 #: Where time counts: compiling takes each peer a minute or more.
 QUICK = ("scalevit", "scalevit compiled", "timm", "vit-pytorch SimpleViT", "transformers")
 THREADS = Option("threads", 1, "threads of the CPU")
+LIMIT = Option("limit", 900.0, "seconds after which no further measurement begins, 0 for no limit")
+#: Seconds after which `bench all` begins no further measurement.
+ALL_SECONDS = 240.0
 
 BENCHES = {
     "model": Benchmark(
@@ -72,9 +76,10 @@ BENCHES = {
             Option("optimizer", "adam", "what ours trains with; the peers have torch's fused AdamW"),
             Option("batch", 0, "images at once, 0 for the model's usual number"),
             Option("rounds", 5, "the median of so many counts"),
+            LIMIT,
             THREADS,
         ),
-        {"model": ("Ti/16-128px",), "among": QUICK},
+        {"model": ("Ti/16-128px",), "among": QUICK, "limit": 120.0},
     ),
     "optim": Benchmark(
         "optimizers",
@@ -82,13 +87,16 @@ BENCHES = {
         (
             Option("shape", "B/16", "whose parameters"),
             Option("rounds", 5, "the best of so many counts"),
+            LIMIT,
             THREADS,
         ),
+        {"limit": 30.0},
     ),
     "data": Benchmark(
         "data",
         "JPEG to inception crop, beside torchvision on Pillow, on one core",
         (Option("seconds", 3.0, "processor time a path"),),
+        {"seconds": 1.5},
     ),
     "features": Benchmark(
         "features",
@@ -98,6 +106,7 @@ BENCHES = {
             Option("image", 224, "side in pixels"),
             Option("images", 64, "how many, in whole batches"),
             Option("rounds", 3, "the best of so many counts"),
+            LIMIT,
             THREADS,
         ),
     ),
@@ -135,16 +144,33 @@ def main(args: argparse.Namespace) -> CommandResult:
     if args.what != "all":
         options = {option.name: option.of(args) for option in BENCHES[args.what].options}
         return _run(BENCHES[args.what], options)
-    answers = {name: _run(bench, bench.defaults()) for name, bench in BENCHES.items()}
-    return CommandResult(_joined(answers.values()), {name: answer.data for name, answer in answers.items()})
+    return _run_all(to_stdout=not args.json)
 
 
 def _run(bench: Benchmark, options: dict[str, Any]) -> CommandResult:
+    from scalevit.tools.bench.interleaved import time_limit
+
     module = importlib.import_module(f"scalevit.tools.bench.{bench.module}")
-    found = module.measure(**options)
+    with time_limit(options.pop("limit", 0.0)):
+        found = module.measure(**options)
     missing = [f"not measured: {name} ({why})" for name, why in found["missing"].items()]
     return CommandResult("\n".join([module.table(found), *missing]), found)
 
 
-def _joined(answers: Iterable[CommandResult]) -> str:
-    return "\n\n".join(answer.text for answer in answers)
+def _run_all(to_stdout: bool) -> CommandResult:
+    """Every benchmark in turn, each printed as soon as it is measured (with --json on stderr); those that the
+    time does not allow are named."""
+    began, results = time.monotonic(), dict[str, Any]()
+    for name, bench in BENCHES.items():
+        left = ALL_SECONDS - (time.monotonic() - began)
+        if left <= 0:
+            results[name] = {"missing": {name: "out of time"}}
+            text = f"not measured: {name} (out of time)"
+        else:
+            options = bench.defaults()
+            if "limit" in options:
+                options["limit"] = min(left, options["limit"])
+            result = _run(bench, options)
+            results[name], text = result.data, result.text
+        print(f"{text}\n", file=sys.stdout if to_stdout else sys.stderr, flush=True)
+    return CommandResult("", results)

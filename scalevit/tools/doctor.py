@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from scalevit import OPENMP_SPINNING, openmp_spinning
 from scalevit.config.model_sizes import shape
 from scalevit.data import crops, decode
 from scalevit.data.procedural.hashing import key
@@ -53,6 +54,7 @@ def examine_machine() -> dict[str, Any]:
         "decoder": decoder_names(),
         "images_per_second_per_core": decode_speed(),
         "disk_mb_per_second": {"written": written, "read": read},
+        "openmp_spinning": openmp_spinning,
         "native_kernels": build.library() is not None,
         "native_products": [name for name, dtype in DTYPES.items() if dispatch.has_native_matmul(dtype)],
         "compile_fails": compile_error(device),
@@ -75,6 +77,12 @@ def advice(facts: dict[str, Any]) -> list[str]:
         )
     if facts["threads"] < (facts["cores"] or 1) and facts["device"] == "cpu":
         lines.append(f"torch uses {facts['threads']} of {facts['cores']} cores: OMP_NUM_THREADS sets it")
+    if facts["openmp_spinning"] == "late" and facts["device"] == "cpu":
+        setting = " ".join(f"{name}={value}" for name, value in OPENMP_SPINNING.items())
+        lines.append(
+            "torch was imported before scalevit: OpenMP threads spin while they wait, and beside a busy "
+            f"process a step takes several times as long; import scalevit first, or set {setting}"
+        )
     for name, there in facts["packages"].items():
         brings, extra = EXTRAS[name]
         if not there:

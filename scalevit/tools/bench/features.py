@@ -16,7 +16,14 @@ from scalevit.config.run import Model
 from scalevit.evals.backbones import LAST_LAYER, of_vit
 from scalevit.evals.features import BATCH, extract
 from scalevit.model.vit import ViT
-from scalevit.tools.bench.interleaved import bench_device, device_name, time_interleaved, uses_process_time
+from scalevit.tools.bench.interleaved import (
+    bench_device,
+    busy_note,
+    device_name,
+    rounds_spread,
+    time_interleaved,
+    uses_process_time,
+)  # fmt: skip
 
 
 def measure(shape: str, image: int, images: int, rounds: int, threads: int) -> dict[str, Any]:
@@ -37,6 +44,7 @@ def measure(shape: str, image: int, images: int, rounds: int, threads: int) -> d
         "device": device_name(device),
         "clock": "process" if uses_process_time(threads, device) else "wall", "images_per_second": speeds,
         "ratio": speeds["extraction"] / speeds["network"], "missing": {},
+        "rounds_spread": rounds_spread(seconds),
     }  # fmt: skip
 
 
@@ -50,6 +58,7 @@ def table(found: dict[str, Any]) -> str:
             f"{'':<14}{'images/s':>10}{'× network':>11}",
             f"{'bare network':<14}{speeds['network']:>10.1f}{1:>11.3f}",
             f"{'extraction':<14}{speeds['extraction']:>10.1f}{found['ratio']:>11.3f}",
+            *busy_note(found["rounds_spread"]),
         ]
     )
 

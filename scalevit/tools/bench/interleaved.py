@@ -6,8 +6,12 @@ accelerators are synchronised.
 
 from __future__ import annotations
 
+import contextlib
+import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -17,14 +21,55 @@ import torch
 STEPS_PER_ROUND = 4
 
 
+#: Relative difference of a candidate's rounds above which the machine counts as shared with other processes.
+BUSY_SPREAD = 0.25
+#: When no new round, row or candidate begins any more (time.monotonic).
+_DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Context in which measurements end after so many seconds: what has begun is finished, with at least one
+    round, and nothing else begins. 0: no limit."""
+    token = _DEADLINE.set(min(_DEADLINE.get(), time.monotonic() + (seconds or math.inf)))
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
+
+
+def out_of_time() -> bool:
+    """Whether the time limit has passed."""
+    return time.monotonic() >= _DEADLINE.get()
+
+
+def rounds_spread(seconds: Mapping[str, Sequence[float]]) -> float:
+    """Disagreement of repeats: (largest − smallest) / median of each candidate's rounds, its median."""
+    spreads = [(max(s) - min(s)) / statistics.median(s) for s in seconds.values() if len(s) > 1]
+    return statistics.median(spreads) if spreads else 0.0
+
+
+def busy_note(spread: float) -> list[str]:
+    """One line for people where repeats disagree as beside a busy neighbour, else none."""
+    if spread <= BUSY_SPREAD:
+        return []
+    return [
+        f"repeats differ by {spread:.0%}: other processes use this machine; "
+        "speeds are too low, ratios within a table hold better"
+    ]
+
+
 def time_interleaved(
     candidates: Mapping[str, Callable[[], object]], rounds: int, threads: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of every round of every candidate; a first round that warms up is left out."""
+    """Seconds of every round of every candidate; a first round that warms up is left out. Past the time limit
+    no further round begins; there is at least one."""
     clock = time.process_time if uses_process_time(threads, device) else time.perf_counter
     repeats = STEPS_PER_ROUND if device.type == "cuda" else 1
     spent: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
+        if turn > 1 and out_of_time():
+            break
         for name, run in candidates.items():
             _wait(device)
             began = clock()

@@ -27,7 +27,14 @@ from scalevit.model.losses import LOSSES
 from scalevit.model.vit import ViT
 from scalevit.optim import factory
 from scalevit.tools.bench.baselines import BASELINES, CLASSES
-from scalevit.tools.bench.interleaved import bench_device, device_name, time_interleaved
+from scalevit.tools.bench.interleaved import (
+    bench_device,
+    busy_note,
+    device_name,
+    out_of_time,
+    rounds_spread,
+    time_interleaved,
+)  # fmt: skip
 from scalevit.tools.bench.markdown import markdown, share, times
 from scalevit.train.loop import Recipe, State, take_step
 from scalevit.train.malloc import keep_freed
@@ -61,6 +68,7 @@ CASES = {
 
 
 COMPILED = " compiled"
+OUT_OF_TIME = "out of time"
 CANDIDATES = tuple(name + suffix for name in (OURS, *BASELINES) for suffix in ("", COMPILED))
 #: Valid names of each option.
 KNOWN = {
@@ -136,9 +144,12 @@ def measure(
         for kind in precision:
             for what in work:
                 job = BenchJob(name, kind, what, batch or usual, device, optimizer)
-                rows += _rows(job, among, rounds, threads, missing)
+                if rows and out_of_time():
+                    missing[f"{name} {kind} {what}"] = OUT_OF_TIME
+                else:
+                    rows += _rows(job, among, rounds, threads, missing)
     about = {"device": device_name(device), "threads": threads, "rounds": rounds, "torch": torch.__version__}
-    about |= {"optimizer": optimizer}
+    about |= {"optimizer": optimizer, "rounds_spread": max(row["rounds_spread"] for row in rows)}
     return {**about, "rows": rows, "missing": missing}
 
 
@@ -157,7 +168,7 @@ def table(found: dict[str, Any]) -> str:
         line = [row["candidate"], rate, spread, f"{row['gflops']:.0f}", *shares]
         groups.setdefault(title.format(**row), []).append(line)
     tables = [f"{title}\n\n{markdown(head, lines)}" for title, lines in groups.items()]
-    return "\n\n".join([about, *tables])
+    return "\n\n".join([about, *busy_note(found["rounds_spread"]), *tables])
 
 
 def _require(asked: dict[str, tuple[str, ...]]) -> None:
@@ -170,9 +181,10 @@ def _require(asked: dict[str, tuple[str, ...]]) -> None:
 def _rows(
     job: BenchJob, among: Sequence[str], rounds: int, threads: int, missing: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    made = [_ceiling(job), *_ours(job, among), *_peers(job, among, missing)]
+    made = [_ceiling(job), *_ours(job, among, missing), *_peers(job, among, missing)]
     spent = time_interleaved({one.name: one.run for one in made}, rounds, threads, job.device)
     rates = {one.name: one.flops / statistics.median(spent[one.name]) for one in made}
+    spread = rounds_spread(spent)
     rivals = [rate for name, rate in rates.items() if not name.startswith((CEILING, OURS))]
     for one in made[1:]:
         middle = statistics.median(spent[one.name])
@@ -185,6 +197,7 @@ def _rows(
             "candidate": one.name,
             "images_per_second": job.batch / middle,
             "spread": (max(spent[one.name]) - min(spent[one.name])) / middle / 2,
+            "rounds_spread": spread,
             "gflops": rates[one.name] / 1e9,
             "ceiling_gflops": rates[CEILING] / 1e9,
             "ceiling_share": rates[one.name] / rates[CEILING],
@@ -216,9 +229,11 @@ def _ceiling(job: BenchJob) -> Candidate:
     return Candidate(CEILING, run, 2.0 * tokens * sum(a * b for a, b in sizes))
 
 
-def _ours(job: BenchJob, among: Sequence[str]) -> Iterator[Candidate]:
+def _ours(job: BenchJob, among: Sequence[str], missing: dict[str, str]) -> Iterator[Candidate]:
     for suffix in ("", COMPILED):
-        if OURS + suffix in among:
+        if suffix and OURS + suffix in among and out_of_time():
+            missing[f"{OURS}{suffix}, {job.model} {job.precision} {job.work}"] = OUT_OF_TIME
+        elif OURS + suffix in among:
             words = config.Model(shape=job.case.shape, image=job.case.image, pool="gap", classes=CLASSES)
             model = _random_vit(words, job.device)
             if suffix:
@@ -258,6 +273,9 @@ def _peers(job: BenchJob, among: Sequence[str], missing: dict[str, str]) -> Iter
     for name, peer in BASELINES.items():
         for suffix in ("", COMPILED):
             if name + suffix not in among or name in missing:
+                continue
+            if suffix and out_of_time():
+                missing[f"{name}{suffix}, {job.model} {job.precision} {job.work}"] = OUT_OF_TIME
                 continue
             try:
                 with torch.device(job.device):

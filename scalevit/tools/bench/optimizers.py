@@ -17,7 +17,13 @@ from scalevit import config, optim
 from scalevit.config.run import Model
 from scalevit.model.formats.torchvision_shim import import_despite_torchvision
 from scalevit.model.vit import ViT
-from scalevit.tools.bench.interleaved import bench_device, device_name, time_interleaved
+from scalevit.tools.bench.interleaved import (
+    bench_device,
+    busy_note,
+    device_name,
+    rounds_spread,
+    time_interleaved,
+)  # fmt: skip
 
 LEARNING_RATE = 1e-6
 
@@ -34,7 +40,8 @@ def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
         parameter.grad = torch.randn_like(parameter) * 1e-3
     made, missing = _candidates(model)
     steps = {"copy": _copy(parameters), **{name: one.step for name, one in made.items()}}
-    best = {name: min(spent) for name, spent in time_interleaved(steps, rounds, threads, device).items()}
+    spent = time_interleaved(steps, rounds, threads, device)
+    best = {name: min(seconds) for name, seconds in spent.items()}
     total = sum(p.numel() for p in parameters)
     rows = [
         {
@@ -51,6 +58,7 @@ def measure(shape: str, rounds: int, threads: int) -> dict[str, Any]:
         "threads": threads,
         "rounds": rounds,
         "device": device_name(device),
+        "rounds_spread": rounds_spread(spent),
     }
     return {**about, "torch": torch.__version__, "rows": rows, "missing": missing}
 
@@ -67,6 +75,7 @@ def table(found: dict[str, Any]) -> str:
             f"{row['optimizer']:<26}{row['milliseconds']:>8.1f}{row['ratio']:>9.2f}{row['state_bytes']:>27.2f}"
             for row in found["rows"]
         ]
+        + busy_note(found["rounds_spread"])
     )
 
 

@@ -57,9 +57,9 @@ def test_reading_images_beside_torchvision(capsys):
 
 
 def test_both_sides_end_in_the_same_kind_of_thing():
-    from scalevit.tools.bench.data import _ways, photographs
+    from scalevit.tools.bench.data import _paths, photographs
 
-    ways, _ = _ways()
+    ways, _ = _paths()
     for (path, to), way in ways.items():
         made = way(photographs(1)[0], 0)
         shape, kind = ((224, 224, 3), "uint8") if to == "uint8" else ((3, 224, 224), "torch.float32")
@@ -184,3 +184,12 @@ def test_optimizer_steps_stay_near_their_bytes():
     """A wide margin: alone on a machine they take twice the time of a copy."""
     ratios = {row["optimizer"]: row["ratio"] for row in bench("optim", "--shape", "S/16")}
     assert ratios["scalevit adafactor"] < 4 and ratios["scalevit adam"] < 3
+
+
+def test_rows_that_the_limit_leaves_out_are_named(capsys):
+    rows, found = model_rows(capsys, "--among", "scalevit", "scalevit compiled", "--limit", "0.001")
+    assert [*rows] == [("train", "scalevit")] and found["rounds_spread"] == 0.0
+    assert found["missing"] == {
+        "scalevit compiled, mu/16-32px bf16 train": "out of time",
+        "mu/16-32px bf16 infer": "out of time",
+    }
