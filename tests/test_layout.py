@@ -71,7 +71,7 @@ def package(module: str) -> str:
 
 
 def test_every_package_has_a_rank_and_the_door_is_narrow():
-    entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    entries = {path.name for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")}
     packages = {name for name in entries if (PACKAGE / name).is_dir()}
     assert packages == {*RANK, "study"}
     assert len(entries) <= 14
