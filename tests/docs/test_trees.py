@@ -1,5 +1,6 @@
 """Every path that the documentation names exists, and every tree with a caption lists all that it claims to."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ HISTORY = {"lab-log.md", "CHANGELOG.md"}
 TOP = "scalevit|tests|benchmarks|docs|" + "|".join(
     path.name for path in (ROOT / "scalevit").iterdir() if path.is_dir() and path.name != "__pycache__"
 )
-PATH = re.compile(rf"`(\.?(?:{TOP}|\.ci|\.github)/[\w./-]*)`")
+PATH = re.compile(rf"`((?:{TOP}|\.ci|\.github)/[\w./-]*)`")
 
 
 def named_paths(page: Path) -> list[str]:
@@ -23,7 +24,7 @@ def named_paths(page: Path) -> list[str]:
 
 
 def exists(path: str) -> bool:
-    if "NAME" in path or path.startswith("runs/"):
+    if "NAME" in path or path == "train/loss":  # a placeholder; a name in TensorBoard
         return True
     return (ROOT / path).exists() or (ROOT / "scalevit" / path).exists()
 
@@ -41,7 +42,7 @@ def test_every_link_leads_somewhere():
             met += 1
             if not (page.parent / target).exists():
                 broken.append((page.name, target))
-    assert met > 100
+    assert met > 80
     assert broken == []
 
 
@@ -66,6 +67,14 @@ def test_every_page_is_in_the_navigation():
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
     assert len(pages) > 20
     assert [page for page in pages if f": {page}\n" not in navigation] == []
+
+
+def test_every_name_on_the_api_page_exists():
+    names = re.findall(r"^::: (scalevit\.[\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert len(names) > 25
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert getattr(importlib.import_module(module), attribute, None) is not None, name
 
 
 def test_versions_agree():
