@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scalevit.artifacts.remote import file_version, read_range
+from scalevit.data.decode import BrokenImage
 from scalevit.data.formats.labels import Labels
 
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label", "target", "targets", "y", "category")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from scalevit.artifacts.remote import file_version, is_remote, read_range
-from scalevit.data.decode import ENDINGS
+from scalevit.data.decode import ENDINGS, BrokenImage
 from scalevit.data.formats.labels import LABELS, labels_from
 from scalevit.data.index.cache import UNCACHED, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex
