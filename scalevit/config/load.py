@@ -23,7 +23,7 @@ def load(target: str, overrides: Sequence[str] = ()) -> Run:
     """The run that a preset's name, a YAML file or the JSON answer of `scalevit plan` describes, with
     `section.key=value` overrides applied.
 
-    Raises `Mistakes` naming every unknown key, wrong type and impossible combination at once."""
+    Raises `ConfigErrors` naming every unknown key, wrong type and impossible combination at once."""
     if target in PRESETS:
         base = to_dict(PRESETS[target])
     elif Path(target).is_file():
@@ -35,7 +35,7 @@ def load(target: str, overrides: Sequence[str] = ()) -> Run:
 
 
 def override(run: Run, overrides: Sequence[str]) -> Run:
-    """The run with `section.key=value` overrides applied. Raises `Mistakes` as `load` does."""
+    """The run with `section.key=value` overrides applied. Raises `ConfigErrors` as `load` does."""
     return _complete(to_dict(run), overrides)
 
 

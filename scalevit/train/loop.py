@@ -1,7 +1,8 @@
-"""The training loop: accumulate, clip, step, average, log, evaluate, save, stop. Knows no model and no data.
+"""Training loop and training step: accumulate gradients, clip, update, average, log, evaluate, save, stop.
 
-`State` is everything that decides the rest of a run: with the same state and the same batches, the same
-weights come out, bit for bit, whether or not the process died in between.
+It knows no particular model and no data. `State` is everything that decides the rest of a run: the same state
+and the same batches give the same weights, bit for bit, whether or not the process died in between.
+`take_step` is the only training step: benchmarks, parity and the memory dry run call it too.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ MicroBatch = tuple[Tensor, Tensor]
 
 @dataclass
 class State:
-    """average: running average of the weights by name, None when none is kept. step: optimizer steps done.
-    meters: sums since the last log line: loss, gradient norm, steps. seconds: trained in all attempts.
-    forward: what is called in place of the model when processes share it. replay: what launches forward and
-    backward as one, where a device wants that. history: losses that the guard
-    compares with; skips: (step, batches) left out from that step on; rewinds: how often the run went back."""
+    """Training state. average: running average of the weights by name, None when none is kept. step:
+    optimizer steps done. meters: sums since the last log line: loss, gradient norm, steps. seconds: spent on
+    training steps in all attempts; evaluation_seconds: on evaluation. forward: what is called in place of the
+    model when processes share it. replay: what launches forward and backward as one, where a device wants
+    that. history: losses that the guard compares with; skips: (step, batches) left out from that step on;
+    rewinds: how often the run went back."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -47,6 +49,7 @@ class State:
     replay: CudaGraphRunner | None = None
     step: int = 0
     seconds: float = 0.0
+    evaluation_seconds: float = 0.0
     meters: Tensor = field(default_factory=lambda: torch.zeros(3))
     history: list[float] = field(default_factory=list)
     skips: list[tuple[int, int]] = field(default_factory=list)
@@ -59,8 +62,9 @@ class State:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step does. loss: mean over a micro-batch of (outputs, labels), in fp32. clip: largest global
-    gradient norm, 0 for no clipping. prepare: inputs as they travel to inputs as the model takes them."""
+    """Training recipe: the constants of a step. loss: mean over a micro-batch of (outputs, labels), in fp32.
+    clip: largest global gradient norm, 0 for no clipping. prepare: inputs as they travel to inputs as the
+    model takes them."""
 
     schedule: Schedule
     train: Train
@@ -76,56 +80,59 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Whom the loop tells what. log: step and values since the last line. stop: a reason to stop, or None.
-    tick: after every step, for a display; gets the state and the newest logged values. rewind: put the last
-    good state back, for this reason."""
+    """What the loop calls. log: step and mean values since the last call. stop: gives a reason to stop, or
+    None. after_step: after every step, with the state and the newest logged values. rewind: put the last good
+    state back, for this reason."""
 
     log: Callable[[int, Mapping[str, float]], None] = _nothing
     save: Callable[[State], None] = _nothing
     evaluate: Callable[[State], None] = _nothing
     stop: Callable[[], str | None] = lambda: None
-    tick: Callable[[State, Mapping[str, float]], None] = _nothing
+    after_step: Callable[[State, Mapping[str, float]], None] = _nothing
     rewind: Callable[[State, str], None] = _nothing
 
 
 def train(
-    state: State, batches: Callable[[int], Iterator[Sequence[MicroBatch]]], recipe: Recipe, hooks: Callbacks
+    state: State,
+    batches: Callable[[int], Iterator[Sequence[MicroBatch]]],
+    recipe: Recipe,
+    callbacks: Callbacks,
 ) -> str | None:
     """Train from `state.step` to the schedule's end; gives the reason when stopped before.
 
-    batches: the micro-batches number n, n + 1, … of the data, from a given n on."""
+    batches: gives the batches n, n + 1, … of the data as lists of micro-batches, from a given n on."""
     clock, stream = StepTimer(state), batch_stream(state, batches)
     stopped, last = None, -1
     while state.step < recipe.schedule.steps and stopped is None:
         state.world.mark_progress(state.step, READING)
-        batch = clock.wait(stream)
+        batch = clock.next_batch(stream)
         state.world.mark_progress(state.step, COMPUTING)
         wrong = take_step(state, batch, recipe)
         if wrong is not None:
-            stopped = rewind(state, wrong, recipe.guard, hooks)
+            stopped = rewind(state, wrong, recipe.guard, callbacks)
             if stopped is not None:
                 return stopped
             stream = batch_stream(state, batches)
             continue
-        clock.done(sum(len(labels) for _, labels in batch))
         due = Due(state.step, recipe)
+        clock.end_step(sum(len(labels) for _, labels in batch), wait=due.any)
         state.world.mark_progress(state.step, SAVING)
         if due.log:
-            hooks.log(state.step, clock.values(recipe))
-        stopped = None if due.last else state.world.any_rank(hooks.stop())
+            callbacks.log(state.step, clock.means(recipe))
+        stopped = None if due.last else state.world.any_rank(callbacks.stop())
         if due.save or stopped:
-            hooks.save(state)
+            callbacks.save(state)
             last = state.step
         if due.evaluate:
-            hooks.evaluate(state)
-        hooks.tick(state, clock.latest)
+            callbacks.evaluate(state)
+        callbacks.after_step(state, clock.latest)
     assert stopped is None or last == state.step
     return stopped
 
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be done once `step` steps are; at the end, everything."""
+    """What is due after `step` steps; after the last one, everything."""
 
     step: int
     recipe: Recipe
@@ -142,19 +149,24 @@ class Due:
         return self._every(self.recipe.train.log_every)
 
     @property
+    def any(self) -> bool:
+        """Whether work other than training follows this step."""
+        return self.log or self.save or self.evaluate
+
+    @property
     def save(self) -> bool:
         return self._every(self.recipe.train.save_every) or self.step in self.recipe.train.keep_at
 
     @property
     def evaluate(self) -> bool:
-        """The one at the end belongs to whoever finishes the run: it must survive a crash in between."""
+        """Not after the last step: `Session.finish` evaluates then, also after a crash in between."""
         return not self.last and self._every(self.recipe.train.eval_every)
 
 
 def batch_stream(
     state: State, batches: Callable[[int], Iterator[Sequence[MicroBatch]]]
 ) -> Iterator[Sequence[MicroBatch]]:
-    """The batches from the state's step on, without those that the guard made the run skip."""
+    """The batches from the state's step on, without those that the guard skips."""
     step, number = state.step, -1
     stream: Iterator[Sequence[MicroBatch]] = iter(())
     while True:
@@ -165,12 +177,12 @@ def batch_stream(
         step, number = step + 1, number + 1
 
 
-def rewind(state: State, wrong: str, guard: Guard, hooks: Callbacks) -> str | None:
-    """Put the last good state back and skip the batches that led to the fault, or say why to stop."""
+def rewind(state: State, wrong: str, guard: Guard, callbacks: Callbacks) -> str | None:
+    """Rewind to the last good state and skip the batches up to the bad one, or give the reason to stop."""
     failed, skips, rewinds = state.step, list(state.skips), state.rewinds + 1
     if rewinds > guard.rewinds:
         return f"{wrong} at step {failed}, after going back {guard.rewinds} times"
-    hooks.rewind(state, f"{wrong} at step {failed}")
+    callbacks.rewind(state, f"{wrong} at step {failed}")
     first = max(state.step, failed - guard.skip + 1)
     state.skips, state.rewinds = [*skips, (first, failed - first + 1)], rewinds
     return None
@@ -180,7 +192,10 @@ def rewind(state: State, wrong: str, guard: Guard, hooks: Callbacks) -> str | No
 
 
 def take_step(state: State, batch: Sequence[MicroBatch], recipe: Recipe) -> str | None:
-    """One optimizer step on one batch, given as micro-batches; or none, and what is wrong with it."""
+    """One training step on a batch given as micro-batches: learning rate, gradients, clipping, loss guard,
+    update, average. Gives None, or what is wrong with the step, which then changes nothing.
+
+    The loss and the gradient norm before clipping are added to `state.meters`."""
     rate = lr_at(recipe.schedule, state.step)
     for group in state.optimizer.param_groups:
         set_lr(group, rate)
@@ -202,14 +217,15 @@ def take_step(state: State, batch: Sequence[MicroBatch], recipe: Recipe) -> str 
 
 
 def check_step(state: State, loss: Tensor, norm: Tensor, guard: Guard) -> str | None:
-    """What is wrong with this step, the same on all processes. Waits for the device, unless it is off."""
+    """What the guard finds wrong with this step, the same on all processes; waits for the device unless the
+    guard is off."""
     if not guard.on:
         return None
     state.world.all_reduce_mean(loss)
-    found, size = torch.stack([loss, norm]).tolist()
-    wrong = check_loss(found, size, state.history, guard)
+    loss_value, norm_value = torch.stack([loss, norm]).tolist()
+    wrong = check_loss(loss_value, norm_value, state.history, guard)
     if wrong is None:
-        update_history(state.history, found, guard)
+        update_history(state.history, loss_value, guard)
     return wrong
 
 
@@ -257,31 +273,36 @@ def clip_gradients(gradients: list[Tensor], limit: float, world: World = SINGLE_
 
 
 class StepTimer:
-    """Speed and stalls since the last log line; reads device values only when a line is due."""
+    """Time of training steps alone, without logging, evaluation and saving; and means since the last log
+    line. Reads values of the device only when a line is due."""
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.before = self.began = time.perf_counter()
-        self.waited, self.images = 0.0, 0
+        self.began = time.perf_counter()
+        self.waited, self.spent, self.images = 0.0, 0.0, 0
         self.latest: Mapping[str, float] = {}
 
-    def wait(self, stream: Iterator[Sequence[MicroBatch]]) -> Sequence[MicroBatch]:
-        began = time.perf_counter()
+    def next_batch(self, stream: Iterator[Sequence[MicroBatch]]) -> Sequence[MicroBatch]:
+        """The next batch; the step's time begins here."""
+        self.began = time.perf_counter()
         batch = next(stream)
-        self.waited += time.perf_counter() - began
+        self.waited += time.perf_counter() - self.began
         return batch
 
-    def done(self, images: int) -> None:
-        now = time.perf_counter()
-        self.state.seconds += now - self.before
-        self.before = now
+    def end_step(self, images: int, wait: bool) -> None:
+        """The step's time ends; `wait` for the device, so that no later work is charged with this step's."""
+        if wait and self.state.device.type == "cuda":
+            torch.cuda.synchronize(self.state.device)
+        seconds = time.perf_counter() - self.began
+        self.state.seconds += seconds
+        self.spent += seconds
         self.images += images
 
-    def values(self, recipe: Recipe) -> Mapping[str, float]:
-        """loss and grad_norm (means since the last line), lr (of the last step), images_per_second, and
-        stall: the share of the time spent waiting for data."""
+    def means(self, recipe: Recipe) -> Mapping[str, float]:
+        """Means since the last call: loss, grad_norm, images_per_second, and stall, the share of the time
+        spent waiting for data; lr is that of the last step."""
         loss, norm, steps = self.state.world.all_reduce_mean(self.state.meters).tolist()
-        spent = max(1e-9, time.perf_counter() - self.began)
+        spent = max(1e-9, self.spent)
         self.latest = {
             "loss": loss / steps,
             "grad_norm": norm / steps,
@@ -290,7 +311,7 @@ class StepTimer:
             "stall": self.waited / spent,
         }
         self.state.meters.zero_()
-        self.began, self.waited, self.images = time.perf_counter(), 0.0, 0
+        self.waited, self.spent, self.images = 0.0, 0.0, 0
         return self.latest
 
 
@@ -298,12 +319,13 @@ class StepTimer:
 
 
 def checkpoint_shards(state: State) -> list[dcp.Shard]:
-    """What this process writes of the tensors that decide the rest of the run."""
+    """Checkpoint shards: what this process writes of the tensors of the state."""
     state.world.all_reduce_mean(state.meters)
     return state.world.local_shards(state_tensors(state))
 
 
 def state_tensors(state: State) -> dict[str, Tensor]:
+    """The tensors of the state by name: model, average, optimizer, meters."""
     out = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     out |= {f"average.{name}": value for name, value in (state.average or {}).items()}
     for name, parameter in state.model.named_parameters():
@@ -313,29 +335,30 @@ def state_tensors(state: State) -> dict[str, Tensor]:
 
 
 def scalar_state(state: State) -> dict[str, Any]:
-    """What of the state is no tensor."""
+    """The part of the state that is not tensors, as JSON."""
     return {
         "step": state.step, "seconds": state.seconds, "history": state.history, "skips": state.skips,
-        "rewinds": state.rewinds, "world": state.world.size,
+        "rewinds": state.rewinds, "world": state.world.size, "evaluation_seconds": state.evaluation_seconds,
     }  # fmt: skip
 
 
-def restore(state: State, reader: dcp.ShardReader, facts: Mapping[str, Any]) -> None:
-    """Put a checkpoint's values into a state, whatever the number of processes that wrote it.
+def restore(state: State, reader: dcp.ShardReader, scalars: Mapping[str, Any]) -> None:
+    """Restore a checkpoint into a state, whatever the number of processes that wrote it.
 
     Raises ValueError when a tensor is missing, left over, or of another shape."""
     ours = {name: value for name, value in state_tensors(state).items() if not name.startswith("optimizer.")}
-    found = {name for name in reader.locations if not name.startswith("optimizer.")}
-    odd = sorted(ours.keys() ^ found)
-    odd += [name for name in ours.keys() & found if reader.size(name) != tuple(ours[name].shape)]
+    saved = {name for name in reader.locations if not name.startswith("optimizer.")}
+    odd = sorted(ours.keys() ^ saved)
+    odd += [name for name in ours.keys() & saved if reader.size(name) != tuple(ours[name].shape)]
     if odd:
         raise ValueError(f"{reader.folder} is a checkpoint of something else: {', '.join(odd[:4])} differ")
     with torch.no_grad():
         for name, value in ours.items():
             read_local(value, reader, name)
         _restore_optimizer(state, reader)
-    state.step, state.seconds, state.rewinds = facts["step"], facts["seconds"], facts["rewinds"]
-    state.history, state.skips = list(facts["history"]), [(a, b) for a, b in facts["skips"]]
+    state.step, state.seconds, state.rewinds = scalars["step"], scalars["seconds"], scalars["rewinds"]
+    state.evaluation_seconds = scalars.get("evaluation_seconds", 0.0)
+    state.history, state.skips = list(scalars["history"]), [(a, b) for a, b in scalars["skips"]]
 
 
 def _restore_optimizer(state: State, reader: dcp.ShardReader) -> None:

@@ -1,7 +1,7 @@
-"""What is caught before it enters the weights: a loss or gradient that is not finite, and a loss that jumps.
+"""Loss guard: detects a loss or gradient norm that is not finite, and loss spikes, before the update.
 
-The median and the median absolute deviation of recent losses say what is usual: unlike mean and standard
-deviation, one spike among them hardly moves them.
+A spike is measured by the median and the median absolute deviation of recent losses: unlike mean and standard
+deviation, one outlier among them hardly moves them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,16 @@ from collections.abc import Sequence
 
 from scalevit.config.run import Guard
 
+#: The least median absolute deviation, as a share of the median.
+LEAST_DEVIATION = 1e-3
+
 
 def check_loss(loss: float, norm: float, history: Sequence[float], guard: Guard) -> str | None:
-    """What is wrong with a step of this loss and gradient norm, or None. history: the losses before it."""
+    """Check a step's loss and gradient norm: what is wrong with them, or None. history: losses of the steps
+    before.
+
+    Where more than half of the history is one value the deviation is 0, which says nothing about the noise:
+    then it is taken to be at least `LEAST_DEVIATION` of the median."""
     if not math.isfinite(loss):
         return f"a loss of {loss}"
     if not math.isfinite(norm):
@@ -23,13 +30,14 @@ def check_loss(loss: float, norm: float, history: Sequence[float], guard: Guard)
         return None
     middle = statistics.median(history)
     deviation = statistics.median(abs(value - middle) for value in history)
+    deviation = max(deviation, LEAST_DEVIATION * abs(middle))
     if loss > middle + guard.spike * deviation:
         return f"a loss of {loss:.4g}, where {middle:.4g} ± {deviation:.2g} is usual"
     return None
 
 
 def update_history(history: list[float], loss: float, guard: Guard) -> None:
-    """Add a loss to the history, of which the last `guard.window` are kept; nothing when nobody asks."""
+    """Append a loss to the history of the last `guard.window`; nothing where spikes are not looked for."""
     if guard.spike:
         history.append(loss)
         del history[: -guard.window]

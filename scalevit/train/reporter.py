@@ -1,4 +1,4 @@
-"""What a run tells: rows of its records, lines of its log, the display. The first process speaks for all."""
+"""Reporting of a run: rows of its records, lines of its log, trackers, the display. Only rank 0 reports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from scalevit import config
 from scalevit.artifacts import records, run_folder
+from scalevit.config.progress import LineDisplay, NoDisplay, open_display
 from scalevit.data.corrupt import ReplacedSamples
 from scalevit.distributed import world as mesh
 from scalevit.kernels.fp8_autotune import LayerTiming
@@ -20,7 +21,7 @@ from scalevit.train import precision, progress, trackers
 
 @dataclass(frozen=True)
 class RowFields:
-    """What every row of a run says about it."""
+    """The columns that are the same in every record of a run."""
 
     run: config.Run
     id: str
@@ -49,108 +50,120 @@ class RowFields:
         }  # fmt: skip
 
 
+def _discard(text: str) -> None:
+    """The log of all processes but the first."""
+
+
 @dataclass
 class Reporter:
-    """One attempt's voice. display: where events and progress are shown. saved: the step of the last
-    checkpoint that is in place. replaced: broken samples that were told of."""
+    """Log, records, trackers and display of one attempt at a run. saved: the step of the last checkpoint that
+    is complete. replaced: corrupt samples reported so far."""
 
-    facts: RowFields
+    row_fields: RowFields
     out: Path
     world: mesh.World
     log: Callable[[str], None]
-    display: progress.LineDisplay | progress.ProgressBar
+    display: NoDisplay
     saved: int | None = None
     replaced: int = 0
-    trackers: trackers.Trackers = field(default_factory=lambda: trackers.Trackers(progress.discard))
+    trackers: trackers.Trackers = field(default_factory=lambda: trackers.Trackers(_discard))
 
     @classmethod
     def begin(cls, run: config.Run, out: Path, world: mesh.World) -> Reporter:
         if not world.is_main:
-            return cls(RowFields.of(run), out, world, progress.discard, progress.NoDisplay())
-        return cls(RowFields.of(run), out, world, run_folder.LogFile(out), progress.LineDisplay())
+            return cls(RowFields.of(run), out, world, _discard, NoDisplay())
+        return cls(RowFields.of(run), out, world, run_folder.LogFile(out), LineDisplay())
 
-    def show(self, step: int) -> None:
-        """Events only up to now: from step `step` on trackers, and where stderr is a terminal a progress
-        line."""
+    def open_displays(self, step: int) -> None:
+        """Open trackers and the progress display at step `step`; before that, only events are shown."""
         if self.world.is_main:
-            run = self.facts.run
-            self.trackers = trackers.Trackers(self.say)
+            run = self.row_fields.run
+            self.trackers = trackers.Trackers(self.log_event)
             self.trackers.begin(run, self.out, step)
-            self.display = progress.open_display(run.name, run.schedule.steps, step)
+            self.display = open_display()
 
-    def say(self, text: str) -> None:
+    def log_event(self, text: str) -> None:
+        """A line of the log and of the display."""
         self.log(text)
-        self.display.say(text)
+        self.display.event(text)
 
     def record(self, rows: Sequence[records.Row]) -> None:
         if self.world.is_main:
             records.append_records(self.out, rows)
             self.trackers.record(rows)
 
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of log and one row a value."""
+    def log_step(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of the log and one record for each value."""
         shown = {**values, "mfu": self.mfu(values)}
         self.log(f"step {step} · {progress.format_values(shown)}")
         rows = [
-            self.facts.row("train", step, key, value) for key, value in shown.items() if value is not None
+            self.row_fields.row("train", step, key, value)
+            for key, value in shown.items()
+            if value is not None
         ]
         self.record(rows)
 
-    def tick(self, step: int, values: Mapping[str, float]) -> None:
-        self.display.show(step, {**values, "mfu": self.mfu(values), "saved": self.saved})
+    def update_display(self, step: int, values: Mapping[str, float]) -> None:
+        run, shown = self.row_fields.run, {**values, "mfu": self.mfu(values), "saved": self.saved}
+        self.display.update(run.name, step, run.schedule.steps, progress.format_values(shown))
 
     def mfu(self, values: Mapping[str, float]) -> float | None:
-        """Model FLOPs over what the devices' maker promises."""
-        peak = precision.peak_flops(self.facts.run.train.precision, self.world.device)
+        """Model FLOPs utilisation: the model's FLOP/s over the peak of the devices."""
+        peak = precision.peak_flops(self.row_fields.run.train.precision, self.world.device)
         if peak is None or not values:
             return None
-        return values["images_per_second"] * self.facts.flops / (peak * self.world.size)
+        return values["images_per_second"] * self.row_fields.flops / (peak * self.world.size)
 
-    def broken(self, step: int, found: Sequence[ReplacedSamples]) -> None:
-        """A line and a record when more broken samples were replaced; `found` by each process."""
+    def log_corrupt_samples(self, step: int, found: Sequence[ReplacedSamples]) -> None:
+        """A line and a record when more corrupt samples were replaced; `found`: those of each process."""
         times, first = sum(one.times for one in found), {line: 0 for one in found for line in one.first}
         if times > self.replaced:
             self.replaced = times
-            source = self.facts.run.data.source
-            self.say(f"{times} broken samples replaced; see scalevit data check {source}")
-            self.record([self.facts.row("event", step, "broken_samples", times) | {"first": [*first]}])
+            source = self.row_fields.run.data.source
+            self.log_event(f"{times} broken samples replaced; see scalevit data check {source}")
+            self.record([self.row_fields.row("event", step, "broken_samples", times) | {"first": [*first]}])
 
-    def chosen(self, step: int, found: Sequence[LayerTiming]) -> None:
+    def log_fp8_layers(self, step: int, timings: Sequence[LayerTiming]) -> None:
         """How each layer of a run in fp8 computes, and how many times faster than in bf16 it is."""
-        for choice in found:
-            self.say(f"fp8: {choice}")
-            row = self.facts.row("layer", step, choice.layer, choice.gain)
+        for choice in timings:
+            self.log_event(f"fp8: {choice}")
+            row = self.row_fields.row("layer", step, choice.layer, choice.gain)
             self.record([row | {"way": choice.granularity, "milliseconds": choice.milliseconds}])
 
-    def started(self, step: int, seconds: float) -> None:
-        """The row of an attempt."""
-        row = self.facts.row("start", step, "seconds", seconds)
-        self.record([row | records.provenance() | self.where()])
+    def record_start(self, step: int, seconds: float) -> None:
+        """The record of an attempt, with its provenance."""
+        row = self.row_fields.row("start", step, "seconds", seconds)
+        self.record([row | records.provenance() | self.hardware()])
 
-    def stopped(self, step: int, seconds: float, why: str) -> None:
-        """A line, and the row of an attempt that ended before the run did: the exit status may be lost, as
+    def record_stop(self, step: int, seconds: float, why: str) -> None:
+        """A line and the record of an attempt that ended before the run did; the exit status may be lost, as
         torchrun's is."""
-        self.say(f"stopped by {why} at step {step}; the same command goes on")
-        self.record([self.facts.row("stop", step, "seconds", seconds) | {"why": why}])
+        self.log_event(f"stopped by {why} at step {step}; the same command goes on")
+        self.record([self.row_fields.row("stop", step, "seconds", seconds) | {"why": why}])
 
-    def ended(self, step: int, seconds: float, rows: Sequence[records.Row]) -> None:
-        """The last rows of a run: `rows`, and the one about itself that says that it has ended."""
-        speed = step * self.facts.run.train.batch / max(1e-9, seconds)
+    def record_end(
+        self, step: int, seconds: float, rows: Sequence[records.Row], evaluation_seconds: float
+    ) -> None:
+        """The last records of a run: `rows`, and the one of kind "run" that marks it as complete."""
+        speed = step * self.row_fields.run.train.batch / max(1e-9, seconds)
         about = {
-            **records.provenance(), **self.where(), "name": self.facts.run.name, "seconds": round(seconds, 3),
+            **records.provenance(), **self.hardware(), "name": self.row_fields.run.name,
+            "seconds": round(seconds, 3),
+            "evaluation_seconds": round(evaluation_seconds, 3),
             "images_per_second": speed, "mfu": self.mfu({"images_per_second": speed}),
             "memory": round(self.memory(), 4),
         }  # fmt: skip
-        self.record([*rows, self.facts.row("run", step, "seconds", seconds) | about])
+        self.record([*rows, self.row_fields.row("run", step, "seconds", seconds) | about])
 
     def memory(self) -> float:
-        """GiB that were held at the fullest moment: the device's, else the process's own."""
+        """Peak memory in GiB: of the device, on a CPU of the process."""
         if self.world.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.world.device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
 
-    def where(self) -> dict[str, Any]:
+    def hardware(self) -> dict[str, Any]:
+        """Device, number of processes and parallel strategy."""
         device, world = self.world.device, self.world.size
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        strategy = self.facts.run.parallel.strategy if world > 1 else "single"
+        strategy = self.row_fields.run.parallel.strategy if world > 1 else "single"
         return {"device": name, "world": world, "strategy": strategy}

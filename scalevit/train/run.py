@@ -1,7 +1,7 @@
-"""The composition root: from the words of a run to a folder that holds its result.
+"""Pretraining entry point of one process: validate a configuration, lock the run folder, train, and return.
 
-Everything that can be wrong is looked at before anything is created. `pretrain` called again on a folder goes
-on where the last whole checkpoint is; on a finished run it does nothing.
+Everything is validated before anything is created. `pretrain` on a folder that holds a checkpoint resumes
+from it; on a finished run it does nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from scalevit.train.signals import StopSignals
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """folder: the run's. step: steps done. stopped: why the run ended before its last step, None when it is
-    complete. model: the folder with the weights, ready for use."""
+    """Result of `pretrain`. folder: the run's. step: steps done. stopped: why the run ended before its last
+    step, None when it is complete."""
 
     folder: Path
     step: int
@@ -34,45 +34,46 @@ class PretrainResult:
 
     @property
     def model(self) -> Path:
+        """The folder with the exported weights."""
         return self.folder / run_folder.MODEL
 
 
 def preflight_errors(run: config.Run, out: Path | None) -> list[str]:
-    """Everything that keeps this run from being trained, into `out` if that is said, its images apart, one
-    line each; creates nothing."""
-    found = [*config.validate(run), *probe_errors(run.probe), *trackers.tracker_errors(run)]
-    found += run_folder.folder_errors(run, out) if out is not None else []
-    found += mesh.world_errors(run.parallel, run.train.batch)
-    found += precision.precision_errors(run.train.precision)
+    """All errors that keep this run from being trained (into `out`, if given), except those of its images,
+    one line each; creates nothing."""
+    errors = [*config.validate(run), *probe_errors(run.probe), *trackers.tracker_errors(run)]
+    errors += run_folder.folder_errors(run, out) if out is not None else []
+    errors += mesh.world_errors(run.parallel, run.train.batch)
+    errors += precision.precision_errors(run.train.precision)
     if run.branch.trunk:
-        found += cooldown_branch.branch_errors(run)
-    return found
+        errors += cooldown_branch.branch_errors(run)
+    return errors
 
 
 def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = None) -> PretrainResult:
-    """Train `run` into the folder `out`, or go on with what is there; started by torchrun, together with the
-    other processes.
+    """Train `run` into the folder `out`, or resume what is there; under torchrun, together with the other
+    processes.
 
-    Raises `config.ConfigErrors` with everything that is wrong, before anything is created. Ends early, with a
+    Raises `config.ConfigErrors` with all errors, before anything is created. Ends early, with a
     checkpoint, on SIGTERM, SIGUSR1, Ctrl-C, or after `max_minutes`."""
     out = Path(out)
     with mesh.process_group(run.parallel) as world:
-        found = [*config.missing_source(run), *preflight_errors(run, out)] if world.is_main else []
-        world.raise_on_all_ranks(config.ConfigErrors(found) if found else None)
+        errors = [*config.missing_source(run), *preflight_errors(run, out)] if world.is_main else []
+        world.raise_on_all_ranks(config.ConfigErrors(errors) if errors else None)
         if world.broadcast(run_folder.is_complete(out)):
             return PretrainResult(out, run.schedule.steps, None)
         batches = open_batches(run, world)
-        same = deterministic_algorithms(run.train.deterministic)
-        with locked(run, out, world), same, StopSignals(max_minutes) as stop:
+        deterministic = deterministic_algorithms(run.train.deterministic)
+        with locked(run, out, world), deterministic, StopSignals(max_minutes) as stop:
             session = Session.begin(run, out, batches, world)
             with session.reporter.display, session.reporter.trackers:
-                stopped = session.go(stop)
+                stopped = session.train_to_end(stop)
     return PretrainResult(out, session.state.step, stopped)
 
 
 @contextlib.contextmanager
 def locked(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
-    """The first process holds the folder for all; a refusal ends all of them."""
+    """Rank 0 holds the lock of the run folder for all processes; when it cannot, all of them end."""
     with contextlib.ExitStack() as stack:
         refusal = None
         if world.is_main:
@@ -85,7 +86,7 @@ def locked(run: config.Run, out: Path, world: mesh.World) -> Iterator[None]:
 
 
 def open_batches(run: config.Run, world: mesh.World = mesh.SINGLE_PROCESS) -> Batches:
-    """The run's data. Raises ValueError when its source does not exist or does not fit the model."""
+    """Training batches of the run. Raises ValueError when the source is missing or does not fit the model."""
     pin = world.device.type == "cuda"
     if run.data.part != "all":
         # image libraries cost a fifth of a second, which a run on procedural images need not pay

@@ -1,25 +1,30 @@
-"""From the words of a run to the state of its step 0, on one process's share of the devices."""
+"""Initial training state of a run: model, optimizer, weight average and training recipe, on this process's
+share of the devices.
+"""
 
 from __future__ import annotations
 
 import torch
 
 from scalevit import config, optim
+from scalevit.data.normalise import normaliser
 from scalevit.distributed import parallelize
 from scalevit.distributed import world as mesh
 from scalevit.distributed.shards import copy_local
 from scalevit.evals.finetune import start_values
 from scalevit.kernels import fp8_linear
 from scalevit.kernels.cuda_graph import CudaGraphRunner
+from scalevit.model import losses
 from scalevit.model.vit import ViT
 from scalevit.optim.weight_averaging import start_average
-from scalevit.train.loop import State
+from scalevit.train.loop import Recipe, State
 from scalevit.train.malloc import keep_freed
 from scalevit.train.precision import compile_blocks
 
 
 def build_state(run: config.Run, world: mesh.World) -> State:
-    """The state of step 0."""
+    """The training state before the first step. Start weights (`run.start`) are not in it yet: a run that
+    resumes from a checkpoint never reads them; `load_start_weights` does."""
     if world.device.type == "cpu":
         keep_freed()
     shard = world.size > 1 and run.parallel.strategy != "ddp"
@@ -42,23 +47,41 @@ def build_state(run: config.Run, world: mesh.World) -> State:
     return State(model, optim.build(run.optimizer, model), average, world, forward, replay, meters=meters)
 
 
+def build_recipe(run: config.Run) -> Recipe:
+    """The training recipe of a run: schedule, loss, clipping, guard, and the normalisation of its images."""
+    loss, normalise = losses.LOSSES[run.train.loss], normaliser(run.start.preprocessing)
+    return Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, normalise)
+
+
 @torch.no_grad()
 def initialise(model: ViT, run: config.Run) -> None:
-    """The first values of every tensor, of which each process keeps its share."""
+    """Initialise every tensor from the run's seed; each process keeps its share."""
     targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, value in model.initial_values(run.train.seed):
         copy_local(targets[name], value)
-    if run.start.weights:
-        for name, value in start_values(run.start, run.model.image):
-            copy_local(targets[name], value)
+
+
+@torch.no_grad()
+def load_start_weights(state: State, run: config.Run) -> None:
+    """Load the weights that the run starts from, if any, into the model and into its average."""
+    if not run.start.weights:
+        return
+    for name, value in start_values(run.start, run.model.image):
+        copy_local(state.model.get_parameter(name), value)
+    _copy_to_average(state)
 
 
 def reset(state: State, run: config.Run) -> None:
-    """The state of step 0 again, in place; what the guard learnt is kept by whoever calls."""
+    """Reset to the state before the first step, in place; the caller keeps the guard's skips and rewinds."""
     assert isinstance(state.model, ViT)
     initialise(state.model, run)
+    _copy_to_average(state)
+    load_start_weights(state, run)
     state.optimizer.state.clear()
-    for name, value in (state.average or {}).items():
-        value.copy_(state.model.get_parameter(name).detach())
     state.step, state.seconds, state.history = 0, 0.0, []
     state.meters.zero_()
+
+
+def _copy_to_average(state: State) -> None:
+    for name, value in (state.average or {}).items():
+        value.copy_(state.model.get_parameter(name).detach())

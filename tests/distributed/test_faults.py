@@ -127,7 +127,7 @@ def test_a_fault_on_one_process_takes_all_back(tmp_path, monkeypatch, job, fault
     process = job(run=WATCHED, program=(FAULTY, fault))
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
-    assert said.count("not let into the weights; back at step 6") == 1
+    assert said.count("the step is discarded; back at step 6") == 1
     assert_close(losses(tmp_path / "run"), losses(tmp_path / "without"))
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from scalevit.artifacts import dcp
 from scalevit.config.lr_schedule import lr_at
+from scalevit.train import loop
 from scalevit.train.loop import (
     Callbacks,
     accumulate_gradients,
@@ -58,7 +59,7 @@ def test_a_polyak_average_is_the_mean_of_the_last_weights():
         seen.append({name: p.detach().clone() for name, p in state.model.named_parameters()})
         assert state.step >= 5 or all(torch.equal(state.average[n], seen[-1][n]) for n in state.average)
 
-    train(state, batches(), knobs, Callbacks(tick=remember))
+    train(state, batches(), knobs, Callbacks(after_step=remember))
     for name, value in state.average.items():
         mean = torch.stack([weights[name] for weights in seen[4:]]).mean(0)  # those of steps 5 … 12
         torch.testing.assert_close(value, mean, rtol=1e-6, atol=1e-7)
@@ -109,11 +110,11 @@ def test_resuming_leaves_no_trace(tmp_path, at, optimizer):
     def stop():
         return "enough" if broken.step == at else None
 
-    hooks = Callbacks(
+    callbacks = Callbacks(
         save=lambda s: saved.append((everything(s), scalar_state(s))), stop=stop,
         log=lambda step, values: again.append((step, values["loss"])),
     )  # fmt: skip
-    assert train(broken, batches(), rule, hooks) == "enough"
+    assert train(broken, batches(), rule, callbacks) == "enough"
     places, _ = dcp.write_shards(tmp_path, 0, dcp.unsharded(saved[-1][0]))
     dcp.write_index(tmp_path, places)
     resumed = fresh(optimizer=optimizer)
@@ -133,18 +134,18 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 
 def test_what_is_due_when():
     saves, logs, evaluations = [], [], []
-    hooks = Callbacks(
+    callbacks = Callbacks(
         save=lambda s: saves.append(s.step), log=lambda step, values: logs.append(step),
         evaluate=lambda s: evaluations.append(s.step),
     )  # fmt: skip
-    train(fresh(), batches(), recipe(save_every=4, eval_every=6, keep_at=(5,)), hooks)
+    train(fresh(), batches(), recipe(save_every=4, eval_every=6, keep_at=(5,)), callbacks)
     assert (saves, logs, evaluations) == ([4, 5, 8, 12], [5, 10, 12], [6])
 
 
 def test_stopping_saves_where_it_stops():
     saves = []
-    hooks = Callbacks(save=lambda s: saves.append(s.step), stop=lambda: "please")
-    assert train(fresh(), batches(), recipe(), hooks) == "please"
+    callbacks = Callbacks(save=lambda s: saves.append(s.step), stop=lambda: "please")
+    assert train(fresh(), batches(), recipe(), callbacks) == "please"
     assert saves == [1]
 
 
@@ -156,3 +157,26 @@ def test_bf16_computes_low_and_keeps_high():
     assert {value.dtype for value in kept} == {torch.float32}
     a, b = (torch.cat([p.detach().flatten() for p in s.model.parameters()]) for s in (low, high))
     assert 0 < (a - b).norm() / b.norm() < 0.05
+
+
+def test_speed_and_seconds_leave_out_evaluation_and_saving(monkeypatch):
+    """On a clock that only data (1 s a batch) and callbacks (100 s each) move."""
+    clock, logged = [0.0], []
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+
+    def wait(seconds):
+        clock[0] += seconds
+
+    def slow(step):
+        for micro_batches in batches()(step):
+            wait(1.0)
+            yield micro_batches
+
+    state = fresh()
+    slow_callbacks = Callbacks(
+        log=lambda step, values: logged.append(values["images_per_second"]) or wait(100.0),
+        save=lambda s: wait(100.0), evaluate=lambda s: wait(100.0), after_step=lambda s, v: wait(100.0),
+    )  # fmt: skip
+    train(state, slow, recipe(save_every=4, eval_every=3), slow_callbacks)
+    assert state.seconds == STEPS
+    assert logged == pytest.approx([BATCH] * 3)

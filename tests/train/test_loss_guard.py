@@ -29,6 +29,13 @@ def test_what_is_wrong():
     assert check_loss(9.0, 1.0, usual, Guard(window=5)) is None  # spikes are not looked at unless asked
 
 
+def test_equal_losses_do_not_make_noise_a_spike():
+    """A median absolute deviation of 0 says nothing about noise: half a per cent above is no spike of 6."""
+    guard, equal = Guard(spike=6.0, window=5), [2.0] * 5
+    assert check_loss(2.01, 1.0, equal, guard) is None
+    assert "is usual" in (check_loss(2.02, 1.0, equal, guard) or "")
+
+
 def test_history_is_a_window():
     history: list[float] = []
     for loss in range(9):

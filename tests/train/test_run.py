@@ -95,7 +95,7 @@ def test_a_faulty_step_is_left_out(tmp_path, monkeypatch, fault, word, save_ever
     (event,) = [row for row in records.read_records(tmp_path / "run") if row["kind"] == "event"]
     assert (event["metric"], event["step"], event["value"]) == ("rewind 1", BAD, save_every)
     assert word in event["why"]
-    assert "that data is skipped" in (tmp_path / "run" / "log.txt").read_text()
+    assert "its batch is skipped" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_a_cooldown_branch_is_the_run_from_scratch(done, tmp_path, capsys):
