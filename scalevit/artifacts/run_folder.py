@@ -15,6 +15,8 @@ from pathlib import Path
 from scalevit import config
 from scalevit.artifacts import checkpoint, records
 from scalevit.artifacts.atomic_write import atomic_write_text
+from scalevit.artifacts.printable import printable
+from scalevit.artifacts.redact import redact
 from scalevit.artifacts.remote import Folder, RemotePath, path_or_remote
 
 CONFIG, LOG, LOCK, CHECKPOINTS, MODEL = "run.yaml", "log.txt", ".lock", "checkpoints", "model"
@@ -114,11 +116,11 @@ def is_locked(out: Path) -> bool:
 
 
 class LogFile:
-    """log.txt: one line an event, with the time."""
+    """log.txt: one line an event with the time, without secrets and control characters."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / LOG
 
     def __call__(self, text: str) -> None:
-        with self.path.open("a") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(redact(text))}\n")

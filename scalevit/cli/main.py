@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from scalevit import __version__
+from scalevit.artifacts.printable import printable
+from scalevit.artifacts.redact import redact
 from scalevit.artifacts.remote import StoreUnavailable
 from scalevit.config.result import RESUMABLE, USER_ERROR, CommandResult
 
@@ -121,7 +123,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _print(answer: CommandResult, *, as_json: bool) -> int:
-    text = json.dumps(_finite(answer.data), indent=2) if as_json else answer.text
+    text = json.dumps(_finite(answer.data), indent=2) if as_json else printable(answer.text, keep="\n\t")
     if text:
         print(text, flush=True)
     return answer.code
@@ -140,6 +142,6 @@ def _finite(value: Any) -> Any:
 
 
 def _print_error(message: str, code: int = USER_ERROR) -> int:
-    for line in message.splitlines():
-        print(f"scalevit: {line}", file=sys.stderr)
+    for line in redact(message).split("\n"):
+        print(f"scalevit: {printable(line)}", file=sys.stderr)
     return code

@@ -12,6 +12,8 @@ import torch
 
 from scalevit import config
 from scalevit.artifacts import records, run_folder
+from scalevit.artifacts.printable import printable
+from scalevit.artifacts.redact import redact
 from scalevit.config.progress import LineDisplay, NoDisplay, open_display
 from scalevit.data.corrupt import ReplacedSamples
 from scalevit.distributed import world as mesh
@@ -84,6 +86,7 @@ class Reporter:
 
     def log_event(self, text: str) -> None:
         """A line of the log and of the display."""
+        text = printable(redact(text))
         self.log(text)
         self.display.event(text)
 
