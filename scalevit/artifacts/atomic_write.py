@@ -76,3 +76,10 @@ def fsync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Write the files of a folder, its subfolders and its names through to the disk."""
+    for path in folder.iterdir():
+        (fsync_tree if path.is_dir() else fsync_file)(path)
+    fsync_folder(folder)

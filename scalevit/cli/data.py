@@ -157,9 +157,9 @@ def _declare_preview(parser: argparse.ArgumentParser) -> None:
 def _preview(args: argparse.Namespace) -> CommandResult:
     from PIL import Image
 
+    from scalevit.artifacts.atomic_write import atomic_path
     from scalevit.config.run import Data
     from scalevit.data.dataset import open_dataset
-    from scalevit.data.index.read import atomic_write
     from scalevit.data.registry import FAMILIES, batches_of
 
     out, procedural = _file(Path(args.out)), args.path in FAMILIES
@@ -167,7 +167,7 @@ def _preview(args: argparse.Namespace) -> CommandResult:
     transform = "none" if procedural else args.transform
     data = Data(args.path, seed=args.seed, transform=transform, tolerate=1.0)
     batch = batches_of(data, image=args.image, classes=classes, batch=args.count)[0]
-    with atomic_write(out) as part:
+    with atomic_path(out) as part:
         Image.fromarray(_sheet(batch.images.numpy())).save(part, "PNG")
     labels = batch.labels.tolist()
     text = f"{out}: the first {args.count} images of a run with seed {args.seed}, as the model sees them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scalevit.artifacts.atomic_write import atomic_write_text
 from scalevit.config.load import dump, load
 from scalevit.config.result import CommandResult
 
@@ -187,9 +188,7 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
 def _write(path: Path, text: str) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"--out {path}: there is no folder {path.parent}")
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
-    temporary.replace(path)
+    atomic_write_text(path, text)
 
 
 # --------------------------------------------------------------------------- text

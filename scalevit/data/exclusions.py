@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scalevit.artifacts.atomic_write import atomic_path
 from scalevit.data.dataset import ImageDataset
-from scalevit.data.index.read import atomic_write
 
 if TYPE_CHECKING:
     from scalevit.data.dedup.search import Match
@@ -28,7 +28,7 @@ def write_exclusions(target: Path, train: ImageDataset, matches: list[tuple[Matc
     """One line a sample: its number, its name, the evaluation image that it copies, bits of difference."""
     lines = [f"{_TITLE} {train.samples}"]
     lines += [f"{m.train}\t{train.name(m.train)}\t{name}\t{m.bits}" for m, name in sorted(matches)]
-    with atomic_write(target) as part:
+    with atomic_path(target) as part:
         part.write_text("\n".join(lines) + "\n", errors="surrogateescape")
 
 

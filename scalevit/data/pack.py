@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from scalevit.artifacts.atomic_write import atomic_path
 from scalevit.data.dataset import ImageDataset
 from scalevit.data.decode import BrokenImage, image_ending
 from scalevit.data.exclusions import NO_EXCLUSIONS, skip_excluded
 from scalevit.data.formats.tables import pyarrow, schema_for
-from scalevit.data.index.read import atomic_write
 from scalevit.data.order import Order
 
 RECIPE = "pack.json"
@@ -66,7 +66,7 @@ def pack(
         target = out / f"shard-{number:06d}.{recipe.form}"
         if not target.exists():
             samples = skip_excluded(_samples(recipe, np.arange(edges[number], edges[number + 1])), excluded)
-            with atomic_write(target) as part:
+            with atomic_path(target) as part:
                 WRITERS[recipe.form](store, samples, part, left_out)
             written += 1
         if progress:
@@ -89,7 +89,7 @@ def _claim(recipe: PackOptions, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty, and not a pack that was begun; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(file) as part:
+    with atomic_path(file) as part:
         part.write_text(json.dumps(wanted, indent=2))
 
 

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from scalevit.artifacts.atomic_write import atomic_write
+from scalevit.artifacts.cache_folder import cache_folder
 from scalevit.config.dataclass_io import nearest_names
 from scalevit.config.run import Preprocessing
 from scalevit.distributed.world import World
@@ -223,10 +225,9 @@ def _small(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # --------------------------------------------------------------------------- kept by content
 
 
-def default_cache() -> Path:
-    """Default folder of the feature cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "scalevit" / "features"
+def default_cache() -> Path | None:
+    """Default folder of the feature cache; None where none can be written."""
+    return cache_folder("features")
 
 
 @dataclass(frozen=True)
@@ -277,8 +278,5 @@ def _read(place: Path | None) -> np.ndarray | None:
 def _write(place: Path | None, values: np.ndarray) -> None:
     if place is None:
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with atomic_write(place) as file:
         np.save(file, values)
-    temporary.replace(place)

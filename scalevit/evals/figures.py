@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scalevit.artifacts.atomic_write import atomic_write
 from scalevit.evals.compare import ProbeResult
 
 
@@ -33,10 +34,8 @@ def draw_accuracies(results: Sequence[ProbeResult], path: Path) -> None:
         (_against_layers if _by_layer(of_data) else _against_shots)(axes, of_data)
         axes.set(title=name, ylabel="accuracy in %")
         axes.legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    figure.savefig(draft, dpi=150, format=path.suffix.lower().lstrip("."))
-    draft.replace(path)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=150, format=path.suffix.lower().lstrip("."))
 
 
 def draw_dataset(results: Sequence[ProbeResult], data: str, folder: Path) -> Path:

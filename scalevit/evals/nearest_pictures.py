@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalevit.artifacts.atomic_write import atomic_write
 from scalevit.evals.backbones import LAST_LAYER, Backbone
 from scalevit.evals.datasets.probe_set import ProbeSet, select
 from scalevit.evals.features import extract, preprocess
@@ -34,9 +35,8 @@ def draw(backbone: Backbone, data: ProbeSet, folder: Path) -> list[Path]:
     paths = []
     for name, figure in sorted(pictures.items()):
         path = folder / f"{data.name}-{name}.png"
-        draft = path.with_name(path.name + ".draft")
-        figure.savefig(draft, dpi=DPI, format="png")
-        draft.replace(path)
+        with atomic_write(path) as file:
+            figure.savefig(file, dpi=DPI, format="png")
         paths.append(path)
     return paths
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scalevit.artifacts.atomic_write import atomic_write
 from scalevit.data.dataset import FORMATS, shard_paths
 from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.dedup.phash import luminance, phash
@@ -236,10 +237,8 @@ def _measure_chunk(path: str, form: str, start: int, stop: int) -> None:
         for place in range(len(found)):
             os.pwrite(held.fileno(), (start + place).to_bytes(8, "little"), 0)
             _measure(index, start + place, found[place : place + 1], reader)
-    temporary = target.with_suffix(".part")
-    with temporary.open("wb") as file:
+    with atomic_write(target) as file:
         np.save(file, found)
-    temporary.replace(target)
 
 
 def _held(path: str, form: str) -> list[str]:

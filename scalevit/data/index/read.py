@@ -10,14 +10,15 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scalevit.artifacts.atomic_write import atomic_write
+from scalevit.artifacts.cache_folder import cache_location
 from scalevit.artifacts.remote import FileVersion, file_version, is_remote
 
 #: offset, length: bytes of the image in a tar; of a table, offset is the row group and `row` the row in it.
@@ -143,7 +144,7 @@ class Builder:
 
 def index_path(path: str, form: str) -> Path:
     """Where the index of a shard lies: beside it, in a folder's case inside it; for what is remote or not
-    ours to write, in a cache ($SCALEVIT_CACHE or ~/.cache/scalevit)."""
+    ours to write, in the cache folder."""
     if not is_remote(path):
         beside = Path(path) / SUFFIX if form == "folder" else Path(path + SUFFIX)
         if beside.exists() or os.access(beside.parent, os.W_OK):
@@ -154,8 +155,7 @@ def index_path(path: str, form: str) -> Path:
 def cache_path(path: str, suffix: str) -> Path:
     """Where what is known of a path or address lies when it cannot lie there."""
     name = path if is_remote(path) else str(Path(path).resolve())
-    cache = Path(os.environ.get("SCALEVIT_CACHE") or Path.home() / ".cache" / "scalevit")
-    return cache / (hashlib.sha256(name.encode()).hexdigest()[:24] + suffix)
+    return cache_location() / (hashlib.sha256(name.encode()).hexdigest()[:24] + suffix)
 
 
 def write_index(index: ShardIndex, target: Path) -> None:
@@ -166,22 +166,10 @@ def write_index(index: ShardIndex, target: Path) -> None:
 def write_arrays(target: Path, facts: dict[str, Any], blocks: Sequence[np.ndarray]) -> None:
     """Put facts, as a line of JSON, and arrays into a file, whole or not at all."""
     line = json.dumps(facts).encode()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target) as part, part.open("wb") as file:
+    with atomic_write(target) as file:
         file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
         for block in blocks:
             file.write(block.tobytes())
-
-
-@contextmanager
-def atomic_write(target: Path) -> Iterator[Path]:
-    """A file to write to, which then takes the target's name; when that fails, nothing is left of it."""
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_index(target: Path) -> ShardIndex:

@@ -23,6 +23,9 @@ from pathlib import Path
 
 import torch
 
+from scalevit.artifacts.atomic_write import fsync_file, fsync_folder
+from scalevit.artifacts.cache_folder import cache_folder, cache_location
+
 SOURCES = sorted(Path(__file__).parent.glob("*.c"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 #: What lets loops with choices and roots become vectors. That numbers are finite is said to compilers alone:
@@ -59,8 +62,9 @@ def library() -> ctypes.CDLL | None:
 
 def _folder() -> Path:
     """Where libraries are kept; nobody else may write there, since what lies in it is run."""
-    folder = Path(os.environ.get("SCALEVIT_CACHE") or Path.home() / ".cache" / "scalevit") / "native"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = cache_folder("native")
+    if folder is None:
+        raise OSError(f"{cache_location()} cannot be written; SCALEVIT_CACHE names another folder")
     about = folder.stat()
     if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise OSError(f"{folder} can be written by others")
@@ -97,7 +101,9 @@ def _build(compiler: list[str], kept: Path) -> None:
         with ThreadPoolExecutor() as at_once:
             list(at_once.map(_run, steps))
         _run([*compiler, "-shared", *map(str, objects), *openmp, "-lm", "-o", str(linked)])
+        fsync_file(linked)
         linked.replace(kept)
+        fsync_folder(kept.parent)
 
 
 def _run(command: list[str]) -> None:

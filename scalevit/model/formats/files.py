@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scalevit.artifacts.atomic_write import fsync_folder, fsync_tree
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ValueError when the file is missing or holds something else."""
@@ -103,11 +105,14 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
+        fsync_tree(temporary)
         if target.is_dir():
             for file in temporary.iterdir():
                 file.replace(target / file.name)
+            fsync_folder(target)
         else:
             temporary.replace(target)
+        fsync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -119,5 +124,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         yield Path(folder) / target.name
+        fsync_tree(Path(folder))
         for file in Path(folder).iterdir():
             file.replace(target.parent / file.name)
+        fsync_folder(target.parent)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from scalevit import __version__
+from scalevit.artifacts.atomic_write import atomic_write_text
 from scalevit.config.lr_schedule import lr_at
 from scalevit.study.report.frontier_law import frontier_law
 from scalevit.study.report.next_budget import next_budget
@@ -42,10 +43,7 @@ FACTS = (
 def write(studies: Sequence[Results], path: Path, pictures: Sequence[Picture] = ()) -> Path:
     """Write the page of one or several studies, with pictures if there are any; gives its path."""
     html = render(studies, pictures)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(html)
-    draft.replace(path)
+    atomic_write_text(path, html)
     return path
 
 
