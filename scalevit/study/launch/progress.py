@@ -65,7 +65,7 @@ class StudyDisplay:
         return min(1.0, max(0.0, (scheduler.last_step(work.of(name)) - node.at) / max(1, node.steps)))
 
 
-class LineDisplay(StudyDisplay):
+class StudyLines(StudyDisplay):
     """For logs: one line when a node starts or ends."""
 
     def __init__(self, *args: Any) -> None:
@@ -81,7 +81,7 @@ class LineDisplay(StudyDisplay):
             self.say(f"{node.name} done, {done} of {len(self.weight)}, {time.monotonic() - self.began:.0f} s")
 
 
-class BarDisplay(StudyDisplay):
+class StudyBars(StudyDisplay):
     """For people: one bar for the study, one for each node that runs."""
 
     def __init__(self, *args: Any) -> None:
@@ -127,9 +127,9 @@ def progress_display(
 ) -> Iterator[StudyDisplay]:
     """The display that fits stderr."""
     if not sys.stderr.isatty():
-        yield LineDisplay(nodes, folder, foresee)
+        yield StudyLines(nodes, folder, foresee)
         return
-    bars = BarDisplay(nodes, folder, foresee)
+    bars = StudyBars(nodes, folder, foresee)
     with bars.bars:
         yield bars
 

@@ -105,10 +105,10 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from shell_study import Quiet, many, worker
 from scalevit.study.launch import scheduler
-from scalevit.study.launch.executors.local import Local
+from scalevit.study.launch.executors.local import LocalExecutor
 out = Path({out!r})
 nodes = many(out, {count})
-scheduler.launch(nodes, out, Quiet(), worker({more!r}), executor=Local(4))
+scheduler.run_study(nodes, out, Quiet(), worker({more!r}), executor=LocalExecutor(4))
 """
 
 
@@ -123,7 +123,7 @@ def start(out, count, more=""):
 def test_interrupting_the_launcher_ends_the_nodes_gently_and_the_next_launch_finishes(tmp_path):
     gentle = 'trap "exit 3" TERM; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.03; done'
     process = start(tmp_path, 12, gentle)
-    while not (tmp_path / "order.txt").exists():
+    while process.poll() is None and not (tmp_path / "order.txt").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
