@@ -15,11 +15,12 @@ from scalevit.kernels.triton.launch import use_triton
 
 def bias_gelu(h: Tensor, bias: Tensor) -> Tensor:
     """tanh GELU of h (…, m) + bias (m): computed in fp32, returned in the dtype of h."""
-    if use_triton(h):
+    fits = h.ndim > 0 and bias.shape == h.shape[-1:]  # others PyTorch broadcasts or refuses
+    if fits and use_triton(h, bias):
         from scalevit.kernels.triton.gelu import BiasGeluTriton
 
         return BiasGeluTriton.apply(h, bias)
-    if dispatch.use_native(h):
+    if fits and dispatch.use_native(h, bias):
         from scalevit.kernels.cpu.gelu import BiasGeluCPU
 
         return BiasGeluCPU.apply(h, bias)

@@ -19,7 +19,7 @@ from scalevit.kernels.cpu import dispatch
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Linear layer: x (…, i) times the transpose of weight (o, i), plus bias (o), in autocast's dtype."""
-    if _use_native(x, x.shape[-1], weight, bias):
+    if x.ndim > 0 and _use_native(x, x.shape[-1], weight, bias):
         from scalevit.kernels.cpu.linear import LinearCPU
 
         return LinearCPU.apply(x, weight, bias, compute_dtype(x))
@@ -46,9 +46,11 @@ def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor | None:
     """MLP: fc2 of tanh GELU of fc1, with GELU and its derivative fused into the matrix products. None where
     PyTorch computes it, or where a layer has hooks or another class. The reference is `model.layers.Mlp`:
     fp32 agrees within 1e-5, bf16 within its rounding."""
-    if not (_is_plain(fc1) and _is_plain(fc2) and _use_native(x, x.shape[-1], fc1.weight, fc1.bias)):
+    if not (
+        _is_plain(fc1) and _is_plain(fc2) and x.ndim > 0 and _use_native(x, x.shape[-1], fc1.weight, fc1.bias)
+    ):
         return None
-    if not _use_native(x, fc1.out_features, fc2.weight, fc2.bias):
+    if not _use_native(x, len(fc1.weight), fc2.weight, fc2.bias):
         return None
     from scalevit.kernels.cpu.linear import MlpCPU
 
@@ -62,10 +64,13 @@ def _is_plain(layer: nn.Module) -> TypeGuard[Linear]:
 
 def _use_native(x: Tensor, inputs: int, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the C product takes these; what torch would refuse is left to torch, which says why."""
-    if not dispatch.use_native(x) or weight.shape[1] != inputs:
+    factors = [weight] if bias is None else [weight, bias]
+    fits = weight.ndim == 2 and weight.shape[1] == inputs and (bias is None or bias.shape == weight.shape[:1])
+    if not fits or not dispatch.use_native(x, *factors):
         return False
     dtype = compute_dtype(x)
     allowed = {dtype, torch.float32} if torch.is_autocast_enabled("cpu") else {dtype}
-    factors = [weight] if bias is None else [weight, bias]
-    plain = all(type(factor) in (Tensor, nn.Parameter) and factor.dtype in allowed for factor in factors)
-    return plain and dispatch.use_native_matmul(x, dtype, x.numel() // x.shape[-1], *weight.shape)
+    rows = x.numel() // x.shape[-1]
+    return all(factor.dtype in allowed for factor in factors) and dispatch.use_native_matmul(
+        x, dtype, rows, *weight.shape
+    )

@@ -83,6 +83,7 @@ class UpdateLaunch:
         weights = [local_tensor(parameter.detach()) for parameter in parameters]
         columns = [weights, *([local_tensor(tensor) for tensor in column] for column in zip(*self.tensors))]
         assert all(tensor.is_contiguous() for column in columns for tensor in column)
+        _check_sizes(kind, columns)
         self.sizes = tuple(tensor.numel() for tensor in weights)
         self.device, self.momentum_dtype = weights[0].device, columns[1][0].dtype
         self._addresses = _addresses(tensor for column in columns for tensor in column)
@@ -109,6 +110,7 @@ class UpdateLaunch:
         gradients = [local_tensor(p.grad).contiguous() for p in self.parameters if p.grad is not None]
         gradient_addresses = _addresses(gradients)
         if gradient_addresses != self._gradient_addresses:
+            _check_gradients(gradients, self.sizes)
             self._gradient_addresses, self.gradients = (
                 gradient_addresses,
                 _table(gradient_addresses, self.device),
@@ -118,6 +120,31 @@ class UpdateLaunch:
         else:
             from scalevit.kernels.cpu import updates as kernels
         kernels.run(self, rates)
+
+
+def _check_sizes(kind: UpdateKind, columns: list[list[Tensor]]) -> None:
+    """Raise ValueError where a state tensor, which may have been loaded, has not the size that is read."""
+    for weight, momentum, *moments in zip(*columns, strict=True):
+        sizes = [weight.numel()] * len(moments)
+        if isinstance(kind, FactoredUpdate):
+            by_row, by_column = kind.A * kind.I * kind.B, kind.A * kind.B * kind.J
+            sizes = [by_row, by_column]
+            assert weight.numel() == by_row * kind.J
+        for tensor, size in zip((momentum, *moments), (weight.numel(), *sizes), strict=True):
+            if tensor.numel() != size or tensor.device != weight.device:
+                raise ValueError(
+                    f"the optimizer's state holds {tensor.numel()} numbers on {tensor.device} where its "
+                    f"parameter needs {size} on {weight.device}"
+                )
+        if momentum.dtype != columns[1][0].dtype or any(moment.dtype != torch.float32 for moment in moments):
+            raise ValueError("the optimizer's state is not in the dtypes that it was made with")
+
+
+def _check_gradients(gradients: list[Tensor], sizes: tuple[int, ...]) -> None:
+    """Raise ValueError where gradients are not as large as their parameters, in fp32."""
+    found = tuple(gradient.numel() for gradient in gradients)
+    if found != sizes or any(gradient.dtype != torch.float32 for gradient in gradients):
+        raise ValueError("gradients have another size or dtype than their parameters")
 
 
 @lru_cache(maxsize=64)

@@ -16,11 +16,20 @@ from scalevit.kernels.triton.launch import use_triton
 def sigmoid_xent(logits: Tensor, labels: Tensor) -> Tensor:
     """Sigmoid cross-entropy (b) of logits (b, c): Σ over classes of -y log σ(x) - (1 - y) log σ(-x), in
     fp32."""
-    if use_triton(logits):
+    if _has_labels(logits, labels) and use_triton(logits):
         from scalevit.kernels.triton.xent import SigmoidXent
 
         return SigmoidXent.apply(logits, labels)
     return sigmoid_xent_reference(logits, labels)
+
+
+def _has_labels(logits: Tensor, labels: Tensor) -> bool:
+    """Whether labels have one of the three forms for these logits; others PyTorch broadcasts or refuses."""
+    if logits.ndim != 2 or labels.device != logits.device or labels.shape[:1] != logits.shape[:1]:
+        return False
+    if labels.is_floating_point():
+        return labels.shape == logits.shape
+    return labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] > 0)
 
 
 def sigmoid_xent_reference(logits: Tensor, labels: Tensor) -> Tensor:

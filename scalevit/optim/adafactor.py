@@ -194,7 +194,7 @@ class Adafactor(DecoupledOptimizer):
             return None
         if not factoring.factored:
             return ElementwiseUpdate("adafactor", ("second_moment",))
-        if is_sharded(parameter) or factoring.shape[-1] > 1:
+        if is_sharded(parameter) or factoring.shape[-1] > 1 or parameter.numel() >= 2**31:  # 32-bit offsets
             return None
         return FactoredUpdate(*factoring.shape[:4], rows_first=factoring.second == 1)
 

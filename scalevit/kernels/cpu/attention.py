@@ -12,7 +12,13 @@ from scalevit.kernels.cpu import dispatch
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
-    """Self-attention of qkv (b, n, 3 · h · e): (b, n, h · e)."""
+    """Self-attention of qkv (b, n, 3 · h · e): (b, n, h · e).
+
+    Raises ValueError for a width that is no multiple of three times the heads, for an odd e, and for fewer
+    tokens than a tile has rows."""
+    b, n, width = qkv.shape
+    if b < 1 or n < dispatch.TILE_ROWS or heads < 1 or width % (3 * heads) or width // (3 * heads) % 2:
+        raise ValueError(f"no attention kernel for {tuple(qkv.shape)} and {heads} heads")
     return SelfAttention.apply(qkv, heads, torch.is_grad_enabled())
 
 

@@ -34,14 +34,22 @@ def is_available(device: torch.device) -> bool:
     return is_cpu(device) and library() is not None
 
 
-def use_native(tensor: Tensor) -> bool:
-    """Whether to compute on this tensor natively: none that is small, traced, or without memory."""
+def use_native(tensor: Tensor, *others: Tensor) -> bool:
+    """Whether a C kernel computes on this tensor: not on one that is small, empty, traced, or without memory.
+    `others` are further arguments, of any size."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_fake(tensor):
         return False
     if torch._C._are_functorch_transforms_active():  # vmap and the like see through torch's operations only
         return False
-    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.dtype in DTYPE_CODES
-    return plain and tensor.numel() >= MIN_ELEMENTS and is_available(tensor.device)
+    if tensor.numel() < max(1, MIN_ELEMENTS) or not is_available(tensor.device):
+        return False
+    return all(_has_plain_memory(argument, tensor.device) for argument in (tensor, *others))
+
+
+def _has_plain_memory(tensor: Tensor, device: torch.device) -> bool:
+    """Whether a tensor is one of numbers that the sources read, in memory of this device."""
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+    return plain and tensor.dtype in DTYPE_CODES and tensor.device == device
 
 
 def use_native_matmul(x: Tensor, dtype: torch.dtype, rows: int, *terms: int) -> bool:

@@ -22,13 +22,12 @@ TRITON_AVAILABLE = importlib.util.find_spec("triton") is not None and bool(
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def use_triton(tensor: Tensor) -> bool:
-    """Whether Triton kernels compute on this tensor."""
-    return (
-        TRITON_AVAILABLE
-        and (tensor.is_cuda or TRITON_INTERPRETED)
-        and tensor.dtype in (torch.float32, torch.bfloat16)
-    )
+def use_triton(tensor: Tensor, *others: Tensor) -> bool:
+    """Whether Triton kernels compute on this tensor, which is not empty; `others` are further arguments."""
+    if not TRITON_AVAILABLE or not (tensor.is_cuda or TRITON_INTERPRETED) or tensor.numel() == 0:
+        return False
+    dtypes = (torch.float32, torch.bfloat16)
+    return all(one.dtype in dtypes and one.device == tensor.device for one in (tensor, *others))
 
 
 def torch_op(run: Callable[..., Any]) -> Any:

@@ -53,6 +53,9 @@ def quantise_kernel(
 
     Units are one number for all, or one for each row and one for each column."""
     rows, columns = x.shape
+    sizes = (row_scales.numel(), column_scales.numel())
+    if not x.is_contiguous() or 0 in x.shape or sizes not in ((1, 1), (rows, columns)):
+        raise ValueError(f"cannot quantise {tuple(x.shape)} with {sizes[0]} and {sizes[1]} scales")
     along = torch.empty((rows, columns), dtype=dtype, device=x.device)
     across = torch.empty((columns, rows), dtype=dtype, device=x.device)
     grid = (triton.cdiv(columns, tile[1]), triton.cdiv(rows, tile[0]))
