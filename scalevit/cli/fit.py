@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scalevit.cli.fit_joint import joint_table
 from scalevit.config.result import CommandResult
 
 if TYPE_CHECKING:
-    from scalevit.study.design.table import TableGroup
+    from scalevit.study.design.table_groups import TableGroup
     from scalevit.study.laws.fit import Fit
     from scalevit.study.laws.forecast import Forecast
     from scalevit.study.paper.reproduction import BlindForecast, Refit
@@ -23,139 +25,212 @@ SUMMARY = "Fit a scaling law to any table and forecast, with intervals from fore
 LAW = "saturating"
 #: A slope that is only rounding.
 EXACT = 1e-9
+#: Options of joint laws, and of the table.
+JOINT = ("compute", "form", "optimal")
+OF_TABLES = (
+    "x", "y", "law", "group", "weight", "accuracy", "chance", "frontier", "forecast", "noise", "seeds_column",
+    *JOINT,
+)  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "scalevit fit runs.csv --x flops --y error --forecast 1e21 1e22 --picture law.svg    "
+        "scalevit fit runs.csv --x N D --y loss --optimal 1e24: L(N, D) and the compute-optimal N and D    "
         "scalevit fit paper: the laws of Scaling Vision Transformers, refitted and tested on its giants"
     )
-    parser.add_argument("table", help="a CSV file with a header, or `paper`")
-    parser.add_argument("--x", metavar="COL", help="column of compute, data or size")
-    parser.add_argument(
-        "--y", metavar="COL", help="column of the error or loss (or accuracy, see --accuracy)"
-    )
-    parser.add_argument("--law", help="M1 M2 M3 M4 saturating BNSL BNSL2 BNSL3 (saturating)")
-    parser.add_argument(
-        "--group", metavar="COL", help="one curve a value of this column; each helps the others"
-    )
-    parser.add_argument("--weight", metavar="COL", help="weights of the points, 0 to leave one out")
-    parser.add_argument("--accuracy", action="store_true", help="y is an accuracy between 0 and 1")
-    parser.add_argument("--chance", type=float, help="largest error possible (1 with --accuracy, else none)")
-    parser.add_argument(
-        "--frontier", action="store_true", help="use only the runs that none beats at its cost"
-    )
-    parser.add_argument("--forecast", type=float, nargs="+", default=[], metavar="X", help="forecast y there")
-    parser.add_argument("--level", type=float, default=0.9, help="share of outcomes an interval holds (0.9)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw to an svg, png or pdf")
+    add = parser.add_argument
+    add("table", help="CSV, TSV, JSON lines, Parquet or Excel (FILE.xlsx#SHEET), also compressed; or `paper`")
+    add("--x", metavar="COL", nargs="+", help="column of compute, data or size; two or three: a joint law")
+    add("--y", metavar="COL", help="column of the error or loss (or accuracy, see --accuracy); `*` for series")
+    add("--law", help="M1 M2 M3 M4 saturating BNSL BNSL2 BNSL3, power ceiling for what rises (saturating)")
+    add("--group", metavar="COL", help="one curve a value of this column; each helps the others")
+    add("--weight", metavar="COL", help="weights of the points, 0 to leave one out")
+    add("--accuracy", action="store_true", help="y is an accuracy between 0 and 1")
+    add("--chance", type=float, help="largest error possible (1 with --accuracy, else none)")
+    add("--frontier", action="store_true", help="use only the runs that none beats at its cost")
+    add("--forecast", type=float, nargs="+", default=[], metavar="X", help="forecast y there")
+    add("--noise", type=float, metavar="S", help="standard deviation of ln y of one measurement, where known")
+    add("--seeds-column", metavar="COL", help="seeds: runs of one x are averaged, and say the noise")
+    add("--level", type=float, default=0.9, help="share of outcomes an interval holds (0.9)")
+    add("--form", help="of a joint law: sum, crossed, product, repeating (the best of those that fit)")
+    add("--compute", metavar="COL", help="with one --x, the size N: compute, so that data are C / (6 N)")
+    add("--optimal", type=float, nargs="+", metavar="C", help="compute-optimal size and data at these computes")
+    add("--picture", type=Path, metavar="FILE", help="draw to an svg, png or pdf")
 
 
 def main(args: argparse.Namespace) -> CommandResult:
-    return _paper(args) if args.table == "paper" else _table(args)
+    if args.table == "paper":
+        return _paper(args)
+    _check(args)
+    return joint_table(args) if len(args.x) > 1 or args.compute else _table(args)
 
 
-def _table(args: argparse.Namespace) -> CommandResult:
-    from scalevit.study.design.table import TableColumns, read_table
+def _check(args: argparse.Namespace) -> None:
+    """ValueError for options that are missing, out of range, or do not go together."""
     from scalevit.study.laws.fit import check_level
 
     if not (args.x and args.y):
         raise ValueError("which columns? give --x and --y")
-    groups = read_table(
-        Path(args.table), TableColumns(args.x, args.y, args.group, args.weight, args.accuracy)
-    )
     check_level(args.level)
     if args.chance is not None and not args.chance > 0:
         raise ValueError(f"--chance is the largest error possible, above 0, not {args.chance:g}")
+    if args.noise is not None and not (np.isfinite(args.noise) and args.noise > 0):
+        raise ValueError(f"--noise is the standard deviation of ln y, above 0, not {args.noise:g}")
+    joint = len(args.x) > 1 or bool(args.compute)
+    for name in JOINT if not joint else ("law", "frontier", "group", "noise"):
+        if getattr(args, name):
+            raise ValueError(
+                f"--{name} is for {'one column --x' if joint else 'a joint law: give two columns, --x N D'}"
+            )
+
+
+def _table(args: argparse.Namespace) -> CommandResult:
+    from scalevit.study.design.table_groups import TableColumns, read_groups
+
+    columns = TableColumns((args.x[0],), args.y, args.group, args.weight, args.accuracy)
+    groups, notes = read_groups(args.table, columns)
+    noises: dict[str, float] = {}
+    if args.seeds_column:
+        groups, noises = _seeds(args, groups)
     fits, refused = [], {}
     for group in groups:
         try:
-            fits.append(_fitted(group, groups, args))
+            fits.append((group, _fitted(group, args)))
         except ValueError as error:
             refused[group.name] = str(error)
     if not fits:
-        name, why = next(iter(refused.items()))
-        raise ValueError(f"{args.table}, {name}: {why}" if args.group else why)
+        name, reason = next(iter(refused.items()))
+        left = "".join(f"; left out: {what}: {rows}" for what, rows in groups[0].left_out.items())
+        raise ValueError(f"{args.table}, {name}: {reason}" if len(groups) > 1 else reason + left)
+    fits = _forecasts(fits, groups, noises, args)
     if args.picture:
         from scalevit.study.laws.law_plot import Panel, draw
 
         label = f"1 - {args.y}" if args.accuracy else args.y
-        draw(args.picture, [Panel(group.name, law, ahead) for group, law, ahead in fits], args.x, label)
+        draw(args.picture, [Panel(group.name, law, ahead) for group, law, ahead in fits], args.x[0], label)
     data = {group.name: _data(group, law, ahead, args) for group, law, ahead in fits}
     texts = [_text(group, law, ahead, args) for group, law, ahead in fits]
-    texts += [f"{name}: no law: {why}" for name, why in refused.items()]
-    facts = {"law": args.law or LAW, "level": args.level, "groups": data, "refused": refused}
+    texts += [f"{name}: no law: {reason}" for name, reason in refused.items()]
+    texts += [f"note: {note}" for note in notes]
+    facts = {
+        "law": args.law or LAW, "level": args.level, "groups": data, "refused": refused, "notes": list(notes),
+    }  # fmt: skip
     return CommandResult("\n\n".join(texts), facts)
 
 
-def _fitted(
-    group: TableGroup, groups: Sequence[TableGroup], args: argparse.Namespace
-) -> tuple[TableGroup, Fit, Forecast | None]:
-    """The law of a group and its forecast, which the other groups help. ValueError for what carries none."""
+def _seeds(
+    args: argparse.Namespace, groups: Sequence[TableGroup]
+) -> tuple[list[TableGroup], dict[str, float]]:
+    """Groups with the runs of one x averaged, and the noise that each group's seeds say."""
+    from scalevit.study.design.table import load_table
+    from scalevit.study.design.table_groups import average_seeds
+
+    load_table(args.table).cells(args.seeds_column)
+    averaged = [average_seeds(group) for group in groups]
+    return [group for group, _ in averaged], {group.name: noise for group, noise in averaged}
+
+
+def _fitted(group: TableGroup, args: argparse.Namespace) -> Fit:
+    """The law of a group. ValueError for what carries none."""
     from scalevit.study.laws.fit import fit
-    from scalevit.study.laws.forecast import forecast
 
-    chance = args.chance or (1.0 if args.accuracy else float("inf"))
     used = _best(group) if args.frontier else group
-    law = fit(used.x, used.y, args.law or LAW, weights=used.weight, chance=chance)
+    return fit(used.x, used.y, args.law or LAW, weights=used.weight, chance=_chance(args))
+
+
+def _chance(args: argparse.Namespace) -> float:
+    return args.chance or (1.0 if args.accuracy else float("inf"))
+
+
+def _forecasts(
+    fits: Sequence[tuple[TableGroup, Fit]], groups: Sequence[TableGroup], noises: dict[str, float],
+    args: argparse.Namespace,
+) -> list[tuple[TableGroup, Fit, Forecast | None]]:  # fmt: skip
+    """Each fitted group with its forecast, which the other groups help."""
+    from scalevit.study.laws.forecast import forecast, forecast_curves
+    from scalevit.study.laws.forms import RISING
+
     if not args.forecast:
-        return group, law, None
-    others = [_related(other, args.frontier) for other in groups if other is not group]
-    others = [(x, y) for x, y in others if len(set(x)) > 1]
-    ahead = forecast(used.x, used.y, args.forecast, args.level, others, weights=used.weight, chance=chance)
-    return group, law, ahead
+        return [(group, law, None) for group, law in fits]
+    known = [noises.get(group.name, args.noise) for group, _ in fits]
+    if args.law in RISING:
+        pairs = list(zip(fits, known))
+        return [
+            (group, law, forecast(
+                law.x, law.y, args.forecast, args.level, weights=law.weights, chance=law.chance, noise=noise,
+                rising=True,
+            )) for (group, law), noise in pairs
+        ]  # fmt: skip
+    curves = [(law.x, law.y, law.weights) for _, law in fits]
+    fitted = {group.name for group, _ in fits}
+    others = [_best(g) if args.frontier else g for g in groups if g.name not in fitted and len({*g.x}) > 1]
+    curves += [(other.x, other.y, other.weight) for other in others]
+    made = []
+    for ahead in forecast_curves(
+        curves, args.forecast, args.level, chance=_chance(args), noises=[*known, *[None] * len(others)]
+    ):
+        made.append(ahead)
+        _progress(len(made), len(fits))
+        if len(made) == len(fits):
+            break
+    return [(group, law, ahead) for (group, law), ahead in zip(fits, made)]
 
 
-def _related(group: TableGroup, frontier: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The points of another group that a forecast may learn from."""
-    kept = (group.weight > 0) & (group.x > 0) & (group.y > 0) & np.isfinite(group.x) & np.isfinite(group.y)
-    group = _some(group, np.flatnonzero(kept))
-    group = _some(group, _unbeaten(group)) if frontier and len(group.x) else group
-    return group.x, group.y
+def _progress(done: int, total: int) -> None:
+    """Curves forecast so far, on a terminal, where there are many."""
+    if total > 4 and sys.stderr.isatty():
+        print(f"\rforecast {done} of {total} curves", end="\n" if done == total else "", file=sys.stderr)
 
 
 def _best(group: TableGroup) -> TableGroup:
     """The runs that none beats at its cost. ValueError where that leaves one of many."""
-    index = _unbeaten(group)
+    from dataclasses import replace
+
+    from scalevit.study.laws.pareto import frontier
+
+    index = frontier(group.x, group.y).index
     if len(index) == 1 < len(group.x):
         raise ValueError(
             f"the frontier keeps 1 of {len(group.x)} runs, the cheapest is the best; leave --frontier away"
         )
-    return _some(group, index)
-
-
-def _unbeaten(group: TableGroup) -> np.ndarray:
-    from scalevit.study.laws.pareto import frontier
-
-    return frontier(group.x, group.y).index
-
-
-def _some(group: TableGroup, index: np.ndarray) -> TableGroup:
-    from dataclasses import replace
-
     return replace(group, x=group.x[index], y=group.y[index], weight=group.weight[index])
 
 
 def _data(group: TableGroup, law: Fit, ahead: Forecast | None, args: argparse.Namespace) -> dict[str, Any]:
-    found = {
+    data = {
         "formula": law.form.formula, "params": law.params, "ranges": law.ranges(args.level),
         "floor": law.floor,
         "starts": law.starts, "agreeing": law.agreeing, "spread": law.spread, "points": len(law.x),
-        "correlation": law.correlation().tolist(), "rows_left_out": group.left_out,
+        "correlation": law.correlation().tolist(), "rows_left_out": group.rows_left_out,
+        "left_out": {reason: {"rows": rows.count, "lines": rows.lines} for reason, rows in group.left_out.items()},
         "warnings": _notes(law, ahead, args.accuracy),
     }  # fmt: skip
     if ahead:
-        found["forecast"] = _ahead(ahead, args.accuracy)
-        found["backtests"] = ahead.backtests
-    return found
+        data["forecast"] = _ahead(ahead, args.accuracy)
+        data["backtests"] = ahead.backtests
+        data["noise"] = ahead.noise
+        data["trust"] = _trust(law, ahead)
+    return data
 
 
 def _notes(law: Fit, ahead: Forecast | None, accuracy: bool) -> list[str]:
     """What weakens the answer, and what may be meant instead."""
-    found = [*law.warnings, *(ahead.warnings if ahead else ())]
+    from scalevit.study.laws.forms import RISING
+
+    notes = [*law.warnings, *(ahead.warnings if ahead else ())]
     rises = np.polyfit(np.log(law.x), np.log(law.y), 1)[0] > EXACT
-    if not accuracy and rises and law.y.max() <= 100:
-        found.append("y rises with x; if it is an accuracy, give --accuracy with values between 0 and 1")
-    return found
+    if not accuracy and rises and law.y.max() <= 100 and law.law not in RISING:
+        notes.append("y rises with x; if it is an accuracy, give --accuracy with values between 0 and 1")
+    return notes
+
+
+def _trust(law: Fit, ahead: Forecast) -> list[str]:
+    """What the blind protocol says of intervals as far out as the forecasts are."""
+    from scalevit.study.laws.interval import coverage_words
+
+    times = [float(x / law.x.max()) for x in ahead.x if x > law.x.max()]
+    return list(dict.fromkeys(map(coverage_words, times)))
 
 
 def _ahead(ahead: Forecast, accuracy: bool) -> list[dict[str, float]]:
@@ -170,15 +245,16 @@ def _ahead(ahead: Forecast, accuracy: bool) -> list[dict[str, float]]:
 
 
 def _text(group: TableGroup, law: Fit, ahead: Forecast | None, args: argparse.Namespace) -> str:
+    from scalevit.study.design.table_groups import left_out_lines
+
     of = "1 - " + args.y if args.accuracy else args.y
-    lines = [f"{group.name}: {of} = {law.form.formula}, x = {args.x}, {len(law.x)} points"]
-    if group.left_out:
-        lines.append(f"  left out: {group.left_out} rows without {args.x} or {args.y}")
+    lines = [f"{group.name}: {of} = {law.form.formula}, x = {args.x[0]}, {len(law.x)} points"]
+    lines += left_out_lines(group)
     ranges = law.ranges(args.level)
     for name, value in law.params.items():
         low, high = ranges[name]
-        told = f"{args.level:.0%} [{low:.5g}, {high:.5g}]" if low <= high else "no interval"
-        lines.append(f"  {name:<6}{value:>12.5g}   {told}")
+        interval = f"{args.level:.0%} [{low:.5g}, {high:.5g}]" if low <= high else "no interval"
+        lines.append(f"  {name:<6}{value:>12.5g}   {interval}")
     lines.append(f"  floor {law.floor:>12.5g}   scatter about the law {law.spread:.2%}")
     lines.append(f"  {law.agreeing} of {law.starts} starts agree")
     for row in _ahead(ahead, args.accuracy) if ahead else []:
@@ -186,7 +262,10 @@ def _text(group: TableGroup, law: Fit, ahead: Forecast | None, args: argparse.Na
             f"  at {row['x']:.6g}: {row['mean']:.4g}   {args.level:.0%} [{row['low']:.4g}, {row['high']:.4g}]"
         )
     if ahead:
-        lines.append(f"  forecast by {len(ahead.members)} extrapolators, {ahead.backtests} back-tests")
+        lines.append(
+            f"  forecast by {len(ahead.members)} extrapolators, {ahead.backtests} back-tests, noise {ahead.noise:.2%}"
+        )
+        lines += [f"  {sentence}" for sentence in _trust(law, ahead)]
     lines += [f"  note: {warning}" for warning in _notes(law, ahead, args.accuracy)]
     return "\n".join(lines)
 
@@ -195,9 +274,9 @@ def _paper(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.paper.reproduction import BLIND, forecast_giants, refit
     from scalevit.study.paper.tables import PRINTED, points
 
-    for name in ("x", "y", "law", "group", "weight", "accuracy", "chance", "frontier", "forecast"):
+    for name in OF_TABLES:
         if getattr(args, name):
-            raise ValueError(f"--{name} is for a table of yours; `fit paper` has its own")
+            raise ValueError(f"--{name.replace('_', '-')} is for a table of yours; `fit paper` has its own")
     refits = [refit(task, args.level) for task in PRINTED]
     blind = [giant for task in BLIND for giant in forecast_giants(task, args.level)]
     if args.picture:

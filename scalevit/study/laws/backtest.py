@@ -37,7 +37,7 @@ RECENT = np.log(2.0)
 #: smoothed, or each is the best so far.
 DENSE, SELDOM = 16, 0.05
 #: Of twice as many points or more, neighbours are averaged before anything is fitted.
-MOST_POINTS = 400
+MOST_POINTS = 100
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,36 @@ def truncate_to_stage(piece: ScaledCurve, length: float, horizon: float) -> Scal
 
 @dataclass(frozen=True)
 class Extrapolator:
-    """One extrapolator: a law, e-folds of x over which weights fade, strength of the prior (0: none)."""
+    """One member of the mixture: a law, e-folds of x over which weights fade, strength of the prior in units
+    of the scatter (0: none), and whether the prior is learned from related curves."""
 
     law: str
     recency: float
     strength: float
+    learned: bool = False
 
     @property
     def form(self) -> Form:
         return FORMS[self.law]
 
+    @property
+    def kind(self) -> tuple[str, float]:
+        return self.law, self.recency
 
-#: M2 is the saturating law without its shift and need not be asked twice. Shorter recencies follow the
-#: scatter of the last points.
-KINDS = tuple((law, recency) for law in ("M3", "saturating") for recency in (0.7, 1.2))
-#: Strengths of the prior, in units of the scatter: unsure which is right for a curve alone.
-ALONE = tuple(Extrapolator(*kind, strength) for strength in (0.0, 4.0, 16.0) for kind in KINDS)
-#: Where related curves have taught it, and so many times more for curves whose scatter was smoothed away.
-TAUGHT = tuple(Extrapolator(*kind, 4.0) for kind in KINDS)
+    def __str__(self) -> str:
+        related = " related" if self.learned else ""
+        return f"{self.law} {self.recency:g} {self.strength:g}{related}"
+
+
+#: Chosen by forward selection over 85 candidates on families of curves (`benchmarks/laws.py` says how).
+MEMBERS = (
+    Extrapolator("M2", 0.7, 0.25), Extrapolator("M2", 0.7, 16.0), Extrapolator("M2", 1.2, 16.0),
+    Extrapolator("M3", 2.5, 0.0), Extrapolator("M3", 2.5, 1.0),
+    Extrapolator("saturating", 1.2, 0.25), Extrapolator("saturating", 2.5, 0.0),
+)  # fmt: skip
+#: Members that related curves add.
+RELATED = tuple(Extrapolator(*kind, 4.0, True) for kind in (("M2", 0.7), ("M3", 2.5), ("saturating", 1.2)))
+#: Times as firm a learned prior is for curves whose scatter was smoothed away.
 FIRMER = 4.0
 
 
@@ -134,7 +146,7 @@ def backtest_cuts(
     piece: ScaledCurve, ratios: Sequence[float], horizon: float
 ) -> list[tuple[ScaledCurve, Array, Array]]:
     """(what lies before the cut, ln distance and ln y of what lies within `horizon` e-folds after it)."""
-    found = []
+    tests = []
     for ratio in ratios:
         before = piece.u <= -np.log(ratio) + 1e-9
         if np.sum(before) < FEWEST or len(np.unique(piece.u[before])) < FEWEST:
@@ -143,79 +155,86 @@ def backtest_cuts(
         after = ~before & (piece.u <= last + horizon + 1e-9)
         if np.any(after):
             short = scale_curve(np.exp(piece.u[before]), np.exp(piece.v[before]), piece.w[before])
-            found.append((short, piece.u[after] - last, piece.v[after] - np.log(short.y0)))
-    return found
+            tests.append((short, piece.u[after] - last, piece.v[after] - np.log(short.y0)))
+    return tests
 
 
 LearnedPriors = dict[tuple[str, float], ParameterPrior]
 
 
-def fit_without_prior(pieces: Sequence[ScaledCurve]) -> dict[tuple[str, float], Array]:
-    """theta (curves, p) of every law and recency without prior."""
+def fit_without_prior(
+    pieces: Sequence[ScaledCurve], members: Sequence[Extrapolator] = (*MEMBERS, *RELATED)
+) -> dict[tuple[str, float], Array]:
+    """theta (curves, p) of every law and recency of `members` without prior."""
     return {
         kind: fit_member(
             Extrapolator(*kind, 0.0), pieces, [_starts(kind[0], piece) for piece in pieces], None
         )
-        for kind in KINDS
+        for kind in dict.fromkeys(member.kind for member in members)
     }
 
 
 def learn_priors(theta: dict[tuple[str, float], Array], kept: Sequence[int]) -> LearnedPriors:
-    """Beliefs from the free fits of some curves."""
-    return {kind: learned_prior(found[list(kept)]) for kind, found in theta.items()}
+    """Priors from the fits without prior of some curves."""
+    return {member.kind: learned_prior(theta[member.kind][list(kept)]) for member in RELATED}
 
 
 def fit_members(
-    pieces: Sequence[ScaledCurve], taught: Sequence[LearnedPriors]
-) -> tuple[tuple[Extrapolator, ...], list[Array]]:
-    """The members and theta (curves, p) of each; `taught` holds beliefs for each curve or is empty."""
-    members = TAUGHT if taught else ALONE
-    unbiased = fit_without_prior(pieces)
-    firm = np.array([FIRMER if taught and is_smoothed(piece) else 1.0 for piece in pieces])
-    found = []
+    pieces: Sequence[ScaledCurve], priors: Sequence[LearnedPriors] = (),
+    members: Sequence[Extrapolator] = MEMBERS,
+) -> tuple[tuple[Extrapolator, ...], list[Array]]:  # fmt: skip
+    """The members and theta (curves, p) of each; `priors` are learned ones, for each curve, or none: then no
+    member has a learned prior."""
+    members = (*members, *RELATED) if priors else tuple(members)
+    unbiased = fit_without_prior(pieces, members)
+    firm = np.array([FIRMER if is_smoothed(piece) else 1.0 for piece in pieces])
+    thetas = []
     for member in members:
-        kind = (member.law, member.recency)
+        free = unbiased[member.kind]
         if member.strength == 0.0:
-            found.append(unbiased[kind])
+            thetas.append(free)
             continue
-        own = [t[kind] for t in taught] if taught else [common_prior(member.form, piece) for piece in pieces]
-        prior = _prior(own, member.strength * firm * _noise(member, pieces, unbiased[kind]))
-        starts = [_warm(member.form, theta, b) for theta, b in zip(unbiased[kind], own)]
-        found.append(fit_member(member, pieces, starts, prior))
-    return members, found
+        if member.learned:
+            own = [prior[member.kind] for prior in priors]
+        else:
+            own = [common_prior(member.form, piece) for piece in pieces]
+        strength = member.strength * (firm if member.learned else 1.0) * _noise(member, pieces, free)
+        starts = [_warm(member.form, theta, prior) for theta, prior in zip(free, own)]
+        thetas.append(fit_member(member, pieces, starts, _prior(own, strength)))
+    return members, thetas
 
 
 def _starts(law: str, piece: ScaledCurve) -> Array:
     """Some of the form's starts: a recent stretch of a curve has few optima."""
     starts = FORMS[law].starts(piece.u, piece.v)
-    return starts[:: 5 if law == "saturating" else 2]
+    return starts[:: 5 if law == "saturating" else 2 if law != "M1" else 1]
 
 
-def _warm(form: Form, theta: Array, belief: ParameterPrior) -> Array:
+def _warm(form: Form, theta: Array, prior: ParameterPrior) -> Array:
     """From the fit without prior, and from the prior's centre through the last point."""
-    centre = np.concatenate([[0.0], belief.mean[1:]])
+    centre = np.concatenate([[0.0], prior.mean[1:]])
     centre[0] = np.clip(-form.value(centre[None], np.zeros((1, 1)))[0][0, 0], -3, 3)
     return np.stack([theta, centre])
 
 
-def _prior(beliefs: Sequence[ParameterPrior], strength: Array) -> Prior:
-    mean = np.stack([belief.mean for belief in beliefs])
+def _prior(priors: Sequence[ParameterPrior], strength: Array) -> Prior:
+    mean = np.stack([prior.mean for prior in priors])
     precision = np.zeros((*mean.shape, mean.shape[1]))
-    precision[:, 1:, 1:] = np.linalg.inv(np.stack([belief.covariance[1:, 1:] for belief in beliefs]))
+    precision[:, 1:, 1:] = np.linalg.inv(np.stack([prior.covariance[1:, 1:] for prior in priors]))
     return Prior(mean, precision * strength[:, None, None])
 
 
 def _noise(member: Extrapolator, pieces: Sequence[ScaledCurve], theta: Array) -> Array:
     """Weighted variance of log residuals; with hardly more points than parameters, about one per cent."""
-    found = []
+    variances = []
     for piece, row in zip(pieces, theta):
         residual = member.form.value(row[None], piece.u[None])[0][0] - piece.v
         weight = piece.w * np.exp(piece.u / member.recency)
         free = len(piece.u) - len(row)
         guess = np.exp(-max(free, 0) / 2)
         variance = np.sum(weight * residual**2) / np.sum(weight) * len(piece.u) / max(1, free)
-        found.append(max((variance + guess * 1e-4) / (1 + guess), 1e-10))
-    return np.array(found)
+        variances.append(max((variance + guess * 1e-4) / (1 + guess), 1e-10))
+    return np.array(variances)
 
 
 def fit_member(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scalevit.study.laws.forms import FORMS, Array, Form
+from scalevit.study.laws.forms import FORMS, RISING, Array, Form
 from scalevit.study.laws.least_squares import Problem, levenberg_marquardt
 
 #: Two starts agree when their losses differ by less than this share.
@@ -111,10 +111,12 @@ class Fit:
         return {label: (float(r.mean()), float(np.sqrt(np.mean(r**2)))) for label, r in groups.items()}
 
     def ranges(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
-        """Bootstrap interval of each parameter, natural units; NaN where y does not fall (there is no law)
+        """Bootstrap interval of each parameter, natural units; NaN where y does not change (there is no law)
         and where there are no more x than parameters (the law goes through every point)."""
         through_all = len(np.unique(self.x)) <= len(self.theta)
-        if through_all or not declines(np.log(self.x), np.log(self.y)):
+        u, v = np.log(self.x), np.log(self.y)
+        changes = declines(u, v) or (self.law in RISING and declines(u, -v))
+        if through_all or not changes:
             return dict.fromkeys(self.form.parameters, (np.nan, np.nan))
         natural = self.form.natural(self.replicates, self.x0, self.y0)
         low, high = np.quantile(natural, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -234,14 +236,29 @@ def _check(form: Form, x: Array, y: Array, chance: float) -> tuple[str, ...]:
             f"{different} different x cannot fix the {len(form.parameters)} parameters of {form.name}; "
             f"measure more sizes or fit a smaller law"
         )
+    _check_direction(form, np.log(x), np.log(y))
     found = []
     if different < len(form.parameters) + 2:
         found.append(
             f"{different} different x for {len(form.parameters)} parameters: the interval is a guess"
         )
-    if not declines(np.log(x), np.log(y)):
+    u, v = np.log(x), np.log(y)
+    if form.name in RISING and not declines(u, v) and not declines(u, -v):
+        found.append("y neither rises nor falls with x beyond its scatter: no exponent can be read from this")
+    elif form.name not in RISING and not declines(u, v):
         found.append("y does not fall with x beyond its scatter: no law of decline can be read from this")
     return tuple(found)
+
+
+def _check_direction(form: Form, u: Array, v: Array) -> None:
+    """ValueError where y clearly rises and the form can only fall, or the reverse."""
+    if form.name not in RISING and declines(u, -v):
+        raise ValueError(
+            f"y rises with x, and {form.name} = {form.formula} can only fall: fit power or ceiling, "
+            "or, where y is an accuracy, give 1 - y (--accuracy)"
+        )
+    if form.name == "ceiling" and declines(u, v):
+        raise ValueError("y falls with x, and ceiling can only rise: fit power, M2 or saturating")
 
 
 def multistart(form: Form, u: Array, v: Array, w: Array) -> tuple[Array, int, int, float]:

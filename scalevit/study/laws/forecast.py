@@ -1,57 +1,57 @@
-"""What y will be at larger x, with an interval built from forecast errors rather than from the fit's noise.
+"""Forecast y at larger x, with an interval built from forecast errors rather than from the fit's noise.
 
-Several extrapolators are averaged in ln y; those that back-tests favour weigh more, the more back-tests there
-are. The interval's width comes from the same back-tests: it grows with the distance extrapolated, because the
-law is never quite the right one, and starts from the scatter of measurements.
+Several extrapolators are averaged in ln y; those that back-tests favour weigh more. The interval's width
+comes from the scatter of measurements, the distance extrapolated, the disagreement of the extrapolators, and
+the errors of the back-tests: see `interval.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from scalevit.study.laws.backtest import (
-    FEWEST_RELATED,
     RECENT,
-    LearnedPriors,
     ScaledCurve,
     average_points,
-    backtest_cuts,
     fit_members,
-    fit_without_prior,
-    learn_priors,
     predict_members,
     scale_curve,
-    truncate_to_stage,
 )
 from scalevit.study.laws.fit import check_level, check_positive, declines, sorted_points, student_quantile
 from scalevit.study.laws.forms import FORMS, Array
-from scalevit.study.laws.interval import COMMON_WEIGHT, BacktestError, forecast_standard_deviation, trend
+from scalevit.study.laws.interval import (
+    DEGREES,
+    STEPS,
+    backtest_scale,
+    forecast_standard_deviation,
+    scatter,
+    trend,
+)
 from scalevit.study.laws.least_squares import Problem, levenberg_marquardt
+from scalevit.study.laws.related import (
+    NOTHING_RELATED,
+    OWN,
+    RelatedCurves,
+    backtest_curves,
+    mixture_weights,
+    related_curves,
+)
 
-#: Half of the full sharpness of the weights is reached with so many back-tests.
-HALF_TRUST = 12
-#: A back-test of the curve itself counts as much as this many of related curves.
-OWN = 5
-#: Cuts of a back-test, as powers of the distance that is asked for.
-DEPTHS = (0.5, 1.0, 1.4)
+#: The farthest reach of back-tests, in times the last x.
 LONGEST = 16.0
 #: An end of an interval farther than this, in ln y, says nothing.
 FARTHEST = 400.0
-#: Points of a related curve, as `condensed` takes it.
-MOST_RELATED = 100
-#: Back-tests look so many times as far as is asked, in e-folds.
-HORIZON = 1.1
 
 
 @dataclass(frozen=True)
 class Forecast:
     """`mean` is the point forecast at each `x`; `low` and `high` bound a new measurement there. `members` are
-    the extrapolators with their weights; `backtests` counts what the weights and the width rest on."""
+    the extrapolators with their weights; `backtests` counts what the weights and the width rest on; `noise`
+    is the standard deviation of ln y of one measurement."""
 
     x: Array
     mean: Array
@@ -61,46 +61,115 @@ class Forecast:
     backtests: int
     members: dict[str, float]
     warnings: tuple[str, ...]
+    noise: float = np.nan
 
 
 def forecast(
     x: ArrayLike, y: ArrayLike, x_new: ArrayLike, level: float = 0.9,
     related: Sequence[tuple[ArrayLike, ArrayLike]] = (), *, weights: ArrayLike | None = None,
-    chance: float = np.inf,
+    chance: float = np.inf, noise: float | None = None, rising: bool = False,
 ) -> Forecast:  # fmt: skip
     """Forecast y at x_new from the curve (x, y) and from `related` curves, measured under other conditions.
 
     x and y are positive; `weights` weigh the points, and those of weight 0 do not count; `chance` is the
-    largest y there can be. Raises ValueError for values without
-    logarithm and for fewer than two different x.
+    largest y there can be. `noise` is the standard deviation of ln y of one measurement, where it is known
+    (from seeds, or the number of test items); None reads it off the curve. `rising`: y grows with x, and 1 /
+    y is forecast. Raises ValueError for values without logarithm, for fewer than two different x, and for a
+    noise that is no number above 0.
     """
     check_level(level)
-    own, x_new = _curve(x, y, weights, chance), np.atleast_1d(np.asarray(x_new, float))
+    if noise is not None and not (np.isfinite(noise) and noise > 0):
+        raise ValueError(f"noise is the standard deviation of ln y of a measurement, above 0, not {noise:g}")
+    x_new = np.atleast_1d(np.asarray(x_new, float))
     if x_new.ndim != 1 or not np.all(np.isfinite(x_new) & (x_new > 0)):
         raise ValueError("x to forecast at must be positive and finite")
-    distance = np.log(x_new) - np.log(own.x0)
-    reach = 2.0 ** np.round(np.log2(np.clip(np.exp(np.max(distance, initial=0.0)), 2.0, LONGEST)))
-    group = _group(tuple(_frozen(*curve_) for curve_ in related), float(reach), float(-own.u[0]))
-    taught, fitted = [group.taught] if group.taught else [], average_points(own)
-    members, theta = fit_members([fitted], taught)
-    misses = _misses([fitted], taught, float(reach))
-    others = group.taught_misses if group.taught else group.misses
-    weights = _weights(len(members), misses, others)
-    values = predict_members(members, theta, 0, distance)
-    mean, local = weights @ values, weights @ predict_members(members, theta, 0, own.u)
-    spread = forecast_standard_deviation(own, local, weights, values, [*misses, *others], distance)
+    if rising:
+        check_positive(*sorted_points(x, y, weights)[:2], chance)
+        inverse = [(a, 1 / np.asarray(b, float)) for a, b in related]
+        turned = forecast(x, 1 / np.asarray(y, float), x_new, level, inverse, weights=weights, noise=noise)
+        return _inverted(turned, chance)
+    own = average_points(_curve(x, y, weights, chance))
+    others = [average_points(_curve(*pair)) for pair in related]
+    reach = _reach(own, x_new)
+    group = related_curves(others, reach, float(-own.u[0]))
+    return _forecast(own, group, None, x_new, reach, level, chance, noise)
+
+
+def forecast_curves(
+    curves: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike | None]], x_new: ArrayLike, level: float = 0.9, *,
+    chance: float = np.inf, noises: Sequence[float | None] | None = None,
+) -> Iterator[Forecast]:  # fmt: skip
+    """Forecasts of several curves (x, y, weights), each helped by all others; `noises` as `forecast`'s, one a
+    curve. The curves are fitted and back-tested once, not once for each other curve."""
+    check_level(level)
+    pieces = [average_points(_curve(x, y, weights, chance)) for x, y, weights in curves]
+    x_new = np.atleast_1d(np.asarray(x_new, float))
+    length = float(np.median([-piece.u[0] for piece in pieces])) if pieces else 0.0
+    for index, (own, noise) in enumerate(zip(pieces, noises or [None] * len(pieces))):
+        reach = _reach(own, x_new)
+        group = related_curves(pieces, reach, length) if len(pieces) > 1 else NOTHING_RELATED
+        yield _forecast(own, group, index, x_new, reach, level, chance, noise)
+
+
+def _reach(own: ScaledCurve, x_new: Array) -> float:
+    """How far is asked for, in times the last x, as a power of two between 2 and `LONGEST`."""
+    farthest = float(np.max(x_new, initial=own.x0)) / own.x0
+    return float(2.0 ** np.round(np.log2(np.clip(farthest, 2.0, LONGEST))))
+
+
+def _inverted(turned: Forecast, chance: float) -> Forecast:
+    """The forecast of y from that of 1 / y."""
+    return replace(
+        turned, mean=np.minimum(1 / turned.mean, chance), low=1 / turned.high,
+        high=np.minimum(1 / turned.low, chance),
+    )  # fmt: skip
+
+
+def _forecast(
+    own: ScaledCurve, group: RelatedCurves, index: int | None, x_new: Array, reach: float, level: float,
+    chance: float, noise: float | None,
+) -> Forecast:  # fmt: skip
+    """`index`: which curve of the group is the one to forecast, if one is."""
+    distance, priors = np.log(x_new) - np.log(own.x0), group.priors(index)
+    members, theta = fit_members([own], priors)
+    tests, others = [*backtest_curves([own], priors, reach)[0]], group.backtests(index)
+    count = len(members)
+    others = [replace(one, error=one.error[:count], local=one.local[:count]) for one in others]
+    shares = [1.0] * len(tests) + [1 / OWN] * len(others)
+    tests += others
+    mixture = mixture_weights(len(members), tests, shares)
+    scale = backtest_scale(tests, mixture, shares)
+    known = scatter(own, mixture @ predict_members(members, theta, 0, own.u)) if noise is None else noise
+
+    def deviation(at: Array) -> tuple[Array, Array]:
+        values = predict_members(members, theta, 0, at)
+        return mixture @ values, forecast_standard_deviation(own, mixture, values, at, known, scale)
+
+    mean, spread = _never_narrower(deviation, distance)
     inside = distance <= 0
     if np.any(inside):
         mean[inside], loose = _within(own, distance[inside])
         spread[inside] = np.hypot(spread[inside], loose)
-    degrees = COMMON_WEIGHT + len(misses) + len(others)
-    half = student_quantile(degrees, (1 + level) / 2) * spread
+    half = student_quantile(DEGREES, (1 + level) / 2) * spread
     ends = (own.y0 * np.exp(np.clip(mean + sign * half, -FARTHEST, FARTHEST)) for sign in (-1, 0, 1))
     low, middle, high = (np.minimum(end, chance) for end in ends)
-    shares = {f"{m.law} {m.recency:g} {m.strength:g}": float(w) for m, w in zip(members, weights)}
     return Forecast(
-        x_new, middle, low, high, level, len(misses) + len(others), shares, _warnings(own, distance)
-    )
+        x_new, middle, low, high, level, len(tests), dict(zip(map(str, members), map(float, mixture))),
+        _warnings(own, distance), float(known),
+    )  # fmt: skip
+
+
+def _never_narrower(
+    deviation: Callable[[Array], tuple[Array, Array]], distance: Array
+) -> tuple[Array, Array]:
+    """Mean and standard deviation at ln distances (n,), the latter never smaller than nearer the data."""
+    farthest = float(np.max(distance, initial=0.0))
+    steps = np.linspace(0.0, farthest, STEPS + 1)[1:] if farthest > 0 else np.zeros(0)
+    mean, spread = deviation(np.concatenate([distance, steps]))
+    so_far = np.maximum.accumulate(spread[len(distance) :])
+    nearer = np.searchsorted(steps, distance) - 1
+    least = np.where(nearer >= 0, so_far[np.maximum(nearer, 0)], 0.0) if len(steps) else 0.0
+    return mean[: len(distance)].copy(), np.maximum(spread[: len(distance)], least)
 
 
 def _curve(
@@ -114,72 +183,6 @@ def _curve(
             f"{len(np.unique(x))} different x: nothing can be forecast from one size; measure more"
         )
     return scale_curve(x, y, w)
-
-
-def _frozen(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return tuple(np.asarray(x, float).tolist()), tuple(np.asarray(y, float).tolist())
-
-
-@dataclass(frozen=True)
-class RelatedCurves:
-    """What related curves teach: beliefs (none when they are too few) and their own back-tests."""
-
-    taught: LearnedPriors
-    misses: list[BacktestError]
-    taught_misses: list[BacktestError]
-
-
-@lru_cache(maxsize=16)
-def _group(
-    related: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...], reach: float, length: float
-) -> RelatedCurves:
-    """Remembered, since the same related curves serve many forecasts. No curve teaches its own back-test."""
-    horizon = HORIZON * np.log(reach)
-    curves = (average_points(_curve(np.array(x), np.array(y)), MOST_RELATED) for x, y in related)
-    pieces = [truncate_to_stage(piece, length, horizon) for piece in curves]
-    if len(pieces) < FEWEST_RELATED + 1:
-        return RelatedCurves({}, _misses(pieces, [], reach) if pieces else [], [])
-    theta = fit_without_prior(pieces)
-    everyone = range(len(pieces))
-    others = [learn_priors(theta, [j for j in everyone if j != i]) for i in everyone]
-    return RelatedCurves(learn_priors(theta, everyone), [], _misses(pieces, others, reach))
-
-
-def _misses(
-    pieces: Sequence[ScaledCurve], taught: Sequence[LearnedPriors], reach: float
-) -> list[BacktestError]:
-    """Every back-test of these curves."""
-    ratios = [reach**depth for depth in DEPTHS]
-    tests = [
-        (i, *cut)
-        for i, piece in enumerate(pieces)
-        for cut in backtest_cuts(piece, ratios, HORIZON * np.log(reach))
-    ]
-    if not tests:
-        return []
-    members, theta = fit_members(
-        [test[1] for test in tests], [taught[test[0]] for test in tests] if taught else []
-    )
-    return [
-        BacktestError(
-            predict_members(members, theta, row, distance) - truth, distance, before,
-            predict_members(members, theta, row, before.u),
-        )
-        for row, (_, before, distance, truth) in enumerate(tests)
-    ]  # fmt: skip
-
-
-def _weights(count: int, own: Sequence[BacktestError], others: Sequence[BacktestError]) -> Array:
-    """A power of the mean squared error, each back-test scaled by its median over members."""
-    total, tests = np.zeros(count), len(own) + len(others)
-    for share, misses in ((OWN, own), (1, others)):
-        for miss in misses:
-            squared = np.mean(miss.error**2, axis=1)
-            total += share * squared / (np.median(squared) + 1e-14)
-    if not tests:
-        return np.full(count, 1 / count)
-    weights = ((total + 1e-9) / np.min(total + 1e-9)) ** -(tests / (tests + HALF_TRUST))
-    return weights / np.sum(weights)
 
 
 def _within(own: ScaledCurve, distance: Array) -> tuple[Array, float]:

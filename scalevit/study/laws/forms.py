@@ -244,6 +244,36 @@ def _third(natural: Array) -> Array:
     return natural[:, 2]
 
 
+# Rising laws: a x^b with an exponent of either sign, and c / (1 + (d / x)^b), whose inverse is M2
+
+
+def _free_power(theta: Array, u: Array) -> Value:
+    value = _column(theta, 0) + _column(theta, 1) * u
+    return value, _stack(np.ones_like(value), u)
+
+
+def _free_power_starts(u: Array, v: Array) -> Array:
+    return np.array([[np.mean(v - b * u), b] for b in (-1.0, -0.3, 0.3, 1.0)])
+
+
+def _free_power_natural(theta: Array, x0: float, y0: float) -> Array:
+    return np.stack([y0 * np.exp(theta[:, 0]) * x0 ** -theta[:, 1], theta[:, 1]], 1)
+
+
+def _ceiling(theta: Array, u: Array) -> Value:
+    value, gradient = _offset(theta, u)
+    return -value, -gradient
+
+
+def _ceiling_starts(u: Array, v: Array) -> Array:
+    return _offset_starts(u, -v)
+
+
+def _ceiling_natural(theta: Array, x0: float, y0: float) -> Array:
+    b, c = np.exp(theta[:, 1]), y0 * np.exp(-theta[:, 2])
+    return np.stack([c, b, x0 * np.exp((theta[:, 0] - theta[:, 2]) / b)], 1)
+
+
 FORMS = {
     "M1": Form(
         "M1", "a x^-b", ("a", "b"), (AMPLITUDE, EXPONENT), _power, _power_starts, _power_natural,
@@ -269,4 +299,15 @@ FORMS = {
     "BNSL": _breaks(1),
     "BNSL2": _breaks(2),
     "BNSL3": _breaks(3),
+    "power": Form(
+        "power", "a x^b", ("a", "b"), ((-30.0, 30.0), (-5.0, 5.0)), _free_power, _free_power_starts,
+        _free_power_natural, lambda natural: np.where(natural[:, 1] > 0, np.inf, 0.0),
+    ),
+    "ceiling": Form(
+        "ceiling", "c / (1 + (d/x)^b)", ("c", "b", "d"), ((-40.0, 12.0), EXPONENT, (-40.0, 9.0)), _ceiling,
+        _ceiling_starts, _ceiling_natural, lambda natural: natural[:, 0],
+    ),
 }  # fmt: skip
+
+#: Forms that rise with x.
+RISING = ("power", "ceiling")

@@ -8,24 +8,44 @@ rest; how far such predictions miss, inside the other groups' range and beyond i
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scalevit.study.laws.fit import check_level, check_positive, multistart, robust_scale, student_quantile
+from scalevit.study.laws.fit import (
+    bayesian_bootstrap,
+    check_level,
+    check_positive,
+    multistart,
+    robust_scale,
+    student_quantile,
+)
 from scalevit.study.laws.forecast import FARTHEST, Forecast
 from scalevit.study.laws.forms import Array, Form
 from scalevit.study.laws.joint_forms import REPEATING, crossed, products, sums
 from scalevit.study.laws.least_squares import Problem, levenberg_marquardt
 
+if TYPE_CHECKING:
+    from scalevit.study.laws.compute_optimal import ComputeOptimal
+
 NAMES = ("model size", "images seen", "unique images")
 #: Before any group lay outside the others: an e-fold beyond the data adds half of what a left-out group
-#: inside misses by; worth so many groups.
+#: inside misses by; worth so many groups whose points lie one e-fold outside.
 COMMON_SHARE, COMMON_WEIGHT = 0.25, 3.0
 FEWEST_GROUPS = 3
+REPLICATES = 300
+#: The first, simplest form is taken unless another one predicts left-out groups better by this factor.
+SIMPLER = 1.02
+#: Joint forms by name, of inputs' names.
+JOINT_FORMS: dict[str, Callable[[tuple[str, ...]], Form]] = {
+    "sum": sums, "crossed": crossed, "product": products, "repeating": lambda names: REPEATING,
+}  # fmt: skip
 #: An input with more values than this is cut into so many groups.
 MOST_GROUPS = 8
 
@@ -63,9 +83,10 @@ class JointUncertainty:
 
 @dataclass(frozen=True)
 class JointLaw:
-    """A fitted law of two or three inputs. `params` by name in natural units (`law` and `form.formula` say
+    """A fitted law of two or more inputs. `params` by name in natural units (`law` and `form.formula` say
     which); `spread`: robust scale of the log residuals; `left_out`: root mean square of log errors on groups
-    left out of the fit; `agreeing` of `starts` starts reached this optimum."""
+    left out of the fit; `agreeing` of `starts` starts reached this optimum; x (n, inputs) and y (n,) are the
+    points; `chance` the largest y there can be."""
 
     law: str
     params: dict[str, float]
@@ -79,13 +100,37 @@ class JointLaw:
     theta: Array = field(repr=False)
     x0: Array = field(repr=False)
     y0: float = field(repr=False)
+    x: Array = field(repr=False)
+    y: Array = field(repr=False)
+    knee: float = field(repr=False)
+    chance: float = 1.0
+
+    @cached_property
+    def replicates(self) -> Array:
+        """theta (replicates, p) of the Bayesian bootstrap over runs; computed when first asked for."""
+        u, v = np.log(self.x / self.x0)[None], np.log(self.y / self.y0)[None]
+        return bayesian_bootstrap(self.form, u, v, np.ones(len(self.y)), self.theta, self.knee, REPLICATES, 0)
+
+    def ranges(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
+        """Bootstrap interval of each parameter, natural units."""
+        check_level(level)
+        natural = self.form.natural(self.replicates, self.x0, self.y0)
+        low, high = np.quantile(natural, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return {name: (float(a), float(b)) for name, a, b in zip(self.form.parameters, low, high)}
+
+    def optimal(self, compute: ArrayLike, level: float = 0.9, flops_per: float = 6.0) -> ComputeOptimal:
+        """The compute-optimal size N and data D with flops_per N D = compute, by this law: see
+        `compute_optimal`."""
+        from scalevit.study.laws.compute_optimal import optimal_allocation
+
+        return optimal_allocation(self, compute, level, flops_per)
 
     def predict(self, flops: ArrayLike, seen: ArrayLike, unique: ArrayLike | None = None) -> Array:
-        """Error as a fraction, broadcast over the inputs; never above 1."""
+        """Error (or loss), broadcast over the inputs; never above `chance`."""
         given = self._inputs(flops, seen, unique)
         x = np.stack(np.broadcast_arrays(*given), axis=-1)
         value = _values(self.form, self.theta, x.reshape(-1, len(given)) / self.x0)
-        return np.asarray(np.minimum(1.0, self.y0 * np.exp(value)).reshape(x.shape[:-1]))
+        return np.asarray(np.minimum(self.chance, self.y0 * np.exp(value)).reshape(x.shape[:-1]))
 
     def error(self, flops: float, seen: float, unique: float | None = None) -> float:
         """Error of one run as a fraction."""
@@ -100,7 +145,7 @@ class JointLaw:
         error, half = self.error(flops, seen, unique), min(FARTHEST, float(self.reach.half(x, level)[0]))
         outside = self.reach.outside(x)[0] > 1e-9
         beyond = tuple(name for name, far in zip(NAMES, outside) if far)
-        return ExpectedError(error, error * math.exp(-half), min(1.0, error * math.exp(half)), beyond)
+        return ExpectedError(error, error * math.exp(-half), min(self.chance, error * math.exp(half)), beyond)
 
     def _inputs(self, *given: ArrayLike | None) -> list[ArrayLike]:
         known = [one for one in given if one is not None]
@@ -113,40 +158,60 @@ class JointLaw:
 
 
 def fit_joint(
-    flops: ArrayLike, seen: ArrayLike, unique: ArrayLike | None, error: ArrayLike,
-    groups: ArrayLike | None = None,
+    flops: ArrayLike, seen: ArrayLike, unique: ArrayLike | None = None, error: ArrayLike | None = None,
+    groups: ArrayLike | None = None, *, form: str | None = None, chance: float | None = None,
 ) -> JointLaw:  # fmt: skip
-    """Fit the error of runs jointly in forward FLOPs of one image, images seen, and unique images.
+    """Fit the error or loss of runs jointly in model size, images (or tokens) seen, and unique ones.
 
-    With unique images, the law is
+    Size is forward FLOPs of one image, or parameters N. Forms by name: `sum` (Chinchilla's
+    a_F F^-b_F + a_n n^-b_n + c), `crossed` (the sum, + g F^-b_F n^-b_n), `product`, and `repeating`
 
         E = a F^-alpha + b n_eff^-beta + c,     n_eff = ((n + d)^-q + (k u F^h)^-q)^(-1/q)
 
-    where images seen beyond what u unique ones can teach stop to help, sooner for larger models (h < 0) or
-    later (h > 0). With `unique` None it is a_F F^-b_F + a_n n^-b_n + c, and a term g F^-b_F n^-b_n where that
-    predicts left-out groups better. `groups` labels each run, by size when None. Robust least squares in log
-    error; runs with NaN are left out. ValueError for fewer than three groups, fewer runs than parameters, and
-    errors that are not fractions above 0.
+    which needs unique images: those seen beyond what u unique ones can teach stop to help, sooner for larger
+    models (h < 0) or later (h > 0). `form` None takes `repeating` with unique images, else `sum`, or
+    `crossed` where that predicts left-out groups better. With three arguments alone the third is the error:
+    fit_joint(N, D, loss). `groups` labels each run, by size when None. `chance` is the largest y there can
+    be; None: 1 where no y is above 1, else none, as for losses. Robust least squares in log error; runs with
+    NaN are left out. ValueError for an unknown form, fewer than three groups, fewer runs than parameters, and
+    values that have no logarithm.
     """
+    if error is None:
+        unique, error = None, unique
+    if error is None:
+        raise ValueError("fit_joint takes model size, images seen, and the error (or loss) of runs")
     inputs = [flops, seen] if unique is None else [flops, seen, unique]
-    x, y, labels = _rows(inputs, error, flops if groups is None else groups, chance=1.0)
+    x, y, labels = _rows(inputs, error, flops if groups is None else groups, chance or np.inf)
     masks = _masks([labels])
-    names = ("F", "n")
-    forms = [REPEATING] if unique is not None else [sums(names), crossed(names)]
-    found = [_member(form, x, y, masks) for form in forms if len(y) > len(form.parameters)]
-    if not found:
+    forms = _forms(form, ("F", "n", "u")[: len(inputs)])
+    fitted = [_member(one, x, y, masks) for one in forms if len(y) > len(one.parameters)]
+    if not fitted:
         raise ValueError(
             f"{len(y)} runs cannot fix the {len(forms[0].parameters)} parameters of "
             f"{forms[0].formula}; measure more"
         )
-    best = min(found, key=lambda member: member.left_out)
+    best = min(fitted, key=lambda member: member.left_out)
+    best = fitted[0] if fitted[0].left_out < SIMPLER * best.left_out else best
     natural = best.form.natural(best.theta[None], best.x0, best.y0)
     return JointLaw(
         best.form.name, dict(zip(best.form.parameters, map(float, natural[0]))),
         float(best.form.floor(natural)[0]), robust_scale(best.residual, len(best.theta)), best.left_out,
         best.starts, best.agreeing, _reach(x, best.residual, best.misses, np.ones(1)),
-        best.form, best.theta, best.x0, best.y0,
+        best.form, best.theta, best.x0, best.y0, x, y, best.knee,
+        chance or (1.0 if y.max() <= 1 else np.inf),
     )  # fmt: skip
+
+
+def _forms(form: str | None, names: tuple[str, ...]) -> list[Form]:
+    """The form of a name, or those to choose from; ValueError names the nearest."""
+    if form is None:
+        return [REPEATING] if len(names) == 3 else [sums(names), crossed(names)]
+    if form not in JOINT_FORMS:
+        near = difflib.get_close_matches(form, JOINT_FORMS, n=2, cutoff=0.3) or list(JOINT_FORMS)
+        raise ValueError(f"no joint form {form!r}; nearest: {', '.join(near)}; all: {', '.join(JOINT_FORMS)}")
+    if form == "repeating" and len(names) != 3:
+        raise ValueError("the form repeating needs three inputs: size, images seen, and unique images")
+    return [JOINT_FORMS[form](names)]
 
 
 def forecast_joint(
@@ -167,7 +232,7 @@ def forecast_joint(
     if not np.all(np.isfinite(new) & (new > 0)):
         raise ValueError("x_new must be positive and finite")
     x, y, labels = _rows(list(x.T), y, np.arange(len(x)) if groups is None else groups, chance)
-    masks = _masks([_stretches(column) for column in x.T] if groups is None else [labels])
+    masks = _masks([stretches(column) for column in x.T] if groups is None else [labels])
     names = tuple(f"x{i + 1}" for i in range(x.shape[1]))
     forms = [form for form in (sums(names), crossed(names), products(names)) if len(y) > len(form.parameters)]
     if not forms:
@@ -208,6 +273,7 @@ class _Member:
     misses: list[LeftOutGroup]
     x0: Array
     y0: float
+    knee: float
 
     @property
     def left_out(self) -> float:
@@ -230,7 +296,7 @@ def _member(form: Form, x: Array, y: Array, masks: Sequence[Array]) -> _Member:
         error = form.value(row[None], u[None, mask])[0] - v[mask]
         misses.append(LeftOutGroup(error, outside.sum(axis=1)))
     residual = form.value(theta[None], u[None])[0][0] - v
-    return _Member(form, theta, starts, agreeing, residual, misses, x0, y0)
+    return _Member(form, theta, starts, agreeing, residual, misses, x0, y0, knee)
 
 
 def _weights(members: Sequence[_Member], groups: int) -> Array:
@@ -245,16 +311,17 @@ def _values(form: Form, theta: Array, scaled: Array) -> Array:
 
 
 def _reach(x: Array, residual: Array, misses: Sequence[LeftOutGroup], weights: Array) -> JointUncertainty:
-    """What groups inside the others' range miss by; what those outside miss by beyond it, a group each. By
-    luck some miss by less: they count as well, else luck the other way would be taken for distance."""
+    """What groups inside the others' range miss by, and the slope: what points outside miss by beyond it, by
+    least squares of the squared errors against the squared distance, a group each, so that a point close to
+    the edge says little. By luck some miss by less: they count as well, else luck the other way would be
+    taken for distance."""
     errors = [(weights @ miss.error, miss.distance) for miss in misses]
     inside = np.concatenate([error[distance <= 1e-9] for error, distance in errors])
     near = max(float(np.mean(residual**2)), float(np.mean(inside**2)) if len(inside) else 0.0)
-    far = [
-        float(np.sum(error**2) - near * len(error)) / float(np.sum(distance**2))
-        for error, distance in errors if distance.max() > 1e-9
-    ]  # fmt: skip
-    slope = max(0.0, COMMON_SHARE * COMMON_WEIGHT * near + sum(far)) / (COMMON_WEIGHT + len(far))
+    outside = [(error[far], distance[far]) for error, distance in errors if np.any(far := distance > 1e-9)]
+    excess = sum(float(np.mean(error**2)) - near for error, _ in outside)
+    reach = sum(float(np.mean(distance**2)) for _, distance in outside)
+    slope = max(0.0, COMMON_SHARE * COMMON_WEIGHT * near + excess) / (COMMON_WEIGHT + reach)
     return JointUncertainty(
         float(np.sqrt(near)), float(np.sqrt(slope)), len(misses), x.min(axis=0), x.max(axis=0)
     )
@@ -287,7 +354,7 @@ def _masks(labelings: Sequence[Array]) -> list[Array]:
     return masks
 
 
-def _stretches(column: Array) -> Array:
+def stretches(column: Array) -> Array:
     """Its values, or as many stretches of about equally many points when it has more."""
     values, index = np.unique(column, return_inverse=True)
     if len(values) <= MOST_GROUPS:

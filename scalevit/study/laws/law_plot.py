@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from scalevit.study.laws.compute_optimal import ComputeOptimal, IsoFlop
 from scalevit.study.laws.fit import Fit
 from scalevit.study.laws.forecast import Forecast
+from scalevit.study.laws.joint import JointLaw
 
 SUFFIXES = (".svg", ".png", ".pdf")
 
@@ -60,3 +62,39 @@ def _panel(axes, panel: Panel) -> None:
         label = f"forecast, {100 * ahead.level:.0f} %"
         axes.errorbar(ahead.x, ahead.mean, reach, fmt="s", color="C3", capsize=3, markersize=4, label=label)
     axes.legend(fontsize=7)
+
+
+def draw_joint(
+    path: Path, law: JointLaw, optimal: ComputeOptimal | None, profiles: IsoFlop | None,
+    names: Sequence[str], y: str,
+) -> None:  # fmt: skip
+    """Write a picture of a joint law: measured against fitted y; y against size at each measured compute; and
+    the compute-optimal size where that was asked for."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: a picture ends in {', '.join(SUFFIXES)}")
+    from matplotlib.figure import Figure
+
+    count = 3 if optimal else 2
+    figure = Figure(figsize=(4.2 * count, 3.4), layout="constrained")
+    axes = figure.subplots(1, count)
+    compute = law.x[:, 0] * law.x[:, 1]
+    fitted = law.predict(*law.x.T)
+    axes[0].scatter(fitted, law.y, c=np.log(compute), s=8)
+    axes[0].plot([law.y.min(), law.y.max()], [law.y.min(), law.y.max()], color="0.5", linewidth=0.8)
+    axes[0].set(xlabel=f"fitted {y}", ylabel=y, title=f"{law.law}, scatter {law.spread:.2%}")
+    axes[1].scatter(law.x[:, 0], law.y, c=np.log(compute), s=8)
+    axes[1].set(xlabel=names[0], ylabel=y, xscale="log", title="runs, coloured by compute")
+    if optimal:
+        grid = np.geomspace(6 * compute.min(), max(optimal.compute.max(), 6 * compute.max()), 20)
+        line = law.optimal(grid, optimal.level)
+        axes[2].fill_between(grid, *line.size_interval, alpha=0.2, color="C0", linewidth=0)
+        axes[2].plot(grid, line.size, color="C0", label=f"law: C^{optimal.exponent:.3f}")
+        axes[2].plot(optimal.compute, optimal.size, "s", color="C3", markersize=4)
+        if profiles:
+            label = f"IsoFLOP profiles: C^{profiles.exponent:.3f}"
+            axes[2].plot(profiles.compute, profiles.size, "o", color="C1", markersize=3, label=label)
+        axes[2].set(xscale="log", yscale="log", xlabel="compute", ylabel="optimal size", title="optimum")
+        axes[2].legend(fontsize=7)
+    for one in axes:
+        one.grid(which="both", alpha=0.2, linewidth=0.5)
+    figure.savefig(path, dpi=150)
