@@ -42,7 +42,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("table", help="CSV, TSV, JSON lines, Parquet or Excel (FILE.xlsx#SHEET), also compressed; or `paper`")
     add("--x", metavar="COL", nargs="+", help="column of compute, data or size; two or three: a joint law")
-    add("--y", metavar="COL", help="column of the error or loss (or accuracy, see --accuracy); `*` for series")
+    add(
+        "--y", metavar="COL", help="column of the error or loss (or accuracy, see --accuracy); `*` for series"
+    )
     add("--law", help="M1 M2 M3 M4 saturating BNSL BNSL2 BNSL3, power ceiling for what rises (saturating)")
     add("--group", metavar="COL", help="one curve a value of this column; each helps the others")
     add("--weight", metavar="COL", help="weights of the points, 0 to leave one out")
@@ -55,7 +57,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--level", type=float, default=0.9, help="share of outcomes an interval holds (0.9)")
     add("--form", help="of a joint law: sum, crossed, product, repeating (the best of those that fit)")
     add("--compute", metavar="COL", help="with one --x, the size N: compute, so that data are C / (6 N)")
-    add("--optimal", type=float, nargs="+", metavar="C", help="compute-optimal size and data at these computes")
+    add(
+        "--optimal",
+        type=float,
+        nargs="+",
+        metavar="C",
+        help="compute-optimal size and data at these computes",
+    )
     add("--picture", type=Path, metavar="FILE", help="draw to an svg, png or pdf")
 
 
@@ -203,7 +211,7 @@ def _data(group: TableGroup, law: Fit, ahead: Forecast | None, args: argparse.Na
         "floor": law.floor,
         "starts": law.starts, "agreeing": law.agreeing, "spread": law.spread, "points": len(law.x),
         "correlation": law.correlation().tolist(), "rows_left_out": group.rows_left_out,
-        "left_out": {reason: {"rows": rows.count, "lines": rows.lines} for reason, rows in group.left_out.items()},
+        "left_out": {r: {"rows": rows.count, "lines": rows.lines} for r, rows in group.left_out.items()},
         "warnings": _notes(law, ahead, args.accuracy),
     }  # fmt: skip
     if ahead:
@@ -263,7 +271,8 @@ def _text(group: TableGroup, law: Fit, ahead: Forecast | None, args: argparse.Na
         )
     if ahead:
         lines.append(
-            f"  forecast by {len(ahead.members)} extrapolators, {ahead.backtests} back-tests, noise {ahead.noise:.2%}"
+            f"  forecast by {len(ahead.members)} extrapolators, {ahead.backtests} back-tests; "
+            f"noise {ahead.noise:.2%}"
         )
         lines += [f"  {sentence}" for sentence in _trust(law, ahead)]
     lines += [f"  note: {warning}" for warning in _notes(law, ahead, args.accuracy)]

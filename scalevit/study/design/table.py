@@ -15,14 +15,15 @@ import io
 import json
 import lzma
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalevit.study.design.table_numbers import parse_numbers, uses_decimal_commas
+from scalevit.study.design.table_numbers import parse_numbers, uses_decimal_commas, uses_decimal_points
 
 DELIMITERS = (",", ";", "\t", "|")
 #: First bytes of compressed files, and what opens them.
@@ -74,15 +75,22 @@ class Table:
         """The cells of a column as numbers, NaN for what is missing. ValueError names the line of a cell that
         is no number, or whose comma may separate thousands or decimals."""
         places = [f"{self.unit} {line}" for line in self.lines]
-        return parse_numbers(self.cells(name), places, f"{self.where}, column {name!r}", self.decimal_commas)
+        where = f"{self.where}, column {name!r}"
+        return parse_numbers(self.cells(name), places, where, self.decimal_commas, self.decimal_points)
 
-    @property
+    @cached_property
+    def _texts_by_column(self) -> list[list[str]]:
+        return [[cell for cell in column if isinstance(cell, str)] for column in zip(*self.rows)]
+
+    @cached_property
     def decimal_commas(self) -> bool:
         """Whether some column certainly writes decimal commas: the others then do so too."""
-        columns = zip(*self.rows)
-        return any(
-            uses_decimal_commas([cell for cell in column if isinstance(cell, str)]) for column in columns
-        )
+        return any(map(uses_decimal_commas, self._texts_by_column))
+
+    @cached_property
+    def decimal_points(self) -> bool:
+        """Whether some column writes decimal points: decimal commas are then not certain."""
+        return any(map(uses_decimal_points, self._texts_by_column))
 
     def check_unique(self) -> None:
         """ValueError where two columns have one name."""
@@ -290,9 +298,3 @@ def from_frame(frame: Any, where: str = "the table") -> Table:
     if not rows:
         raise ValueError(f"{where} has no rows")
     return Table(where, names, rows, tuple(range(2, len(rows) + 2)), unit="row")
-
-
-def column_names(table: Table, wanted: Sequence[str]) -> None:
-    """ValueError for the first wanted column that the table lacks or has twice."""
-    for name in wanted:
-        table.cells(name)

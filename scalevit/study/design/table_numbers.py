@@ -35,6 +35,7 @@ POWER = re.compile(r"(?:([+-]?[\d.,]+)\s*[x*×·]\s*)?10(?:\^|\*\*)\s*([+-]?\d+)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 CERTAIN_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:(,\d{3}){2,}|(,\d{3})+\.\d*)")
 DOTTED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
+POINT = re.compile(r"[+-]?\d*\.\d+(?:[eE][+-]?\d+)?\s*%?")
 DECIMAL = re.compile(r"[+-]?(\d*,\d*|\d{1,3}(\.\d{3})+,\d*)")
 
 
@@ -67,10 +68,24 @@ def uses_decimal_commas(cells: Sequence[str]) -> bool:
     )
 
 
-def parse_numbers(cells: Sequence[Any], places: Sequence[str], where: str, decimal: bool) -> np.ndarray:
+def uses_decimal_points(cells: Sequence[str]) -> bool:
+    """Whether some cell of a column is a number with a decimal point that cannot separate thousands."""
+    return any(POINT.fullmatch(text) and not DOTTED.fullmatch(text) for text in map(_tidy, cells))
+
+
+def parse_numbers(
+    cells: Sequence[Any], places: Sequence[str], where: str, decimal: bool = False, points: bool = False
+) -> np.ndarray:
     """Numbers (n,) of a column's cells, NaN for missing ones. `places` name the rows, `where` the column;
-    `decimal`: another column of the table certainly has decimal commas. ValueError for what is no number."""
+    `decimal`: some column of the table certainly has decimal commas; `points`: some has decimal points.
+    ValueError for what is no number, and for decimal commas beside decimal points."""
     style = _comma_style([cell for cell in cells if isinstance(cell, str)], decimal)
+    if style == "decimal" and points:
+        row = next(row for row, cell in enumerate(cells) if isinstance(cell, str) and "," in cell)
+        raise ValueError(
+            f"{where}, {places[row]}: {cells[row]!r} seems to have a decimal comma, but other columns have "
+            "decimal points; write all numbers in one way"
+        )
     numbers = np.empty(len(cells))
     for row, cell in enumerate(cells):
         try:

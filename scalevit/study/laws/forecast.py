@@ -80,15 +80,13 @@ def forecast(
     check_level(level)
     if noise is not None and not (np.isfinite(noise) and noise > 0):
         raise ValueError(f"noise is the standard deviation of ln y of a measurement, above 0, not {noise:g}")
-    x_new = np.atleast_1d(np.asarray(x_new, float))
-    if x_new.ndim != 1 or not np.all(np.isfinite(x_new) & (x_new > 0)):
-        raise ValueError("x to forecast at must be positive and finite")
+    x_new = _check_new(x_new)
     if rising:
         check_positive(*sorted_points(x, y, weights)[:2], chance)
         inverse = [(a, 1 / np.asarray(b, float)) for a, b in related]
         turned = forecast(x, 1 / np.asarray(y, float), x_new, level, inverse, weights=weights, noise=noise)
         return _inverted(turned, chance)
-    own = average_points(_curve(x, y, weights, chance))
+    own = _curve(x, y, weights, chance)
     others = [average_points(_curve(*pair)) for pair in related]
     reach = _reach(own, x_new)
     group = related_curves(others, reach, float(-own.u[0]))
@@ -102,13 +100,21 @@ def forecast_curves(
     """Forecasts of several curves (x, y, weights), each helped by all others; `noises` as `forecast`'s, one a
     curve. The curves are fitted and back-tested once, not once for each other curve."""
     check_level(level)
-    pieces = [average_points(_curve(x, y, weights, chance)) for x, y, weights in curves]
-    x_new = np.atleast_1d(np.asarray(x_new, float))
+    owns = [_curve(x, y, weights, chance) for x, y, weights in curves]
+    pieces, x_new = [average_points(own) for own in owns], _check_new(x_new)
     length = float(np.median([-piece.u[0] for piece in pieces])) if pieces else 0.0
-    for index, (own, noise) in enumerate(zip(pieces, noises or [None] * len(pieces))):
+    for index, (own, noise) in enumerate(zip(owns, noises or [None] * len(owns))):
         reach = _reach(own, x_new)
         group = related_curves(pieces, reach, length) if len(pieces) > 1 else NOTHING_RELATED
         yield _forecast(own, group, index, x_new, reach, level, chance, noise)
+
+
+def _check_new(x_new: ArrayLike) -> Array:
+    """x to forecast at as an array (n,); ValueError unless positive and finite."""
+    x_new = np.atleast_1d(np.asarray(x_new, float))
+    if x_new.ndim != 1 or not np.all(np.isfinite(x_new) & (x_new > 0)):
+        raise ValueError("x to forecast at must be positive and finite")
+    return x_new
 
 
 def _reach(own: ScaledCurve, x_new: Array) -> float:
@@ -131,8 +137,9 @@ def _forecast(
 ) -> Forecast:  # fmt: skip
     """`index`: which curve of the group is the one to forecast, if one is."""
     distance, priors = np.log(x_new) - np.log(own.x0), group.priors(index)
-    members, theta = fit_members([own], priors)
-    tests, others = [*backtest_curves([own], priors, reach)[0]], group.backtests(index)
+    averaged = average_points(own)
+    members, theta = fit_members([averaged], priors)
+    tests, others = [*backtest_curves([averaged], priors, reach)[0]], group.backtests(index)
     count = len(members)
     others = [replace(one, error=one.error[:count], local=one.local[:count]) for one in others]
     shares = [1.0] * len(tests) + [1 / OWN] * len(others)

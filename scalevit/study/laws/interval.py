@@ -123,7 +123,9 @@ def scatter(own: ScaledCurve, local: Array) -> float:
         parabola = np.polyval(np.polyfit(own.u[recent], own.v[recent], 2), own.u[recent])
         residual, spent = own.v[recent] - parabola, 3
         alike = np.clip(np.sum(residual[1:] * residual[:-1]) / (np.sum(residual**2) + 1e-300), 0.0, 0.9)
-    variance = np.sum(residual**2) / max(1, len(residual) - spent)
+    free = max(0, len(residual) - spent)
+    guess = np.exp(-free / 2)  # with hardly more points than parameters, about one per cent
+    variance = (np.sum(residual**2) / max(1, free) + guess * 1e-4) / (1 + guess)
     hidden = HIDDEN if is_smoothed(own) else 1.0
     return float(hidden * (np.sqrt(variance * (1 + alike) / (1 - alike)) + 1e-6))
 

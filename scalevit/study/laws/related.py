@@ -64,9 +64,7 @@ NOTHING_RELATED = RelatedCurves({}, ())
 
 @lru_cache(maxsize=16)
 def _related(key: tuple, reach: float, length: float) -> RelatedCurves:
-    pieces = [
-        ScaledCurve(np.array(u), np.array(v), np.array(w), x0, y0) for (u, v, w), (x0, y0) in key
-    ]
+    pieces = [ScaledCurve(np.array(u), np.array(v), np.array(w), x0, y0) for (u, v, w), (x0, y0) in key]
     pieces = [truncate_to_stage(piece, length, HORIZON * np.log(reach)) for piece in pieces]
     everyone = range(len(pieces))
     if len(pieces) <= FEWEST_RELATED:

@@ -99,7 +99,7 @@ def published(task: str) -> Runs:
 def paper_law(task: str) -> JointLaw:
     """The joint law of the paper's own table, models left out in turn."""
     runs = published(task)
-    return fit_joint(runs.flops, runs.seen, runs.unique, runs.error, groups=runs.model)
+    return fit_joint(runs.flops, runs.seen, runs.unique, runs.error, groups=runs.model, chance=1.0)
 
 
 @cache
@@ -139,10 +139,12 @@ def law_of(runs: Runs) -> tuple[JointLaw, str]:
     again = runs.seen > ONCE * runs.unique
     if np.sum(again) >= FEWEST_REPEATING:
         try:
-            return fit_joint(runs.flops, runs.seen, runs.unique, runs.error, groups=runs.model), ""
+            return fit_joint(
+                runs.flops, runs.seen, runs.unique, runs.error, groups=runs.model, chance=1.0
+            ), ""
         except ValueError:
             if np.all(again):
                 raise
     once = runs.kept(~again)
     note = f"nothing is known of images seen again: {np.sum(again)} of {len(again)} runs did"
-    return fit_joint(once.flops, once.seen, None, once.error, groups=once.model), note
+    return fit_joint(once.flops, once.seen, None, once.error, groups=once.model, chance=1.0), note

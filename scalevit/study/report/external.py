@@ -5,13 +5,14 @@ What a table does not say stays unknown (NaN), and a point without compute is in
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scalevit.config import model_sizes
+from scalevit.study.design.table import Table, load_table
 from scalevit.study.paper import tables
 from scalevit.study.report.results import Point, Results, RunFacts
 
@@ -32,28 +33,67 @@ FEWSHOT = {
     "INet": "imagenet", "Cifar": "cifar100", "Pets": "pets", "Birds": "birds",
 }  # fmt: skip
 
-Row = Mapping[str, str]
+#: Columns of numbers.
+NUMBERS = {
+    "error", "accuracy", "shots", "spread", "draws", "compute", "seen", "images", "steps", "batch",
+    "parameters", "forward", "seed", "image",
+}  # fmt: skip
+
+#: Where a row's cells come from, for messages.
+WHERE = ""
+
+Row = Mapping[str, Any]
 
 
 def read(source: Path) -> Results:
-    """The paper's tables for the word `paper`, else a CSV file: one row a result, with a column error or
+    """The paper's tables for the word `paper`, else any table: one row a result, with a column error or
     accuracy (0 to 1), and as many of model, dataset, shots, spread, draws, compute, seen, images, steps,
     batch, parameters, forward, seed, recipe and run as it has. A ViT's size and compute follow from its
     name. Raises ValueError for what is not there and for cells that are not what they should be."""
     if str(source) == PAPER and not source.exists():
         return _paper()
-    with source.open(newline="", encoding="utf-8-sig") as file:
-        rows = [*csv.DictReader(file)]
-    if rows and {*rows[0]} >= TIMM:
-        return Results(
-            source.stem, *_parts(_timm(rows), source), origin=f"timm's results, from {source.name}."
-        )
-    named = [{ALIASES.get(key, key): value for key, value in row.items() if key} for row in rows]
-    if not named or not {"error", "accuracy"} & {*named[0]}:
+    table = load_table(source)
+    table.check_unique()
+    if {*table.names} >= TIMM:
+        rows = _timm(table)
+        return Results(source.stem, *_parts(rows, table), origin=f"timm's results, from {source.name}.")
+    rows, left_out = _known_errors(_rows(table), table)
+    return Results(source.stem, *_parts(rows, table), origin=f"Results from {source.name}.", notes=left_out)
+
+
+def _rows(table: Table) -> list[Row]:
+    """The table's rows, columns by the names that are used here, numbers as numbers."""
+    used = {}
+    for name in filter(None, table.names):
+        alias = ALIASES.get(name, name)
+        if name == alias or alias not in table.names:
+            if alias in used:
+                raise ValueError(f"{table.where}: {used[alias]!r} and {name!r} both mean {alias}; keep one")
+            used[alias] = name
+    if not {"error", "accuracy"} & {*used}:
         raise ValueError(
-            f"{source}: a table of results needs a column error or accuracy, and one row at least"
+            f"{table.where}: a table of results needs a column error or accuracy, and one row at least"
         )
-    return Results(source.stem, *_parts(named, source), origin=f"Results from {source.name}.")
+    columns = {
+        alias: list(map(float, table.numbers(name))) if alias in NUMBERS else table.texts(name)
+        for alias, name in used.items()
+    }
+    places = [table.at(row) for row in range(len(table.rows))]
+    return [{WHERE: place, **dict(zip(columns, cells))} for place, *cells in zip(places, *columns.values())]
+
+
+def _known_errors(rows: Sequence[Row], table: Table) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows that have an error or accuracy, and a note about the others."""
+
+    def known(row: Row) -> bool:
+        return any(math.isfinite(row.get(name, math.nan)) for name in ("error", "accuracy"))
+
+    good = [row for row in rows if known(row)]
+    bad = [row[WHERE] for row in rows if not known(row)]
+    if not good:
+        raise ValueError(f"{table.where}: no row has an error or accuracy")
+    note = f"{len(bad)} rows of {table.where} have no error and are left out, first: {bad[0]}" if bad else ""
+    return good, (note,) if note else ()
 
 
 @dataclass(frozen=True)
@@ -61,18 +101,17 @@ class Cells:
     """A row's cells, by name; where: what errors call it."""
 
     row: Row
-    where: str
+
+    @property
+    def where(self) -> str:
+        return self.row[WHERE]
 
     def text(self, name: str, default: str = "") -> str:
-        return (self.row.get(name) or default).strip()
+        return self.row.get(name) or default
 
     def number(self, name: str) -> float:
         """NaN for an empty cell or no such column."""
-        text = self.text(name).replace(",", "")
-        try:
-            return float(text) if text else math.nan
-        except ValueError:
-            raise ValueError(f"{self.where}: {name} is {text!r}, not a number") from None
+        return self.row.get(name, math.nan)
 
     def whole(self, name: str) -> int:
         """0 for an empty cell."""
@@ -80,13 +119,14 @@ class Cells:
         return 0 if math.isnan(value) else int(value)
 
 
-def _parts(rows: Sequence[Row], source: Path) -> tuple:
+def _parts(rows: Sequence[Row], source: Table | str) -> tuple:
     """Facts and points, and nothing of what only runs have: floors, curves, provenance."""
     facts: dict[str, RunFacts] = {}
     points = []
-    for line, row in enumerate(rows, start=2):
-        cells = Cells(row, f"{source}, line {line}")
-        made = _facts(cells, source.stem)
+    study = source if isinstance(source, str) else Path(source.where).stem
+    for row in rows:
+        cells = Cells(row)
+        made = _facts(cells, study)
         made = facts.setdefault(made.run, made)
         error = cells.number("error")
         error = 1 - cells.number("accuracy") if math.isnan(error) else error
@@ -139,14 +179,16 @@ def _shape(model: str) -> model_sizes.Shape | None:
         return None
 
 
-def _timm(rows: Sequence[Row]) -> list[Row]:
+def _timm(table: Table) -> list[Row]:
+    """timm's table: errors in per cent, parameters in millions."""
+    errors, parameters = table.numbers("top1_err") / 100, 1e6 * table.numbers("param_count")
+    images = table.numbers("img_size") if "img_size" in table.names else [math.nan] * len(errors)
     return [
         {
-            "model": row["model"], "error": str(float(row["top1_err"]) / 100), "dataset": "imagenet",
-            "image": row.get("img_size", ""),
-            "parameters": str(1e6 * float(row["param_count"].replace(",", ""))),
+            WHERE: table.at(row), "model": model, "error": float(errors[row]), "dataset": "imagenet",
+            "image": float(images[row]), "parameters": float(parameters[row]),
         }
-        for row in rows
+        for row, model in enumerate(table.texts("model"))
     ]  # fmt: skip
 
 
@@ -159,10 +201,11 @@ def _paper() -> Results:
     """Tables 4-13: few-shot errors of 5 and 10 examples a class, at batch 4 096 and 224 pixels."""
     rows = [
         {
+            WHERE: "the paper",
             "run": f"{row['model']} {row['data_size']} {_brief(float(row['steps_at_bs4096']))}",
-            "model": row["model"], "images": str(tables.IMAGES[row["data_size"]]),
-            "steps": row["steps_at_bs4096"], "batch": str(tables.BATCH), "dataset": data,
-            "shots": str(shots), "accuracy": str(float(row[f"{column}{shots}"]) / 100),
+            "model": row["model"], "images": tables.IMAGES[row["data_size"]],
+            "steps": float(row["steps_at_bs4096"]), "batch": float(tables.BATCH), "dataset": data,
+            "shots": float(shots), "accuracy": float(row[f"{column}{shots}"]) / 100,
         }
         for row in tables.table(tables.FEWSHOT)
         for column, data in FEWSHOT.items()
@@ -172,4 +215,4 @@ def _paper() -> Results:
     words = (
         "Scaling Vision Transformers (arXiv 2106.04560), tables 4-13; compute is counted as everywhere here."
     )
-    return Results("the paper", *_parts(rows, Path("the paper")), target=("imagenet", 10), origin=words)
+    return Results("the paper", *_parts(rows, "the paper"), target=("imagenet", 10), origin=words)

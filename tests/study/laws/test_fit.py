@@ -20,6 +20,8 @@ PLANTED = {
     "M4": (0.9, 0.5, 0.08, 0.95, 0.7),
     "saturating": (0.63, 0.32, 0.12, 0.52),
     "BNSL": (0.7, 0.1, 0.02, 80.0, 0.35, 0.5),
+    "power": (0.02, 0.513),
+    "ceiling": (80.0, 0.6, 100.0),
 }
 
 
@@ -38,6 +40,10 @@ def planted(law, x=X):
             above = np.log(y - p[2]) - p[4] * np.log(p[3] - y) > np.log(p[0] * x ** -p[1])
             low, high = np.where(above, low, y), np.where(above, y, high)
         return y
+    if law == "power":
+        return p[0] * x ** p[1]
+    if law == "ceiling":
+        return p[0] / (1 + (p[2] / x) ** p[1])
     return p[0] * x ** -p[1] + (p[2] if law == "M2" else 0)
 
 
@@ -57,13 +63,23 @@ def test_planted_laws_come_back(law):
     found = fit(X, planted(law), law, bootstrap=20)
     np.testing.assert_allclose(found.predict(X), planted(law), rtol=2e-4)
     np.testing.assert_allclose(found.predict([3e4]), planted(law, np.array([3e4])), rtol=5e-3)
-    if law in ("M1", "M2", "M3", "saturating"):
+    if law in ("M1", "M2", "M3", "saturating", "power", "ceiling"):
         assert list(found.params.values()) == pytest.approx(PLANTED[law], rel=2e-3)
         assert found.agreeing >= 2
 
 
+@pytest.mark.parametrize("b", [0.1, 0.3, 0.513, 0.7, -0.3])
+def test_exponents_of_rising_laws_come_back(b):
+    x = np.geomspace(1e18, 1e24, 12)
+    found = fit(x, 0.05 * x**b * np.exp(0.03 * np.random.default_rng(1).normal(size=12)), "power")
+    low, high = found.ranges()["b"]
+    assert found.params["b"] == pytest.approx(b, abs=0.02)
+    assert low < high and high - low < 0.02
+
+
 def test_floor_is_the_value_far_away():
-    for law in PLANTED:
+    assert fit(X, planted("power"), "power", bootstrap=0).floor == np.inf
+    for law in PLANTED.keys() - {"power"}:
         found = fit(X, planted(law), law, bootstrap=0)
         far = found.predict([1e60])[0]
         assert found.floor == pytest.approx(far, rel=0.05, abs=1e-4), law
@@ -189,7 +205,9 @@ def test_bad_input_is_a_clear_message(x, y, law, says):
 
 
 def test_weak_data_is_said():
-    assert any("does not fall" in note for note in fit(X, 0.3 * X**0.1, "M2", bootstrap=10).warnings)
+    flat = 0.3 * np.exp(0.02 * np.random.default_rng(0).normal(size=len(X)))
+    assert any("does not fall" in note for note in fit(X, flat, "M2", bootstrap=10).warnings)
+    assert any("neither rises" in note for note in fit(X, flat, "power", bootstrap=10).warnings)
     assert any("guess" in note for note in fit(X[:3], planted("M2")[:3], "M2", bootstrap=10).warnings)
     with pytest.raises(ValueError, match="between 0 and 1"):
         fit(X, planted("M1"), "M1", bootstrap=10).interval(X, 90)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import scalevit as sv
+from scalevit.study.laws.compute_optimal import isoflop
 from scalevit.study.laws.joint import fit_joint, forecast_joint
 from scalevit.study.planning.expected_error import paper_law, published
 
@@ -126,7 +127,7 @@ def test_units_do_not_matter_and_missing_rows_are_left_out():
 )
 def test_bad_input_is_a_clear_message(rows, change, says):
     with pytest.raises(ValueError, match=says):
-        fit_joint(F[rows], N[rows], None, change(added(F, N)[rows]))
+        fit_joint(F[rows], N[rows], None, change(added(F, N)[rows]), chance=1.0)
 
 
 def test_inputs_must_fit_the_law():
@@ -137,3 +138,78 @@ def test_inputs_must_fit_the_law():
         forecast_joint(F, added(F, N), F)
     with pytest.raises(ValueError, match="x_new must be positive"):
         forecast_joint(np.stack([F, N], 1), added(F, N), [[1e9, -1]])
+
+
+def chinchilla(seed=0, noise=0.005):
+    """Runs of 8 sizes at 7 budgets about their optimum, by the law that Besiroglu et al. (arXiv 2404.10102)
+    refitted: 1.8172 + 482.01 N^-.3478 + 2085.43 D^-.3658."""
+    budgets = np.geomspace(6e18, 3e21, 7)
+    size = np.concatenate([0.1 * budget**0.5 * np.geomspace(0.2, 5, 8) for budget in budgets])
+    data = np.repeat(budgets, 8) / 6 / size
+    loss = 1.8172 + 482.01 * size**-0.3478 + 2085.43 * data**-0.3658
+    return size, data, loss * np.exp(noise * np.random.default_rng(seed).normal(size=len(loss)))
+
+
+def test_losses_give_chinchillas_law_with_intervals_of_its_parameters():
+    size, data, loss = chinchilla()
+    law = fit_joint(size, data, loss)
+    ranges = law.ranges()
+    assert law.law == "sum" and law.chance == np.inf
+    for name, planted in {"b_F": 0.3478, "b_n": 0.3658, "c": 1.8172}.items():
+        low, high = law.ranges(0.99)[name]
+        assert low < planted < high, name
+        assert ranges[name][1] - ranges[name][0] < 0.5 * planted
+    assert law.predict(1e6, 1e6) > 2
+
+
+def test_the_compute_optimal_size_is_where_the_law_is_lowest():
+    law = fit_joint(*chinchilla(), form="sum")
+    a, b, p = law.params["b_F"], law.params["b_n"], law.params
+    compute = np.array([1e20, 1e24])
+    best = law.optimal(compute)
+    closed = (a * p["a_F"] / (b * p["a_n"])) ** (1 / (a + b)) * (compute / 6) ** (b / (a + b))
+    np.testing.assert_allclose(best.size, closed, rtol=1e-4)
+    np.testing.assert_allclose(6 * best.size * best.data, compute)
+    assert best.exponent == pytest.approx(b / (a + b), abs=1e-3)
+    assert best.exponent == pytest.approx(0.513, abs=0.03)
+    assert np.all((best.size_interval[0] < best.size) & (best.size < best.size_interval[1]))
+    assert np.all((best.ratio_interval[0] < best.ratio) & (best.ratio < best.ratio_interval[1]))
+    np.testing.assert_allclose(best.y, law.predict(best.size, best.data), rtol=1e-6)
+    assert len(best.warnings) == 1 and "1e+24" in best.warnings[0]
+    with pytest.raises(ValueError, match="positive and finite"):
+        law.optimal([0.0])
+
+
+def test_isoflop_profiles_agree_with_the_law():
+    size, data, loss = chinchilla(noise=0.002)
+    profiles = isoflop(size, data, loss)
+    assert len(profiles.compute) == 7
+    assert profiles.exponent == pytest.approx(0.513, abs=0.05)
+    assert profiles.exponent_interval[0] < 0.513 < profiles.exponent_interval[1]
+    best = fit_joint(size, data, loss).optimal(profiles.compute)
+    np.testing.assert_allclose(profiles.size, best.size, rtol=0.35)
+    with pytest.raises(ValueError, match="budgets have a lowest point"):
+        isoflop(size, data, size**-0.1)
+
+
+@pytest.mark.parametrize(("form", "says"), [("summ", "nearest: sum"), ("repeating", "needs three inputs")])
+def test_unknown_forms_are_named(form, says):
+    with pytest.raises(ValueError, match=says):
+        fit_joint(*chinchilla(), form=form)
+
+
+def test_one_point_at_the_edge_does_not_widen_the_interval():
+    size = np.repeat(np.geomspace(1e8, 1e10, 8), 8)
+    data, groups = np.tile(np.geomspace(1e9, 1e11, 8), 8), np.repeat(np.arange(8), 8)
+    loss = (1.8 + 480 * size**-0.35 + 2000 * data**-0.37) * np.exp(
+        np.random.default_rng(0).normal(0, 0.007, len(size))
+    )
+    loss[24:32] *= 1.02
+    longer = data.copy()
+    longer[31] *= 1.03
+    ends = [
+        forecast_joint(np.stack([size, d], axis=1), loss, [[7e10, 1e12]], groups=groups)
+        for d in (data, longer)
+    ]
+    plain, edge = (float(np.log(one.high / one.low)[0]) for one in ends)
+    assert edge < 1.3 * plain < 0.5

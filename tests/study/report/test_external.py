@@ -55,9 +55,9 @@ def test_timms_own_table_is_read_as_it_is(tmp_path):
     ("text", "says"),
     [
         ("model,score\na,1\n", "column error or accuracy"),
-        ("model,error\n", "one row at least"),
+        ("model,error\n", "has no rows"),
         ("model,error\na,0.1\nb,12\n", "line 3: an error must be from 0 to 1"),
-        ("model,error,compute\na,0.1,much\n", "line 2: compute is 'much'"),
+        ("model,error,compute\na,0.1,much\n", "column 'compute', line 2: 'much'"),
     ],
 )
 def test_a_table_that_is_none_is_one_line(tmp_path, text, says, capsys):
