@@ -15,7 +15,7 @@ from typing import Any
 
 from scalevit.config.dataclass_io import from_dict, nearest_names
 from scalevit.config.presets import PRESETS
-from scalevit.config.run import Run
+from scalevit.config.run import Data, Model, Preprocessing, Run
 from scalevit.config.validate import ConfigErrors, validate
 
 
@@ -88,9 +88,20 @@ def run_id(run: Run) -> str:
     for key in ("name", "probe", "parallel", "guard"):
         facts.pop(key)
     start = facts.pop("start")
+    _drop_defaults(facts["model"], Model, ("channels", "image_width"))
+    _drop_defaults(facts["data"], Data, ("names",))
+    _drop_defaults(start["preprocessing"], Preprocessing, ("resize",))
     if start["content"]:
         facts["start"] = {key: start[key] for key in ("content", "preprocessing")}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _drop_defaults(facts: dict[str, Any], kind: type, keys: Sequence[str]) -> None:
+    """Leave keys that came later out of the run id at their defaults, so that older runs keep their ids."""
+    default = to_dict(kind())
+    for key in keys:
+        if facts[key] == default[key]:
+            facts.pop(key)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -14,9 +14,12 @@ class Model:
     """The network. width, depth, mlp, heads, patch: None means the named shape's own.
 
     image: side of the input in pixels. classes: outputs of the head, 0 for no head.
-    The last five describe weights from elsewhere: a class token that is not what is pooled; positions that
+    The last seven describe weights from elsewhere: a class token that is not what is pooled; positions that
     cover class token and registers too; a norm before the blocks (and then no patch bias), as in CLIP; the
-    final norm after pooling instead of before; a learned scale on every residual branch."""
+    final norm after pooling instead of before; a learned scale on every residual branch; channels of the
+    input; its width in pixels where that is not `image` (0: square). So do the pools "token_gap" (class token
+    and mean of the patches, concatenated: DINOv2's classifier) and "distilled" (class and distillation token,
+    concatenated: DeiT). Runs train with none of the last two, and with neither of these pools."""
 
     shape: str = "S/16"
     width: int | None = None
@@ -26,7 +29,7 @@ class Model:
     patch: int | None = None
     image: int = 224
     classes: int = 1000
-    pool: Literal["map", "gap", "token"] = "map"
+    pool: Literal["map", "gap", "token", "token_gap", "distilled"] = "map"
     positions: Literal["learned", "sincos2d"] = "learned"
     registers: int = 0
     qk_norm: bool = False
@@ -39,6 +42,19 @@ class Model:
     pre_norm: bool = False
     pooled_norm: bool = False
     layer_scale: bool = False
+    channels: int = 3
+    image_width: int = 0
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return self.image, self.image_width or self.image
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        patch = self.resolve().patch
+        return self.image_size[0] // patch, self.image_size[1] // patch
 
     def resolve(self) -> Shape:
         """The five numbers of the shape, with explicit ones taking precedence over the named shape's."""
@@ -48,14 +64,23 @@ class Model:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model's images went through; it travels with the weights: short side resized to image / crop
-    pixels, the central square cut out, values in [0, 1] shifted by `mean` and divided by `std` (each of red,
-    green, blue). The defaults are the paper's (App. C): 256 → 224, values in [-1, 1]."""
+    """Preprocessing of a model's images, which travels with the weights: resized to image / crop pixels, the
+    central square cut out, values in [0, 1] shifted by `mean` and divided by `std` (each of red, green,
+    blue). resize: what becomes image / crop pixels long: the shortest side; both sides, "squash"; or the
+    longest side, and what lacks is filled with `mean`. The defaults are the paper's (App. C): 256 → 224,
+    values in [-1, 1]."""
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    interpolation: str = "bilinear"
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     crop: float = 0.875
+    resize: Literal["shortest", "squash", "longest"] = "shortest"
+
+    def agrees(self, other: Preprocessing) -> bool:
+        """Whether both are the same but for rounding."""
+        ours, theirs = ((*p.mean, *p.std, p.crop) for p in (self, other))
+        same = (self.interpolation, self.resize) == (other.interpolation, other.resize)
+        return same and all(abs(a - b) <= 1e-3 * max(1.0, abs(a)) for a, b in zip(ours, theirs))
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,8 @@ class Data:
     parameter of the Beta distribution that images are mixed by, 0 for none.
     image, label, split: columns of a table or list, or keys of a tar's members and of JSON, that hold the
     image, the label and the split; empty: found by the rules of docs/data.md. follow_links: also links that
-    leave the data set."""
+    leave the data set. names: of the classes, in the order of the model's outputs; empty where the source has
+    none."""
 
     source: str = "strokes"
     images: int = 0
@@ -95,6 +121,7 @@ class Data:
     label: str = ""
     split: str = ""
     follow_links: bool = False
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

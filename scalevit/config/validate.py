@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from scalevit.config.lr_schedule import Schedule
+from scalevit.config.model_sizes import POOLS
 from scalevit.config.run import Data, Model, Parallel, Run
 
 
@@ -51,6 +52,10 @@ def _model_mistakes(model: Model) -> Iterator[str]:
         yield f"model.heads={resolved.heads} does not divide the width {resolved.width}; nearest: {near}"
     if model.positions == "sincos2d" and resolved.width % 4:
         yield f"model.positions=sincos2d needs a width divisible by 4, found {resolved.width}"
+    if model.channels != 3 or model.image_width:
+        yield "model.channels and model.image_width: a run trains on square images of 3 channels"
+    if model.pool not in POOLS:
+        yield f"model.pool={model.pool}: a run trains with {', '.join(POOLS)}"
     if model.classes < 0 or model.registers < 0:
         yield "model.classes and model.registers must not be negative"
 

@@ -29,9 +29,9 @@ def attention_maps(model: ViT, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor
         scores = _class_scores(last, stages[before])
     else:
         raise ValueError("this model's pooling is the mean of all patches: every patch weighs the same")
-    side = model.config.image // model.config.resolve().patch
+    rows, columns = model.config.grid
     weights = scores.float().softmax(dim=-1)
-    return weights[..., weights.shape[-1] - side * side :].unflatten(-1, (side, side))
+    return weights[..., weights.shape[-1] - rows * columns :].unflatten(-1, (rows, columns))
 
 
 def _query_scores(pool: AttentionPool, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n"]:

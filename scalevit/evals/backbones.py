@@ -25,6 +25,10 @@ from scalevit.config.run import Preprocessing
 from scalevit.evals.attention_maps import attention_maps
 from scalevit.evals.normalisation import mismatch_warning, with_preset
 from scalevit.model import weights
+from scalevit.model.formats import files
+from scalevit.model.formats import timm as timm_format
+from scalevit.model.formats.preprocessing import from_timm
+from scalevit.model.formats.schema import JsonObject
 from scalevit.model.formats.timm import import_timm
 from scalevit.model.vit import ViT
 
@@ -46,7 +50,8 @@ class Backbone:
     features; None when there is none. untrained: the same network with fresh weights; None where that is not
     available or this one is untrained itself. note: a remark printed with its numbers. outputs: classes of
     the head, the width of `LOGITS`; 0 for none. attention_maps: None where the pooling has no attention.
-    device: where it computes."""
+    device: where it computes. width: of its images, where they are not square. class_names: of the outputs,
+    () where they are unknown."""
 
     name: str
     run: LayerFunction
@@ -59,6 +64,13 @@ class Backbone:
     outputs: int = 0
     attention_maps: Callable[[Tensor], Tensor] | None = None
     device: torch.device = CPU
+    width: int = 0
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of its images in pixels."""
+        return self.image, self.width or self.image
 
 
 def open_model(target: str, *, image: int = 0, scale: str = "", device: torch.device = CPU) -> Backbone:
@@ -115,10 +127,11 @@ def of_vit(model: ViT, name: str, note: str = "") -> Backbone:
     about = repr(replace(model.config, classes=0))
     weights_hash = partial(fingerprint, model.state_dict(), about)
     side, outputs = model.config.image, model.config.classes
-    maps = None if model.config.pool == "gap" else partial(attention_maps, model)
+    maps = partial(attention_maps, model) if model.config.pool in ("map", "token") else None
     return Backbone(
-        name, run, layers, side, model.preprocessing, weights_hash, untrained, note, outputs, maps, device
-    )
+        name, run, layers, side, model.preprocessing, weights_hash, untrained, note, outputs, maps, device,
+        width=model.config.image_width, class_names=model.class_names,
+    )  # fmt: skip
 
 
 def _flat(x: Tensor, prefix: int) -> Tensor:
@@ -149,54 +162,57 @@ def _timm(name: str, image: int, device: torch.device) -> Backbone:
 
 
 def _timm_local(folder: str, image: int, device: torch.device) -> Backbone:
-    timm = import_timm()
+    """A folder in timm's layout: a plain ViT as ours, any other network of timm as it is."""
+    name = f"timm-local:{folder}"
     try:
-        return of_vit(weights.load(folder, image=image).to(device), f"timm-local:{folder}")
+        return of_vit(weights.load(folder, image=image).to(device), name)
     except ValueError as error:
         if not (Path(folder) / "config.json").is_file():
             raise
         reason = str(error)
+    about = files.read_json(Path(folder) / "config.json")
+    if "model_type" in about or "scalevit" in about:
+        raise ValueError(reason)
     try:
-        module = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (RuntimeError, KeyError, OSError, AssertionError):
+        module, given = timm_format.described(about, vit=False)
+        module.to_empty(device="cpu")
+        module.load_state_dict(files.WeightSource(Path(folder)).tensors(timm_format.NAMES))
+    except (ValueError, RuntimeError):
         raise ValueError(reason) from None
-    return _of_timm(module.to(device), f"timm-local:{folder}", image, "")
+    module.pretrained_cfg = {**module.pretrained_cfg, **given}
+    return _of_timm(module.to(device), name, image, "")
 
 
 def _of_timm(module: nn.Module, name: str, image: int, note: str) -> Backbone:
     """Backbone through our own ViT where that computes the same, so that `scalevit convert` changes no
     number."""
-    from scalevit.model.formats import timm as reader
-
     try:
-        package = reader.from_module(module)
+        model = weights.build(timm_format.from_module(module))
     except ValueError:
         return _raw_timm(module, name, image, note)
-    model = ViT(package.config, device="meta")
-    model.load_state_dict(package.state, assign=True)
-    model.preprocessing = package.preprocessing
-    found = of_vit(weights.resized(model, image) if image else model, name, note)
-    return replace(found, untrained=None) if note else found
+    backbone = of_vit(weights.resized(model, image) if image else model, name, note)
+    return replace(backbone, untrained=None) if note else backbone
 
 
 def _raw_timm(module: Any, name: str, image: int, note: str) -> Backbone:
     """Backbone of any other timm network: its features after pooling, before the classifier."""
-    given = import_timm().data.resolve_model_data_config(module)
-    found = Preprocessing(
-        tuple(given["mean"]), tuple(given["std"]), str(given["interpolation"]), float(given["crop_pct"])
-    )
+    given = module.pretrained_cfg
+    height, width = JsonObject({"size": list(given.get("input_size", (3, 224, 224)))[-2:]}).size("size", 224)
+    channels = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
+    scaling = from_timm(given, channels, image or height)
     module.eval()
     device = next(module.parameters()).device
 
     def run(images: Tensor, wanted: tuple[str, ...]) -> Mapping[str, Tensor]:
         tokens = _call_foreign(name, module.forward_features, images.to(device))
-        found = {LAST_LAYER: module.forward_head(tokens, pre_logits=True).flatten(1)}
-        return found | {LOGITS: module.forward_head(tokens)} if LOGITS in wanted else found
+        features = {LAST_LAYER: module.forward_head(tokens, pre_logits=True).flatten(1)}
+        return features | {LOGITS: module.forward_head(tokens)} if LOGITS in wanted else features
 
-    side = image or given["input_size"][-1]
-    told = partial(fingerprint, module.state_dict(), name)
-    outputs = int(module.num_classes)
-    return Backbone(name, run, (LAST_LAYER,), side, found, told, note=note, outputs=outputs, device=device)
+    return Backbone(
+        name, run, (LAST_LAYER,), image or height, scaling, partial(fingerprint, module.state_dict(), name),
+        note=note, outputs=int(module.num_classes), device=device,
+        width=0 if image or width == height else width,
+    )  # fmt: skip
 
 
 def _with_weights(timm: Any, name: str) -> tuple[nn.Module, str]:

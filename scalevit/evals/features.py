@@ -101,9 +101,9 @@ def _features_of_rank(
             for number, prepared in enumerate(_prepared(backbone, images, [*mine, *idle], whole), 1):
                 if isinstance(prepared, ValueError):
                     wrong = wrong or prepared
-                    prepared = torch.zeros(1, 3, backbone.image, backbone.image)
+                    prepared = torch.zeros(1, len(backbone.preprocessing.mean), *backbone.size)
                 elif prepared.dtype == torch.uint8:
-                    prepared = preprocess_same_size(prepared, backbone.image, backbone.preprocessing, whole)
+                    prepared = fit_same_size(prepared, backbone.size, backbone.preprocessing, whole)
                 found = backbone.run(prepared, layers)
                 for layer in layers:
                     own[layer].append(found[layer].float())
@@ -135,7 +135,7 @@ def _prepared(
             pixels = [images[i] for i in block]
             if device.type != "cpu" and len({image.shape for image in pixels}) == 1:
                 return _sent(torch.from_numpy(np.stack(pixels)), device)
-            return _sent(preprocess(pixels, backbone.image, backbone.preprocessing, whole), device)
+            return _sent(fit(pixels, backbone.size, backbone.preprocessing, whole), device)
         except ValueError as error:
             return error
 
@@ -165,45 +165,85 @@ def _sent(images: Tensor, device: torch.device) -> Tensor:
 # --------------------------------------------------------------------------- images to tensors
 
 
-def preprocess(
-    images: Sequence[np.ndarray], side: int, preprocessing: Preprocessing, whole: bool
-) -> Float[Tensor, "b 3 y x"]:
-    """Preprocessing of uint8 images of any size, grey or colour, to one batch (b, 3, side, side).
+Size = int | tuple[int, int]
 
-    whole: each image is resized to the square. Otherwise its short side is resized to side / crop and the
-    central square cut out. Values are shifted by the mean and divided by the standard deviation."""
+
+def fit(
+    images: Sequence[np.ndarray], side: Size, preprocessing: Preprocessing, whole: bool
+) -> Float[Tensor, "b k y x"]:
+    """Preprocessing of uint8 images of any size, grey or colour, to one batch for a model.
+
+    side: of the model's square images in pixels, or their height and width. whole: each image is resized to
+    that size. Otherwise it is resized and cropped as `preprocessing` says; then values are shifted by the
+    mean and divided by the standard deviation, of one channel (grey) or three."""
     if len({image.shape for image in images}) == 1:
-        return preprocess_same_size(torch.from_numpy(np.stack(images)), side, preprocessing, whole)
+        return fit_same_size(torch.from_numpy(np.stack(images)), side, preprocessing, whole)
     alone = (torch.from_numpy(np.array(image)[None]) for image in images)
-    return torch.cat([preprocess_same_size(x, side, preprocessing, whole) for x in alone])
+    return torch.cat([fit_same_size(x, side, preprocessing, whole) for x in alone])
 
 
-def preprocess_same_size(
-    images: UInt8[Tensor, "b h w *c"], side: int, preprocessing: Preprocessing, whole: bool
-) -> Float[Tensor, "b 3 y x"]:
+def fit_same_size(
+    images: UInt8[Tensor, "b h w *c"], side: Size, preprocessing: Preprocessing, whole: bool
+) -> Float[Tensor, "b k y x"]:
     """Preprocessing of a batch of images of one size, on their device."""
-    square = _square(images, side, preprocessing, whole)
+    size = side if isinstance(side, tuple) else (side, side)
+    pixels = _resized_and_cropped(images, size, preprocessing, whole)
+    if len(preprocessing.mean) == 1:  # ITU-R 601, as Pillow's "L"
+        weights = torch.tensor((0.299, 0.587, 0.114), device=pixels.device).view(1, 3, 1, 1)
+        pixels = (pixels * weights).sum(dim=1, keepdim=True)
+    elif len(preprocessing.mean) != 3:
+        raise ValueError(f"images have 3 channels; this model takes {len(preprocessing.mean)}")
     mean, std = (
-        torch.tensor(v, device=square.device).view(1, 3, 1, 1)
+        torch.tensor(v, device=pixels.device).view(1, -1, 1, 1)
         for v in (preprocessing.mean, preprocessing.std)
     )
-    return (square / 255).sub_(mean).div_(std)
+    return (pixels / 255).sub_(mean).div_(std)
 
 
-def _square(x: Tensor, side: int, preprocessing: Preprocessing, whole: bool) -> Tensor:
-    """Resize and crop (b, h, w[, 3]) to (b, 3, side, side) in [0, 255]."""
+def _resized_and_cropped(
+    x: Tensor, target: tuple[int, int], preprocessing: Preprocessing, whole: bool
+) -> Tensor:
+    """Resize and crop (b, h, w[, 3]) to (b, 3, *target) in [0, 255]."""
     x = (x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()).float()
-    height, width = x.shape[-2:]
+    size = _resize_to((x.shape[-2], x.shape[-1]), target, preprocessing, whole)
+    if size != tuple(x.shape[-2:]):
+        x = _interpolate(x, size, preprocessing.interpolation)
+    if preprocessing.resize == "longest" and not whole:
+        x = _padded(x.expand(-1, 3, -1, -1), target, preprocessing.mean)
+    top, left = ((have - want) // 2 for have, want in zip(x.shape[-2:], target))
+    return x[:, :, top : top + target[0], left : left + target[1]].expand(-1, 3, -1, -1)
+
+
+def _resize_to(
+    own: tuple[int, int], target: tuple[int, int], preprocessing: Preprocessing, whole: bool
+) -> tuple[int, int]:
+    """Height and width that an image of size `own` is resized to, before it is cropped."""
     if whole:
-        size = (side, side)
-    else:
-        scale = round(side / preprocessing.crop) / min(height, width)
-        size = (max(side, round(height * scale)), max(side, round(width * scale)))
-    if size != (height, width):
-        mode = "bicubic" if preprocessing.interpolation == "bicubic" else "bilinear"
-        x = F.interpolate(x, size, mode=mode, antialias=True, align_corners=False).clamp(0, 255)
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
-    return x[:, :, top : top + side, left : left + side].expand(-1, 3, -1, -1)
+        return target
+    scaled = [round(side / preprocessing.crop) for side in target]
+    if preprocessing.resize == "squash":
+        return scaled[0], scaled[1]
+    ratios = [there / here for there, here in zip(scaled, own)]
+    if preprocessing.resize == "longest":
+        return max(1, round(own[0] * min(ratios))), max(1, round(own[1] * min(ratios)))
+    height, width = (max(t, round(side * max(ratios))) for t, side in zip(target, own))
+    return height, width
+
+
+def _interpolate(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    if interpolation == "nearest":
+        return F.interpolate(x, size, mode="nearest-exact")
+    return F.interpolate(x, size, mode=interpolation, antialias=True, align_corners=False).clamp(0, 255)
+
+
+def _padded(x: Tensor, target: tuple[int, int], mean: Sequence[float]) -> Tensor:
+    """Images with borders of the mean colour where they are smaller than `target`."""
+    height, width = (max(have, want) for have, want in zip(x.shape[-2:], target))
+    fill = torch.tensor([round(255 * value) for value in (*mean, mean[0], mean[0])[:3]], device=x.device)
+    out = fill.to(x.dtype).view(1, 3, 1, 1).expand(len(x), -1, height, width).clone()
+    top, left = (height - x.shape[-2]) // 2, (width - x.shape[-1]) // 2
+    out[:, :, top : top + x.shape[-2], left : left + x.shape[-1]] = x
+    return out
 
 
 def raw_pixels(images: Images, largest: int = 32) -> np.ndarray:
@@ -259,7 +299,7 @@ class FeatureCache:
         if self.folder is None or backbone.fingerprint is None:
             return None
         facts = {
-            "weights": backbone.fingerprint(), "images": fingerprint, "side": backbone.image, "whole": whole,
+            "weights": backbone.fingerprint(), "images": fingerprint, "side": list(backbone.size), "whole": whole,
             "layer": layer, "preprocessing": asdict(backbone.preprocessing), "batch": BATCH,
             "torch": torch.__version__, "device": backbone.device.type,
         }  # fmt: skip

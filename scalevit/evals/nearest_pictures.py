@@ -13,7 +13,7 @@ from torch import Tensor
 from scalevit.artifacts.atomic_write import atomic_write
 from scalevit.evals.backbones import LAST_LAYER, Backbone
 from scalevit.evals.datasets.probe_set import ProbeSet, select
-from scalevit.evals.features import extract, preprocess
+from scalevit.evals.features import extract, fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,9 +77,7 @@ def _neighbours(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figur
 
 def _attention(backbone: Backbone, data: ProbeSet, chosen: np.ndarray) -> Figure:
     assert backbone.attention_maps is not None
-    prepared = preprocess(
-        [data.query[int(i)] for i in chosen], backbone.image, backbone.preprocessing, data.whole
-    )
+    prepared = fit([data.query[int(i)] for i in chosen], backbone.size, backbone.preprocessing, data.whole)
     with torch.inference_mode():
         weights = backbone.attention_maps(prepared).cpu().numpy()
     heads = min(HEADS, weights.shape[1])

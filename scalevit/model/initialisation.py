@@ -56,11 +56,11 @@ def lecun(inputs: int) -> Init:
     )
 
 
-def sincos2d(side: int, width: int, temperature: float = 10_000.0) -> Float[Tensor, "1 n d"]:
-    """Sine-cosine position embedding of a side × side grid: sine and cosine of x, then of y (Chen et al.
+def sincos2d(rows: int, columns: int, width: int, temperature: float = 10_000.0) -> Float[Tensor, "1 n d"]:
+    """Sine-cosine position embedding of a rows × columns grid: sine and cosine of x, then of y (Chen et al.
     2021, MoCo v3)."""
     omega = temperature ** -(torch.arange(width // 4, dtype=torch.float64) / max(1, width // 4 - 1))
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     x, y = x.reshape(-1, 1) * omega, y.reshape(-1, 1) * omega
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).float()[None]
 

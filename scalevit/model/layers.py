@@ -66,12 +66,12 @@ class PatchEmbed(nn.Module):
     """Patch embedding: a linear map of non-overlapping patches. `proj` is a convolution in name and layout
     only: a reshape and one matrix product compute the same in half the time."""
 
-    def __init__(self, patch: int, width: int, bias: bool) -> None:
+    def __init__(self, patch: int, width: int, bias: bool, channels: int = 3) -> None:
         super().__init__()
         self.patch = patch
-        self.proj = nn.Conv2d(3, width, patch, patch, bias=bias)
+        self.proj = nn.Conv2d(channels, width, patch, patch, bias=bias)
 
-    def forward(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b n d"]:
+    def forward(self, images: Float[Tensor, "b k y x"]) -> Float[Tensor, "b n d"]:
         b, channels, height, width = images.shape
         p = self.patch
         cells = images.reshape(b, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)

@@ -31,9 +31,11 @@ class ViT(nn.Module):
 
     device: where its parameters live, "meta" for a model without memory; materialise that with `to_empty`
     and `init_weights`. `forward` takes float images, NCHW, scaled as `preprocessing` says ([-1, 1] unless the
-    weights came from elsewhere), and gives logits. Raises ValueError for a shape that cannot be."""
+    weights came from elsewhere), and gives logits, whose names are `class_names`, where they have any. Raises
+    ValueError for a shape that cannot be."""
 
     preprocessing = Preprocessing()
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, config: Model, *, device: torch.device | str | None = None, seed: int = 0) -> None:
         super().__init__()
@@ -49,33 +51,38 @@ class ViT(nn.Module):
     def _build(self, config: Model) -> None:
         s = config.resolve()
         norm = partial(LayerNorm, s.width, eps=config.norm_eps)
-        self.has_class_token = config.class_token or config.pool == "token"
+        self.has_class_token = config.class_token or config.pool in ("token", "token_gap", "distilled")
         self.prefix = int(self.has_class_token) + config.registers
-        self.patch_embed = PatchEmbed(s.patch, s.width, bias=not config.pre_norm)
+        self.patch_embed = PatchEmbed(s.patch, s.width, bias=not config.pre_norm, channels=config.channels)
         if self.has_class_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, s.width))
         if config.registers:
             self.reg_token = nn.Parameter(torch.empty(1, config.registers, s.width))
-        places = s.tokens(config.image) + self.prefix * config.prefix_positions
+        positions = math.prod(config.grid) + self.prefix * config.prefix_positions
         if config.positions == "learned":
-            self.pos_embed = nn.Parameter(torch.empty(1, places, s.width))
+            self.pos_embed = nn.Parameter(torch.empty(1, positions, s.width))
         else:
-            self.register_buffer("pos_embed", torch.empty(1, places, s.width))
+            self.register_buffer("pos_embed", torch.empty(1, positions, s.width))
         self.norm_pre = norm() if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config) for _ in range(s.depth))
         self.norm = nn.Identity() if config.pooled_norm else norm()
         self.attn_pool = AttentionPool(config) if config.pool == "map" else None
         self.fc_norm = norm() if config.pooled_norm else nn.Identity()
         self.pre_logits = PreLogits(s.width) if config.pre_logits else nn.Identity()
-        self.head = Linear(s.width, config.classes) if config.classes else nn.Identity()
+        self.head = Linear(self.feature_width, config.classes) if config.classes else nn.Identity()
 
-    def forward(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b c"]:
+    @property
+    def feature_width(self) -> int:
+        """Width of the features: twice the model's where the pooling concatenates two vectors."""
+        return self.config.resolve().width * (2 if self.config.pool in ("token_gap", "distilled") else 1)
+
+    def forward(self, images: Float[Tensor, "b k y x"]) -> Float[Tensor, "b c"]:
         """Logits, or the features of a model without a head."""
         return self.head(self.features(images))
 
     def features(
-        self, images: Float[Tensor, "b 3 y x"], intermediates: dict[str, Tensor] | None = None
-    ) -> Float[Tensor, "b d"]:
+        self, images: Float[Tensor, "b k y x"], intermediates: dict[str, Tensor] | None = None
+    ) -> Float[Tensor, "b f"]:
         """The representation (b, width) that the head reads. A dictionary given as `intermediates` is filled
         with the stages that the method of that name lists."""
         x = self.embed(images)
@@ -88,7 +95,7 @@ class ViT(nn.Module):
         _record(intermediates, "pooled", x)
         return self.pre_logits(x)
 
-    def intermediates(self, images: Float[Tensor, "b 3 y x"]) -> dict[str, Tensor]:
+    def intermediates(self, images: Float[Tensor, "b k y x"]) -> dict[str, Tensor]:
         """Intermediate features by name: "embedded", "blocks.0" … the last block, which is "encoded" too,
         before the final norm (b, n, d); "pooled" and "pre_logits" (b, d); "logits" (b, c)."""
         stages: dict[str, Tensor] = {}
@@ -96,7 +103,7 @@ class ViT(nn.Module):
         stages["logits"] = self.head(stages["pre_logits"])
         return stages
 
-    def embed(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b n d"]:
+    def embed(self, images: Float[Tensor, "b k y x"]) -> Float[Tensor, "b n d"]:
         """Patch embeddings with positions, preceded by the prefix tokens (class token, then registers)."""
         self._check(images)
         x, prefix = self.patch_embed(images), self._prefix(images)
@@ -112,17 +119,24 @@ class ViT(nn.Module):
         tokens += [self.reg_token] if self.config.registers else []
         return [token.expand(images.shape[0], -1, -1) for token in tokens]
 
-    def _pool(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
-        if self.config.pool == "token":
+    def _pool(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b f"]:
+        pool = self.config.pool
+        if pool == "token":
             return x[:, 0]
+        if pool == "distilled":
+            return x[:, :2].flatten(1)
+        if pool == "token_gap":
+            return torch.cat([x[:, 0], x[:, self.prefix :].mean(dim=1)], dim=1)
         x = x[:, self.prefix :]
         return x.mean(dim=1) if self.attn_pool is None else self.attn_pool(x)
 
     def _check(self, images: Tensor) -> None:
-        side = self.config.image
-        if tuple(images.shape[-2:]) != (side, side):
+        (height, width), channels = self.config.image_size, self.config.channels
+        if tuple(images.shape[-3:]) != (channels, height, width):
             size = " × ".join(str(n) for n in images.shape[-2:])
-            raise ValueError(f"this model takes images of {side} × {side} pixels, found {size}")
+            of = f" and {images.shape[-3]} channels" if images.shape[-3] != channels else ""
+            takes = f"{height} × {width} pixels" + (f" and {channels} channels" if of else "")
+            raise ValueError(f"this model takes images of {takes}, found {size}{of}")
 
     def parameter_specs(self) -> dict[str, ParameterSpec]:
         """Specs of the model's own parameters: tokens, positions and the head."""
@@ -136,7 +150,9 @@ class ViT(nn.Module):
         if self.config.positions == "learned":
             out["pos_embed"] = ParameterSpec(same_layout(tuple(self.pos_embed.shape)), spread)
         if self.config.classes:
-            out["head.weight"] = ParameterSpec(transposed_layout(self.config.classes, d), zeros)
+            out["head.weight"] = ParameterSpec(
+                transposed_layout(self.config.classes, self.feature_width), zeros
+            )
             out["head.bias"] = ParameterSpec(
                 same_layout((self.config.classes,)), constant(self.config.head_bias)
             )
@@ -156,7 +172,7 @@ class ViT(nn.Module):
             yield name, value
         if self.config.positions == "sincos2d":
             s = self.config.resolve()
-            grid = sincos2d(self.config.image // s.patch, s.width)
+            grid = sincos2d(*self.config.grid, s.width)
             prefix = torch.zeros(1, self.pos_embed.shape[1] - grid.shape[1], s.width)
             yield "pos_embed", torch.cat([prefix, grid], dim=1)
 
@@ -175,12 +191,16 @@ class ViT(nn.Module):
 
 def _require_buildable(config: Model) -> None:
     s = config.resolve()
-    if min(s.width, s.depth, s.mlp, s.heads, s.patch, config.image) < 1:
-        raise ValueError(f"no model has such a shape: {s}, image {config.image}")
+    size = config.image_size
+    if min(s.width, s.depth, s.mlp, s.heads, s.patch, config.channels, *size) < 1 or config.classes < 0:
+        raise ValueError(f"no model has such a shape: {s}, image {config.image}, classes {config.classes}")
     if s.width % s.heads:
         raise ValueError(f"{s.heads} heads do not divide the width {s.width}")
-    if config.image % s.patch:
-        raise ValueError(f"an image of {config.image} pixels is not divisible by patches of {s.patch}")
+    for side in size:
+        if side % s.patch:
+            raise ValueError(f"an image of {side} pixels is not divisible by patches of {s.patch}")
+    if config.pool == "distilled" and config.registers != 1:
+        raise ValueError("distilled pooling needs exactly one token beside the class token")
 
 
 def _record(intermediates: dict[str, Tensor] | None, name: str, x: Tensor) -> None:

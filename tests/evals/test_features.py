@@ -13,7 +13,7 @@ from scalevit.config.run import Model, Preprocessing, Probe
 from scalevit.evals import features, in_training
 from scalevit.evals.backbones import LAST_LAYER, of_vit, open_model
 from scalevit.evals.datasets.probe_set import from_arrays
-from scalevit.evals.features import FeatureCache, WorkShare, extract, preprocess, raw_pixels
+from scalevit.evals.features import FeatureCache, WorkShare, extract, fit, raw_pixels
 from scalevit.model import weights
 from scalevit.model.vit import ViT
 
@@ -39,7 +39,7 @@ def photographs(n, seed=0, sides=(9, 40)):
 
 def test_whole_images_are_scaled_and_nothing_else():
     x = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    out = preprocess(list(x), 16, Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.5, 0.2, 0.1)), whole=True)
+    out = fit(list(x), 16, Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.5, 0.2, 0.1)), whole=True)
     expected = (x / 255 - [0.5, 0.4, 0.3]) / [0.5, 0.2, 0.1]
     assert np.abs(out.numpy() - expected.transpose(0, 3, 1, 2)).max() < 1e-5
 
@@ -47,21 +47,21 @@ def test_whole_images_are_scaled_and_nothing_else():
 def test_photographs_lose_their_border_and_keep_their_aspect():
     image = np.zeros((32, 64, 3), np.uint8)
     image[8:24, 24:40] = 255  # exactly the central half of the short side
-    assert (preprocess([image], 16, PLAIN, whole=False) == 1).all()
-    assert preprocess([image], 16, PLAIN, whole=True).mean() == pytest.approx(1 / 8, abs=0.01)
+    assert (fit([image], 16, PLAIN, whole=False) == 1).all()
+    assert fit([image], 16, PLAIN, whole=True).mean() == pytest.approx(1 / 8, abs=0.01)
 
 
 def test_grey_is_colour_with_three_equal_channels_and_tiny_images_grow():
     grey = np.random.default_rng(1).integers(0, 256, (1, 7), np.uint8)
-    out = preprocess([grey], 16, PLAIN, whole=True)
+    out = fit([grey], 16, PLAIN, whole=True)
     assert out.shape == (1, 3, 16, 16)
-    assert torch.equal(out, preprocess([np.stack([grey] * 3, axis=-1)], 16, PLAIN, whole=True))
+    assert torch.equal(out, fit([np.stack([grey] * 3, axis=-1)], 16, PLAIN, whole=True))
 
 
 def test_images_of_many_sizes_are_what_they_are_alone():
     images = photographs(4)
-    together = preprocess(images, 16, PLAIN, whole=False)
-    assert torch.equal(together, torch.cat([preprocess([image], 16, PLAIN, whole=False) for image in images]))
+    together = fit(images, 16, PLAIN, whole=False)
+    assert torch.equal(together, torch.cat([fit([image], 16, PLAIN, whole=False) for image in images]))
 
 
 def test_pixels_are_pixels():

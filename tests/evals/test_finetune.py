@@ -20,7 +20,7 @@ from scalevit.cli.main import main
 from scalevit.data.normalise import normaliser
 from scalevit.evals.datasets.finetune_split import FinetuneImages
 from scalevit.evals.datasets.probe_set import from_arrays
-from scalevit.evals.features import preprocess
+from scalevit.evals.features import fit
 from scalevit.evals.finetune import finetune_split, weights_hash
 from scalevit.model import weights as store
 from scalevit.model.vit import ViT
@@ -139,7 +139,7 @@ def test_preprocessing_comes_with_the_weights_and_goes_with_them(tmp_path):
     assert store.load(tmp_path / "run").preprocessing == net.preprocessing
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     seen = normaliser(planned.last.start.preprocessing)(torch.from_numpy(pixels))
-    torch.testing.assert_close(seen, preprocess([*pixels], 16, net.preprocessing, True), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(seen, fit([*pixels], 16, net.preprocessing, True), rtol=1e-5, atol=1e-5)
 
 
 def test_content_sees_the_body_and_not_the_head(model):

@@ -227,6 +227,9 @@ def _grid(params: Mapping[str, Any], computed: int) -> int:
 
 def _require_expressible(config: Model) -> None:
     reasons = {
+        f"pooling {config.pool!r}": config.pool in ("token_gap", "distilled"),
+        f"{config.channels} channels": config.channels != 3,
+        "images that are not square": bool(config.image_width),
         "a GELU other than tanh": config.gelu != "tanh",
         f"a LayerNorm epsilon of {config.norm_eps} instead of 1e-6": config.norm_eps != 1e-6,
         "a norm after pooling": config.pooled_norm and config.pool != "token",

@@ -1,12 +1,14 @@
-"""Reading and writing files of weights: nothing pickled is ever executed, nothing half-written stays."""
+"""Files of weights and their JSON: bounded reading, atomic writing, and folders that hold something else."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +16,108 @@ import torch
 from torch import Tensor
 
 from scalevit.artifacts.atomic_write import fsync_folder, fsync_tree
+from scalevit.model.formats import schema, torch_file
+
+#: Endings of files of weights; "tar" as in .pth.tar.
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")
+#: Most bytes and levels of a JSON file of configuration.
+JSON_BYTES, JSON_DEPTH = 1 << 25, 40
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ValueError when the file is missing or holds something else."""
+    """A JSON object. Raises ValueError when the file is missing, too large or nested too deeply, or holds
+    something else."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        if path.stat().st_size > JSON_BYTES:
+            raise ValueError(f"it is larger than {JSON_BYTES >> 20} MiB")
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError(f"cannot read {path}: it is nested too deeply") from None
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object")
+    if schema.depth(found) > JSON_DEPTH:
+        raise ValueError(f"cannot read {path}: it is nested too deeply")
     return found
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Where tensors are read from: a folder, or `file`, which the user named. part: the entry of a torch
+    file, e.g. "model_ema". notes: filled with lines for the user."""
+
+    folder: Path
+    file: Path | None = None
+    part: str = ""
+
+    def tensors(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """The tensors of the named file, or of the first of `names` that the folder holds, whole or in the
+        shards that its index lists. Prints which part of a checkpoint was taken."""
+        if self.file is not None:
+            return self._read(self.file)
+        for name in names:
+            if (self.folder / name).is_file():
+                return self._read(self.folder / name)
+            if (self.folder / f"{name}.index.json").is_file():
+                return _sharded(self.folder, name)
+        there = [p.name for p in sorted(self.folder.iterdir()) if p.suffix in ENDINGS and p.is_file()]
+        hint = f"; name the file itself: {', '.join(there[:4])}" if there else ""
+        raise ValueError(f"{self.folder} holds none of {', '.join(names)}{hint}")
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        tensors, notes = _read_file(path, self.part)
+        for note in notes:
+            tell(note)
+        return tensors
+
+
+def tell(note: str) -> None:
+    """Print a line for the user on stderr."""
+    print(f"scalevit: {note}", file=sys.stderr)
+
+
+def _read_file(path: Path, part: str = "") -> tuple[dict[str, Tensor], list[str]]:
     """Tensors of a .safetensors file, or of a torch file read without executing anything in it."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    content: Any
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
 
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, pickle and zip each raise their own kinds
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"cannot read {path}: it is damaged or holds more than tensors ({reason})") from None
-    found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{path} holds more than a dictionary of tensors")
-    return found
+        try:
+            content = load_file(path)
+        except Exception as error:  # its own kinds
+            raise ValueError(f"cannot read {path}: it is damaged ({_first_line(error)})") from None
+    else:
+        content = torch_file.read(path)
+    tensors, notes = torch_file.state_dict(content, path, part)
+    torch_file.require_real(tensors, path)
+    return tensors, notes
 
 
-def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The first of `names` that the folder holds, whole or in the shards that its index lists."""
-    for name in names:
-        if (folder / name).is_file():
-            return read_tensors(folder / name)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-            return {key: value for shard in shards for key, value in read_tensors(folder / shard).items()}
-    raise ValueError(f"{folder} holds none of {', '.join(names)}")
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+def _sharded(folder: Path, name: str) -> dict[str, Tensor]:
+    """All shards that an index lists, each of them a file in the folder itself."""
+    index = folder / f"{name}.index.json"
+    places = schema.JsonObject(read_json(index), index.name).mapping("weight_map")
+    shards = sorted({places.text(key) for key in places.values})
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        if Path(shard).name != shard or Path(shard).suffix not in ENDINGS:
+            raise ValueError(f"{index}: {schema.quoted(shard)} is no file of weights in this folder")
+        if not (folder / shard).is_file():
+            raise ValueError(f"cannot read {folder / shard}: the index names it, but it is not there")
+        tensors |= _read_file(folder / shard)[0]
+    lost = [key for key in places.values if key not in tensors]
+    if lost:
+        raise ValueError(f"{index}: no shard holds {lost[0]}")
+    return tensors
 
 
 #: What a .safetensors file calls a dtype.
@@ -65,6 +129,7 @@ DTYPES = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A .safetensors file of these tensors."""
     stream_tensors(path, tensors, tensors.__getitem__)
 
 
@@ -92,7 +157,30 @@ def stream_tensors(path: Path, like: Mapping[str, Tensor], read: Callable[[str],
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    """A JSON file, indented."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def require_writable(target: Path, names: tuple[str, ...]) -> None:
+    """Raise ValueError for an output folder that holds a model of another format: a reader would find the
+    older one. `names`: the files that will be written and replace their namesakes."""
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target}: there is a file of that name, not a folder")
+    if not target.is_dir():
+        return
+    others = [
+        path.name
+        for path in sorted(target.iterdir())
+        if path.name not in names and (path.suffix in ENDINGS or path.name in _CONFIGS)
+    ]
+    if others:
+        raise ValueError(
+            f"{target} already holds {', '.join(others[:4])}, which readers might take instead: choose "
+            "another folder, or remove them"
+        )
+
+
+_CONFIGS = ("open_clip_config.json", "preprocessor_config.json", "run.yaml", "model.safetensors.index.json")
 
 
 @contextmanager

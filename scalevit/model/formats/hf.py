@@ -1,290 +1,197 @@
-"""Hugging Face transformers: folders of `SiglipVisionModel` (MAP pooling) and `ViTModel` (class token).
+"""Hugging Face transformers, reading: plain ViTs among its vision models.
 
-`SiglipModel` gives its vision tower. A `ViTModel`'s pooler is our pre-logits layer; ViTForImageClassification
-has no pooler but a classifier.
+ViT, DeiT (with or without distillation), MSN, I-JEPA, DINOv2 (with or without registers), SigLIP, and the
+vision towers of CLIP and SigLIP. A pooler becomes the pre-logits layer; a projection becomes the head.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from scalevit.config.run import Model, Preprocessing
-from scalevit.model.formats import files, name_mapping
-from scalevit.model.formats.name_mapping import SourceTensors, stacked
+from scalevit.config.run import Model
+from scalevit.model.formats import files, preprocessing, schema
+from scalevit.model.formats.files import WeightSource
+from scalevit.model.formats.hf_names import CLIP, DINOV2, SIGLIP, VIT, Layout, classic, split_pooling_heads
 from scalevit.model.formats.package import ModelPackage, package_of
-from scalevit.model.vit import ViT
+from scalevit.model.formats.schema import LARGEST, JsonObject, quoted
 
-_GELUS: dict[str, Any] = {
-    "gelu_pytorch_tanh": "tanh",
-    "gelu_new": "tanh",
-    "gelu": "erf",
+#: The files that a folder's tensors may be in.
+NAMES = ("model.safetensors", "pytorch_model.bin")
+GELUS: dict[str, Literal["tanh", "erf", "quick"]] = {
+    "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu": "erf", "gelu_python": "erf",
     "quick_gelu": "quick",
-}
-_WRITTEN_GELUS = {"tanh": "gelu_pytorch_tanh", "erf": "gelu", "quick": "quick_gelu"}
-#: Pillow's numbers of interpolations, as preprocessor_config.json gives them.
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-
-_SIGLIP = {
-    "patch_embed.proj": ["embeddings.patch_embedding"],
-    "pos_embed": ["embeddings.position_embedding.weight"],
-    "norm": ["post_layernorm"],
-    "attn_pool.latent": ["head.probe"],
-    "attn_pool.q": ["head.attention.q"],
-    "attn_pool.kv": ["head.attention.k", "head.attention.v"],
-    "attn_pool.proj": ["head.attention.out_proj"],
-    "attn_pool.norm": ["head.layernorm"],
-    "attn_pool.mlp.fc1": ["head.mlp.fc1"],
-    "attn_pool.mlp.fc2": ["head.mlp.fc2"],
-}
-_SIGLIP_BLOCK = {
-    "norm1": ["layer_norm1"],
-    "attn.qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    "attn.proj": ["self_attn.out_proj"],
-    "norm2": ["layer_norm2"],
-    "mlp.fc1": ["mlp.fc1"],
-    "mlp.fc2": ["mlp.fc2"],
-}
-_VIT = {
-    "cls_token": ["embeddings.cls_token"],
-    "pos_embed": ["embeddings.position_embeddings"],
-    "patch_embed.proj": ["embeddings.patch_embeddings.projection"],
-    "norm": ["layernorm"],
-    "pre_logits.fc": ["pooler.dense"],
-    "head": ["classifier"],
-}
-_VIT_BLOCK = {
-    "norm1": ["layernorm_before"],
-    "attn.qkv": ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
-    "attn.proj": ["attention.output.dense"],
-    "norm2": ["layernorm_after"],
-    "mlp.fc1": ["intermediate.dense"],
-    "mlp.fc2": ["output.dense"],
-}
-#: Names that transformers 5 uses in memory and some files hold, and what they are called in most files.
-_MODERN_VIT = (
-    (r"^layers\.", "encoder.layer."),
-    (r"\.attention\.([qkv])_proj\.", lambda m: f".attention.attention.{_LETTERS[m[1]]}."),
-    (r"\.attention\.o_proj\.", ".attention.output.dense."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-)
-_LETTERS = {"q": "query", "k": "key", "v": "value"}
-
-
-def read_folder(folder: Path) -> ModelPackage:
-    """A folder of `SiglipVisionModel`, `SiglipModel`, `ViTModel` or `ViTForImageClassification`."""
-    about = files.read_json(folder / "config.json")
-    kind = about.get("model_type")
-    readers = {"vit": _read_vit, "siglip": _read_siglip, "siglip_vision_model": _read_siglip}
-    if kind not in readers:
-        raise ValueError(f"{folder} holds a {kind!r} of transformers; known: {', '.join(readers)}")
-    tensors = files.read_folder(folder, ("model.safetensors", "pytorch_model.bin"))
-    return readers[kind](about, tensors, _preprocessing(folder))
-
-
-def write_folder(model: ViT, folder: Path) -> None:
-    """A folder that `SiglipVisionModel.from_pretrained` (MAP) or `ViTModel` / `ViTForImageClassification`
-    (class token) reads. Raises ValueError for a model that neither can compute."""
-    _require_expressible(model.config)
-    about, tensors = (_siglip if model.config.pool == "map" else _vit)(model)
-    with files.atomic_folder(folder) as temporary:
-        files.write_tensors(temporary / "model.safetensors", tensors)
-        files.write_json(temporary / "config.json", {**_about(model.config), **about})
-        files.write_json(temporary / "preprocessor_config.json", _preprocessor(model))
-
-
-# --------------------------------------------------------------------------- SigLIP
-
-
-def _read_siglip(
-    about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing
-) -> ModelPackage:
-    vision = about.get("vision_config", about)
-    if not vision.get("vision_use_head", True):
-        raise ValueError("this SigLIP tower has no pooling head")
-    prefix = "vision_model."
-    if any(name.startswith(prefix) for name in tensors):  # beside it, a text tower and its temperature
-        others = ("text_model.", "logit_scale", "logit_bias")
-        tensors = {n.removeprefix(prefix): value for n, value in tensors.items() if not n.startswith(others)}
-    # position_ids is a counter that older releases saved
-    tensors = {name: value for name, value in tensors.items() if name != "embeddings.position_ids"}
-    config = _config(vision, {**_SIGLIP_DEFAULTS, **vision}, pool="map", classes=0)
-    return package_of(config, _unpacked(tensors), _siglip_places, preprocessing)
-
-
-def _siglip(model: ViT) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if model.config.classes:
-        raise ValueError(
-            "SigLIP has no classifier behind its pooling head: leave it out with --features, or use --to timm"
-        )
-    tensors = name_mapping.from_ours(model.state_dict(), _siglip_places(model))
-    named = {f"vision_model.{name}": value for name, value in _together(tensors).items()}
-    return {"architectures": ["SiglipVisionModel"], "model_type": "siglip_vision_model"}, named
-
-
-def _siglip_places(model: ViT) -> dict[str, SourceTensors]:
-    return _places(model, _SIGLIP, _SIGLIP_BLOCK, "encoder.layers", positions=2)
-
-
-def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The pooling head's query, key and value apart; transformers keeps them in one tensor."""
-    out = dict(tensors)
-    for leaf in ("weight", "bias"):
-        whole = out.pop(f"head.attention.in_proj_{leaf}", None)
-        if whole is not None:
-            for letter, part in zip("qkv", whole.chunk(3), strict=True):
-                out[f"head.attention.{letter}.{leaf}"] = part
-    return out
-
-
-def _together(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    out = dict(tensors)
-    for leaf in ("weight", "bias"):
-        parts = [out.pop(f"head.attention.{letter}.{leaf}") for letter in "qkv"]
-        out[f"head.attention.in_proj_{leaf}"] = torch.cat(parts)
-    return out
-
-
-# --------------------------------------------------------------------------- ViT
-
-
-def _read_vit(
-    about: dict[str, Any], tensors: dict[str, Tensor], preprocessing: Preprocessing
-) -> ModelPackage:
-    source = {}
-    for name, value in tensors.items():
-        name = name.removeprefix("vit.")
-        for pattern, replacement in _MODERN_VIT:
-            name = re.sub(pattern, replacement, name)
-        source[name] = value
-    classes = source["classifier.bias"].shape[0] if "classifier.bias" in source else 0
-    config = _config(
-        about, {**_VIT_DEFAULTS, **about}, pool="token", classes=classes, prefix_positions=True,
-        pre_logits="pooler.dense.weight" in source,
-    )  # fmt: skip
-    return package_of(config, source, _vit_places, preprocessing)
-
-
-def _vit(model: ViT) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if model.config.pre_logits and model.config.classes:
-        raise ValueError(
-            "transformers' ViT has either a pooler or a classifier: leave one out with --features"
-        )
-    kind = "ViTForImageClassification" if model.config.classes else "ViTModel"
-    tensors = name_mapping.from_ours(model.state_dict(), _vit_places(model))
-    name = "embeddings.position_embeddings"
-    if not model.config.prefix_positions:  # transformers adds one to the class token: nothing
-        tensors[name] = torch.cat([torch.zeros_like(tensors[name][:, :1]), tensors[name]], dim=1)
-    if model.config.classes:
-        tensors = {n if n.startswith("classifier") else f"vit.{n}": value for n, value in tensors.items()}
-    labels = {str(i): f"LABEL_{i}" for i in range(model.config.classes)}
-    about = {"architectures": [kind], "model_type": "vit", "qkv_bias": True}
-    return {**about, **({"id2label": labels, "label2id": _turned(labels)} if labels else {})}, tensors
-
-
-def _turned(labels: Mapping[str, str]) -> dict[str, int]:
-    return {label: int(number) for number, label in labels.items()}
-
-
-def _vit_places(model: ViT) -> dict[str, SourceTensors]:
-    return _places(model, _VIT, _VIT_BLOCK, "encoder.layer", positions=3)
-
-
-# --------------------------------------------------------------------------- both
-
-_SIGLIP_DEFAULTS = {
-    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
-    "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
 }  # fmt: skip
-_VIT_DEFAULTS = {**_SIGLIP_DEFAULTS, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
+#: Tensors that no output depends on: masked images, and a counter that older releases saved.
+_UNUSED = ("embeddings.mask_token", "embeddings.position_ids")
+_TEXT = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 
 
-def _places(
-    model: ViT, names: dict[str, list[str]], block: dict[str, list[str]], blocks: str, positions: int
-) -> dict[str, SourceTensors]:
-    """Where the source keeps what it has; positions have 2 axes in SigLIP (an embedding) and 3 in ViT."""
-    out = {}
-    for name, value in model.state_dict().items():
-        module, _, leaf = name.rpartition(".")
-        inner = re.fullmatch(r"blocks\.(\d+)\.(.+)", module)
-        theirs = block.get(inner[2]) if inner else names.get(module)
-        if inner and theirs:
-            theirs = [f"{blocks}.{inner[1]}.{part}" for part in theirs]
-        shape = tuple(value.shape)
-        if name in names:
-            out[name] = stacked(names[name], shape, shape[-positions:] if name == "pos_embed" else None)
-        elif theirs:
-            out[name] = stacked([f"{part}.{leaf}" for part in theirs], shape)
-    return out
+@dataclass(frozen=True)
+class Family:
+    """A model type. prefix: of its base model's parameters. config: the rest of our description, from the
+    configuration and the tensors, which it may rewrite."""
+
+    layout: Layout
+    prefix: str
+    config: Callable[[JsonObject, dict[str, Tensor]], dict[str, Any]]
+    gelu: str = "gelu"
+    eps: float = 1e-12
 
 
-def _config(given: dict[str, Any], vision: dict[str, Any], **rest: Any) -> Model:
-    if vision["hidden_act"] not in _GELUS:
-        raise ValueError(f"activation {vision['hidden_act']!r}: ours has {', '.join(_GELUS)}")
-    if given.get("num_channels", 3) != 3:
-        raise ValueError(f"{given['num_channels']} channels: only images of 3 are supported")
-    if not isinstance(vision["image_size"], int) or not isinstance(vision["patch_size"], int):
-        raise ValueError("images or patches that are not square: only square ones are supported")
+def read(source: WeightSource, about: Mapping[str, Any]) -> ModelPackage:
+    """Package of a folder that transformers wrote. Raises ValueError for models that are no plain ViTs."""
+    config = JsonObject(about, "config.json")
+    kind = config.text("model_type")
+    if kind not in FAMILIES:
+        reason = _REFUSED.get(kind, f"known: {', '.join(FAMILIES)}")
+        raise ValueError(f"{source.folder} holds a {quoted(kind)} of transformers; {reason}")
+    family = FAMILIES[kind]
+    tensors = _named(source.tensors(NAMES), family)
+    vision = config.mapping("vision_config") if "vision_config" in config else config
+    rest = family.config(vision, tensors)
+    model = _model(vision, family, rest, tensors)
+    implied = _implied(model, tensors)
+    scaling = preprocessing.from_transformers(source.folder, kind, model)
+    names = schema.class_names(about.get("id2label"), model.classes)
+    return package_of(model, tensors, family.layout.places, scaling, implied, names)
+
+
+def _named(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Tensors of the vision tower under their classic names, without those that nothing depends on."""
+    named = {}
+    for name, value in tensors.items():
+        if not name.startswith(_TEXT):
+            name = classic(name.removeprefix(family.prefix), family.layout)
+            if name not in _UNUSED:
+                named[name] = value
+    return named
+
+
+def _model(vision: JsonObject, family: Family, rest: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+    act = vision.text("hidden_act", family.gelu)
+    if act not in GELUS:
+        raise ValueError(f"activation {quoted(act)}: ours has {', '.join(GELUS)}")
+    (height, width), (patch, other) = vision.size("image_size", 224), vision.size("patch_size", 16)
+    if patch != other:
+        raise ValueError(f"patches of {patch} × {other} pixels: only square ones are supported")
+    hidden = vision.integer("hidden_size", 768, high=LARGEST["width"])
+    if "mlp_ratio" in vision and family.layout is DINOV2:
+        mlp = int(hidden * vision.number("mlp_ratio", low=0.01, high=64))
+    else:
+        mlp = vision.integer("intermediate_size", 4 * hidden, high=LARGEST["hidden"])
+    biases = ("classifier.bias", "visual_projection.weight")
+    classes = next((tensors[name].shape[0] for name in biases if name in tensors and tensors[name].dim()), 0)
     return Model(
-        shape=f"S/{vision['patch_size']}", width=vision["hidden_size"], depth=vision["num_hidden_layers"],
-        mlp=vision["intermediate_size"], heads=vision["num_attention_heads"], patch=vision["patch_size"],
-        image=vision["image_size"], gelu=_GELUS[vision["hidden_act"]], norm_eps=vision["layer_norm_eps"],
-        **rest,
+        **{
+            "shape": f"S/{patch}", "width": hidden, "mlp": mlp, "patch": patch, "image": height,
+            "depth": vision.integer("num_hidden_layers", 12, high=LARGEST["depth"]),
+            "heads": vision.integer("num_attention_heads", 12, high=LARGEST["width"]),
+            "image_width": 0 if width == height else width, "classes": classes, "gelu": GELUS[act],
+            "channels": vision.integer("num_channels", 3, high=1024),
+            "norm_eps": vision.number("layer_norm_eps", family.eps, low=1e-15, high=0.1), **rest,
+        }
     )  # fmt: skip
 
 
-def _about(config: Model) -> dict[str, Any]:
-    s = config.resolve()
-    return {
-        "hidden_size": s.width, "num_hidden_layers": s.depth, "intermediate_size": s.mlp,
-        "num_attention_heads": s.heads, "patch_size": s.patch, "image_size": config.image, "num_channels": 3,
-        "hidden_act": _WRITTEN_GELUS[config.gelu], "layer_norm_eps": config.norm_eps, "dtype": "float32",
-    }  # fmt: skip
+def _implied(model: Model, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Biases that a model was made without: of queries, keys and values (qkv_bias), of CLIP's projection."""
+    names = ["head.bias"] if "visual_projection.weight" in tensors else []
+    if not any(name.endswith(("query.bias", "q_proj.bias")) for name in tensors):
+        names += [f"blocks.{i}.attn.qkv.bias" for i in range(model.resolve().depth)]
+    return tuple(names)
 
 
-def _require_expressible(config: Model) -> None:
-    reasons = {
-        "mean pooling": config.pool == "gap",
-        "sincos2d positions with a class token": config.positions == "sincos2d" and config.pool == "token",
-        "register tokens": config.registers > 0,
-        "a norm before the blocks": config.pre_norm,
-        "a norm after pooling": config.pooled_norm,
-        "normalised queries and keys": config.qk_norm,
-        "layer scale": config.layer_scale,
-        "a class token that is not pooled": config.class_token and config.pool != "token",
-        "a pre-logits layer behind MAP pooling": config.pre_logits and config.pool == "map",
-    }
-    found = [reason for reason, holds in reasons.items() if holds]
-    if found:
-        raise ValueError(f"neither ViTModel nor SiglipVisionModel knows {', '.join(found)}; try --to timm")
+# --------------------------------------------------------------------------- families
 
 
-def _preprocessing(folder: Path) -> Preprocessing:
-    ours = Preprocessing(crop=1.0, interpolation="bicubic")
-    if not (folder / "preprocessor_config.json").is_file():
-        return ours
-    given = files.read_json(folder / "preprocessor_config.json")
-    return Preprocessing(
-        mean=tuple(map(float, given.get("image_mean", ours.mean))),
-        std=tuple(map(float, given.get("image_std", ours.std))),
-        interpolation=_RESAMPLE.get(given.get("resample", 3), "bicubic"),
-        crop=1.0,
-    )
+def _vit(vision: JsonObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    pooler = "pooler.dense.weight" in tensors
+    if pooler and vision.text("pooler_act", "tanh") != "tanh":
+        raise ValueError(f"a pooler with {vision.text('pooler_act')}: ours has tanh")
+    return {"pool": "token", "prefix_positions": True, "pre_logits": pooler}
 
 
-def _preprocessor(model: ViT) -> dict[str, Any]:
-    """transformers' processors of these models resize to the input's size and cut nothing off."""
-    ours, side = model.preprocessing, model.config.image
-    kind = "SiglipImageProcessor" if model.config.pool == "map" else "ViTImageProcessor"
-    resample = {name: number for number, name in _RESAMPLE.items()}.get(ours.interpolation, 3)
-    return {
-        "image_processor_type": kind, "do_resize": True, "size": {"height": side, "width": side},
-        "resample": resample, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-        "image_mean": list(ours.mean), "image_std": list(ours.std),
-    }  # fmt: skip
+def _deit(vision: JsonObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """DeiT: a distillation token beside the class token; with a teacher, each has a head."""
+    rest = {**_vit(vision, tensors), "registers": 1}
+    heads = [f"{head}.{leaf}" for head in ("cls_classifier", "distillation_classifier") for leaf in _LEAVES]
+    if not set(heads) <= set(tensors):
+        return rest
+    weight, bias, other, other_bias = (tensors.pop(name).float() for name in heads)
+    tensors["classifier.weight"] = torch.cat([weight, other], dim=1) / 2  # their logits are averaged
+    tensors["classifier.bias"] = (bias + other_bias) / 2
+    return {**rest, "pool": "distilled"}
+
+
+def _ijepa(vision: JsonObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {"pool": "gap"}
+
+
+def _dinov2(vision: JsonObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """DINOv2: registers have no positions, so the class token's is added to it; the classifier reads the
+    class token and the mean of the patches."""
+    if vision.flag("use_swiglu_ffn", False):
+        raise ValueError("this DINOv2 has a SwiGLU MLP, which ours has not")
+    token, positions = "embeddings.cls_token", "embeddings.position_embeddings"
+    if token in tensors and positions in tensors and tensors[positions].dim() == tensors[token].dim() == 3:
+        tensors[token] = tensors[token].float() + tensors[positions][:, :1].float()
+        tensors[positions] = tensors[positions][:, 1:]
+    registers = tensors.get("embeddings.register_tokens")
+    count = registers.shape[1] if registers is not None and registers.dim() == 3 else 0
+    pool = "token_gap" if "classifier.weight" in tensors else "token"
+    return {"pool": pool, "registers": count, "layer_scale": True}
+
+
+def _clip(vision: JsonObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    if "classifier.weight" in tensors:
+        raise ValueError("this CLIP classifies the mean of patches without a norm, which ours cannot")
+    return {"pool": "token", "prefix_positions": True, "pre_norm": True}
+
+
+def _siglip(vision: JsonObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """SigLIP: MAP pooling; its classifier reads the mean of the patches instead."""
+    if "classifier.weight" in tensors:
+        unread = [name for name in tensors if name.startswith("head.")]
+        for name in unread:
+            del tensors[name]
+        if unread:
+            files.tell(
+                f"the classifier reads the mean of patches: {len(unread)} tensors of the head left out"
+            )
+        return {"pool": "gap"}
+    if not vision.flag("vision_use_head", True):
+        raise ValueError("this SigLIP tower has no pooling head")
+    joined = split_pooling_heads(tensors)
+    tensors.clear()
+    tensors.update(joined)
+    return {"pool": "map"}
+
+
+_LEAVES = ("weight", "bias")
+FAMILIES = {
+    "vit": Family(VIT, "vit.", _vit),
+    "deit": Family(VIT, "deit.", _deit),
+    "vit_msn": Family(VIT, "vit.", _vit, eps=1e-6),
+    "ijepa": Family(VIT, "ijepa.", _ijepa, eps=1e-6),
+    "dinov2": Family(DINOV2, "dinov2.", _dinov2, eps=1e-6),
+    "dinov2_with_registers": Family(DINOV2, "dinov2_with_registers.", _dinov2, eps=1e-6),
+    "clip": Family(CLIP, "vision_model.", _clip, gelu="quick_gelu", eps=1e-5),
+    "clip_vision_model": Family(CLIP, "vision_model.", _clip, gelu="quick_gelu", eps=1e-5),
+    "siglip": Family(SIGLIP, "vision_model.", _siglip, gelu="gelu_pytorch_tanh", eps=1e-6),
+    "siglip_vision_model": Family(SIGLIP, "vision_model.", _siglip, gelu="gelu_pytorch_tanh", eps=1e-6),
+}
+_REFUSED = {
+    "dinov3_vit": "its positions are rotary, which ours are not",
+    "eva": "its positions are rotary, which ours are not",
+    "beit": "its positions are relative, which ours are not",
+    "data2vec-vision": "its positions are relative, which ours are not",
+    "vit_mae": "it masks patches at random; load it as a 'vit' (ViTModel.from_pretrained and save)",
+    "siglip2_vision_model": "its patches come in sequences of any length",
+    "siglip2": "its patches come in sequences of any length",
+    "swin": "it is no plain ViT",
+}

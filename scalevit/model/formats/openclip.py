@@ -1,4 +1,5 @@
-"""open_clip: the visual tower of a CLIP, with a norm before the blocks (OpenAI, laion) or without (CLIPA).
+"""open_clip, reading: the visual tower of a CLIP, with a norm before the blocks (OpenAI, laion) or without
+(CLIPA).
 
 A folder holds `open_clip_config.json` and the weights of both towers; only names under `visual.` are ours.
 The projection into the shared space becomes our head.
@@ -8,21 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from torch import Tensor
 
-from scalevit.config.run import Model, Preprocessing
-from scalevit.model.formats import files
+from scalevit.config.run import Model
+from scalevit.model.formats import files, preprocessing
+from scalevit.model.formats.files import WeightSource
 from scalevit.model.formats.name_mapping import SourceTensors, source_tensors, stacked
 from scalevit.model.formats.package import ModelPackage, package_of
+from scalevit.model.formats.schema import LARGEST, JsonObject, quoted
 from scalevit.model.reference_layout import ReferenceLayout
 from scalevit.model.vit import ViT
 
 CONFIG = "open_clip_config.json"
-_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")
-_OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")
+#: Settings of open_clip's towers that change what the blocks or the pooling compute.
+_UNKNOWN = (
+    "attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn", "scale_attn_inner",
+    "scale_fc", "input_patchnorm",
+)  # fmt: skip
 
 _BLOCK = {
     "norm1": "ln_1.",
@@ -37,58 +43,72 @@ _BLOCK = {
 _NAMES = {"patch_embed.proj": "conv1.", "norm_pre": "ln_pre.", "norm": "ln_post.", "fc_norm": "ln_post."}
 
 
-def read_folder(folder: Path) -> ModelPackage:
-    """The visual tower of an open_clip folder, as its hub repositories are."""
-    about = files.read_json(folder / CONFIG)
-    return from_tensors(about.get("model_cfg", about), files.read_folder(folder, _FILES), about)
+def read(source: WeightSource) -> ModelPackage:
+    """Package of the visual tower of an open_clip folder, as its hub repositories are."""
+    about = JsonObject(files.read_json(source.folder / CONFIG), CONFIG)
+    model_cfg = about.mapping("model_cfg") if "model_cfg" in about else about
+    return from_tensors(model_cfg, source.tensors(NAMES), about)
 
 
 def from_tensors(
-    model_cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
+    model_cfg: JsonObject, tensors: Mapping[str, Tensor], about: JsonObject | None = None
 ) -> ModelPackage:
-    """The visual tower among the tensors of a whole CLIP, described by open_clip's model configuration."""
+    """Package of the visual tower among the tensors of a whole CLIP, described by open_clip's model
+    config."""
     source = {
         name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")
     }
     config = _config(model_cfg, source)
     implied = ("head.bias",) if config.classes else ()
     implied += () if config.pre_norm else ("patch_embed.proj.bias",)
-    return package_of(config, source, _places, _preprocessing(about or {}), implied)
+    scaling = preprocessing.from_open_clip(about or JsonObject({}))
+    return package_of(config, source, _places, scaling, implied)
 
 
-def _config(model_cfg: Mapping[str, Any], source: Mapping[str, Tensor]) -> Model:
-    vision = dict(model_cfg.get("vision_cfg", {}))
+def _config(model_cfg: JsonObject, source: Mapping[str, Tensor]) -> Model:
+    vision = model_cfg.mapping("vision_cfg")
     _require_ours(vision, source)
-    width, patch = source["conv1.weight"].shape[0], source["conv1.weight"].shape[-1]
-    average, after = vision.get("pool_type", "tok") == "avg", vision.get("final_ln_after_pool", False)
-    norm = vision.get("norm_kwargs") or {}
+    width, channels, patch = source["conv1.weight"].shape[:3]
+    pool = vision.text("pool_type", "tok")
+    if pool not in ("tok", "avg"):
+        raise ValueError(f"vision_cfg.pool_type: {quoted(pool)} is none of tok, avg")
+    height, wide = vision.size("image_size", 224)
+    head_width = vision.integer("head_width", 64, high=LARGEST["width"])
     return Model(
-        shape=f"S/{patch}", width=width, depth=vision.get("layers", 12), patch=patch,
-        heads=width // vision.get("head_width", 64), image=vision.get("image_size", 224),
+        shape=f"S/{patch}", width=width, patch=patch, heads=max(1, width // head_width),
+        depth=vision.integer("layers", 12, high=LARGEST["depth"]),
+        image=height, image_width=0 if wide == height else wide, channels=channels,
         mlp=source["transformer.resblocks.0.mlp.c_fc.bias"].shape[0],
         classes=source["proj"].shape[1] if "proj" in source else 0,
-        pool="gap" if average else "token", class_token=average, prefix_positions=True,
-        pre_norm=not vision.get("no_ln_pre", False), pooled_norm=after, norm_eps=norm.get("eps", 1e-5),
-        gelu=_gelu(model_cfg, vision), layer_scale=vision.get("ls_init_value") is not None,
+        pool="gap" if pool == "avg" else "token", class_token=pool == "avg", prefix_positions=True,
+        pre_norm=not vision.flag("no_ln_pre", False), pooled_norm=vision.flag("final_ln_after_pool", False),
+        norm_eps=vision.mapping("norm_kwargs").number("eps", 1e-5, low=1e-15, high=0.1),
+        gelu=_gelu(model_cfg, vision), layer_scale="ls_init_value" in vision,
     )  # fmt: skip
 
 
-def _gelu(model_cfg: Mapping[str, Any], vision: Mapping[str, Any]) -> Any:
-    if model_cfg.get("quick_gelu", False):
+def _gelu(model_cfg: JsonObject, vision: JsonObject) -> Literal["tanh", "erf", "quick"]:
+    if model_cfg.flag("quick_gelu", False):
         return "quick"
-    return "tanh" if (vision.get("act_kwargs") or {}).get("approximate") == "tanh" else "erf"
+    return "tanh" if vision.mapping("act_kwargs").text("approximate", "none") == "tanh" else "erf"
 
 
-def _require_ours(vision: Mapping[str, Any], source: Mapping[str, Tensor]) -> None:
-    if vision.get("timm_model_name"):
-        name = vision["timm_model_name"]
-        raise ValueError(f"the visual tower of this CLIP is timm's {name}: load it as timm:{name}")
-    for key in ("attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn", "scale_fc"):
-        if vision.get(key):
+def _require_ours(vision: JsonObject, source: Mapping[str, Tensor]) -> None:
+    if "timm_model_name" in vision:
+        name = vision.text("timm_model_name")
+        raise ValueError(f"the visual tower of this CLIP is timm's: load it as timm:{name:.100}")
+    if isinstance(vision.values.get("layers"), list):
+        raise ValueError("the visual tower of this CLIP is a ResNet, no ViT")
+    for key in _UNKNOWN:
+        if vision.flag(key, False):
             raise ValueError(f"this open_clip tower uses {key}, which ours has not")
-    for name in ("conv1.weight", "transformer.resblocks.0.mlp.c_fc.bias"):
-        if name not in source:
+    if vision.text("block_type", "default") != "default":
+        raise ValueError("this open_clip tower is made of custom blocks, which ours has not")
+    for name, axes in (("conv1.weight", 4), ("transformer.resblocks.0.mlp.c_fc.bias", 1)):
+        if name not in source or source[name].dim() != axes:
             raise ValueError(f"no visual.{name} among these weights: not a ViT of open_clip")
+    if "proj" in source and source["proj"].dim() != 2:
+        raise ValueError("visual.proj is no matrix: not a ViT of open_clip")
 
 
 def _places(model: ViT) -> dict[str, SourceTensors]:
@@ -106,13 +126,3 @@ def _places(model: ViT) -> dict[str, SourceTensors]:
         if theirs and name != "patch_embed.proj.bias":
             out[name] = stacked([theirs + leaf], tuple(value.shape))
     return out
-
-
-def _preprocessing(about: Mapping[str, Any]) -> Preprocessing:
-    given = about.get("preprocess_cfg", {})
-    return Preprocessing(
-        mean=tuple(map(float, given.get("mean", _OPENAI_MEAN))),
-        std=tuple(map(float, given.get("std", _OPENAI_STD))),
-        interpolation=str(given.get("interpolation", "bicubic")),
-        crop=1.0,
-    )

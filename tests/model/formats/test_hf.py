@@ -119,12 +119,12 @@ def test_positions_without_a_class_slot_get_one_of_zeros(tmp_path):
 def test_preprocessing_travels(tmp_path):
     ours = ViT(TINY)
     ours.preprocessing = Preprocessing(
-        mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="lanczos", crop=1.0
+        mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="nearest", crop=1.0, resize="squash"
     )
     weights.write(ours, tmp_path / "m", "hf")
     assert weights.load(tmp_path / "m").preprocessing == ours.preprocessing
     processor = json.loads((tmp_path / "m" / "preprocessor_config.json").read_text())
-    assert processor["size"] == {"height": 16, "width": 16} and processor["resample"] == 1
+    assert processor["size"] == {"height": 16, "width": 16} and processor["resample"] == 0
 
 
 @pytest.mark.parametrize(
