@@ -210,7 +210,8 @@ def _resized_and_cropped(
         x = _interpolate(x, size, preprocessing.interpolation)
     if preprocessing.resize == "longest" and not whole:
         x = _padded(x.expand(-1, 3, -1, -1), target, preprocessing.mean)
-    top, left = ((have - want) // 2 for have, want in zip(x.shape[-2:], target))
+    # half a pixel is rounded as torchvision and timm do
+    top, left = (round((have - want) / 2) for have, want in zip(x.shape[-2:], target))
     return x[:, :, top : top + target[0], left : left + target[1]].expand(-1, 3, -1, -1)
 
 
@@ -299,8 +300,8 @@ class FeatureCache:
         if self.folder is None or backbone.fingerprint is None:
             return None
         facts = {
-            "weights": backbone.fingerprint(), "images": fingerprint, "side": list(backbone.size), "whole": whole,
-            "layer": layer, "preprocessing": asdict(backbone.preprocessing), "batch": BATCH,
+            "weights": backbone.fingerprint(), "images": fingerprint, "side": list(backbone.size),
+            "whole": whole, "layer": layer, "preprocessing": asdict(backbone.preprocessing), "batch": BATCH,
             "torch": torch.__version__, "device": backbone.device.type,
         }  # fmt: skip
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
