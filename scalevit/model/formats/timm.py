@@ -98,7 +98,7 @@ def _built(architecture: str, args: JsonObject, vit: bool) -> Any:
     known = timm.list_models()
     name = architecture.partition(".")[0]
     if name not in known:
-        near = ", ".join(nearest(name[:100], known))
+        near = ", ".join(nearest_names(name[:100], known))
         raise ValueError(f"timm has no architecture {quoted(architecture)}; nearest: {near}")
     if vit and name not in [*timm.list_models(module="vision_transformer"), *timm.list_models(module="deit")]:
         raise ValueError(f"{name} of timm is no plain VisionTransformer")
