@@ -16,7 +16,8 @@ from typing import Any
 from scalevit.config.dataclass_io import from_dict, nearest_names
 from scalevit.config.presets import PRESETS
 from scalevit.config.run import Data, Model, Preprocessing, Run
-from scalevit.config.validate import ConfigErrors, validate
+from scalevit.config.validate import ConfigErrors, range_errors, validate
+from scalevit.config.yaml_io import parse_document, read_document
 
 
 def load(target: str, overrides: Sequence[str] = ()) -> Run:
@@ -26,12 +27,19 @@ def load(target: str, overrides: Sequence[str] = ()) -> Run:
     Raises `ConfigErrors` naming every unknown key, wrong type and impossible combination at once."""
     if target in PRESETS:
         base = to_dict(PRESETS[target])
-    elif Path(target).is_file():
+    elif _is_file(target):
         base = _read_yaml(Path(target))
     else:
         near = nearest_names(target, [*PRESETS])
-        raise ValueError(f"no preset and no file called {target!r}; nearest presets: {', '.join(near)}")
+        raise ValueError(f"no preset and no file called {target[:80]!r}; nearest presets: {', '.join(near)}")
     return _complete(base, overrides)
+
+
+def _is_file(target: str) -> bool:
+    try:
+        return Path(target).is_file()
+    except (ValueError, OSError):  # a NUL in the name, or a name that is too long
+        return False
 
 
 def override(run: Run, overrides: Sequence[str]) -> Run:
@@ -40,14 +48,14 @@ def override(run: Run, overrides: Sequence[str]) -> Run:
 
 
 def _complete(base: dict[str, Any], overrides: Sequence[str]) -> Run:
-    mistakes: list[str] = []
-    for override in overrides:
-        _apply(base, override, mistakes)
-    run = from_dict(Run, base, mistakes)
-    if run is not None:
-        mistakes += validate(run)
-    if mistakes or run is None:
-        raise ConfigErrors(mistakes)
+    errors: list[str] = []
+    for text in overrides:
+        _apply(base, text, errors)
+    leaves: dict[str, Any] = {}
+    run = from_dict(Run, base, errors, leaves=leaves)
+    errors += range_errors(leaves).values() if run is None else validate(run)
+    if errors or run is None:
+        raise ConfigErrors(errors)
     return run
 
 
@@ -105,14 +113,7 @@ def _drop_defaults(facts: dict[str, Any], kind: type, keys: Sequence[str]) -> No
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        text = path.read_text()
-        # YAML takes JSON, but reads numbers such as 1e-06 as words
-        tree = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path} is no YAML and no JSON: {' '.join(str(error).split())}") from None
+    tree = read_document(path)
     if isinstance(tree, dict):  # of a plan for a budget the best run, of a plan for a run that run
         tree = tree.get("best", tree)
         tree = tree.get("run", tree) if isinstance(tree, dict) else tree
@@ -121,18 +122,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str, mistakes: list[str]) -> None:
-    import yaml
-
-    path, equals, text = override.partition("=")
-    if not equals:
-        mistakes.append(f"{override!r}: expected section.key=value")
+def _apply(tree: dict[str, Any], text: str, errors: list[str]) -> None:
+    """Apply one override to a tree of dictionaries; appends to `errors` when it cannot have an effect."""
+    path, equals, value_text = text.partition("=")
+    if not equals or not all(path.split(".")):
+        errors.append(f"{text[:60]!r}: expected section.key=value")
+        return
+    try:
+        value = parse_document(value_text)
+    except ValueError as error:
+        errors.append(f"{path}: cannot read the value {value_text[:60]!r}: {error}")
         return
     *sections, key = path.split(".")
-    for section in sections:
-        inner = tree.setdefault(section, {})
-        tree = inner if isinstance(inner, dict) else {}
-    try:
-        tree[key] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        mistakes.append(f"{path}: cannot read the value {text!r}")
+    for depth, section in enumerate(sections):
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            above = ".".join(sections[: depth + 1])
+            errors.append(f"{path}: {above} is a value and has no keys")
+            return
+    if isinstance(tree.get(key), dict) or isinstance(value, dict):
+        errors.append(f"{path}: set one key at a time, such as {path}.key=value")
+        return
+    tree[key] = value

@@ -1,54 +1,295 @@
-"""Validation of a configuration: every range and every cross-check, before anything is opened or created."""
+"""Validation of a configuration: the range of every key in one table, and cross-checks between keys.
+
+Nothing is opened or created. `KEYS` is the table: `validate` checks by it, `describe_keys` prints it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.model_sizes import POOLS
+from scalevit.config.ranges import Range, nearest_divisors
 from scalevit.config.run import Data, Model, Parallel, Run
 
 
 class ConfigErrors(ValueError):
-    """All mistakes of a configuration, one a line."""
+    """All errors of a configuration, one a line."""
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.errors = tuple(mistakes)
+    def __init__(self, errors: Sequence[str]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = tuple(errors)
+
+
+# --------------------------------------------------------------------------- the table of keys
+
+_STEPS = Range(0, 10**12)
+_SHARE = Range(0, 1)
+_MOMENTUM = Range(0, 1, open_high=True)
+_SEED = Range(0, 2**63 - 1)
+_DECAY = Range(0, 1000)
+
+#: Every key of a run: its meaning, and the range of its numbers (None: no number, or chosen from a list).
+KEYS: dict[str, tuple[str, Range | None]] = {
+    "name": ("name of the run, shown and never compared", None),
+    "model.shape": ("named size and patch, e.g. S/16", None),
+    "model.width": ("width of the tokens; null: the shape's", Range(1, 2**16)),
+    "model.depth": ("number of blocks; null: the shape's", Range(1, 1000)),
+    "model.mlp": ("hidden width of the MLP; null: the shape's", Range(1, 2**18)),
+    "model.heads": ("attention heads, a divisor of the width; null: the shape's", Range(1, 2**16)),
+    "model.patch": ("side of a patch in pixels; null: the shape's", Range(1, 2**12)),
+    "model.image": ("side of the input in pixels, a multiple of the patch", Range(1, 2**14)),
+    "model.classes": ("outputs of the head; 0: no head", Range(0, 2**24)),
+    "model.pool": ("pooling of the tokens", None),
+    "model.positions": ("position embedding", None),
+    "model.registers": ("register tokens", Range(0, 4096)),
+    "model.qk_norm": ("normalise queries and keys", None),
+    "model.pre_logits": ("a tanh layer before the head", None),
+    "model.gelu": ("form of GELU", None),
+    "model.norm_eps": ("epsilon of LayerNorm", Range(0, 1, open_low=True)),
+    "model.head_bias": ("initial bias of the head", Range(-1000, 1000)),
+    "model.class_token": ("a class token that is not pooled", None),
+    "model.prefix_positions": ("positions cover class token and registers", None),
+    "model.pre_norm": ("LayerNorm before the blocks, as in CLIP", None),
+    "model.pooled_norm": ("final LayerNorm after pooling", None),
+    "model.layer_scale": ("learned scale on every residual branch", None),
+    "model.channels": ("channels of the input; other than 3: foreign weights", Range(1, 64)),
+    "model.image_width": ("width of an oblong input in pixels; 0: square", Range(0, 2**14)),
+    "data.source": ("procedural family, or path or URL of images", None),
+    "data.images": ("number of different images; 0: all", Range(0, 10**12)),
+    "data.seed": ("seed of the image order and of procedural images", _SEED),
+    "data.palette": ("colour of procedural images", _SHARE),
+    "data.transform": ("how an image becomes a square", None),
+    "data.block": ("neighbours kept together in shuffling; 0: shuffle freely", Range(0, 10**9)),
+    "data.tolerate": ("share of corrupt samples above which a run stops", _SHARE),
+    "data.exclude": ("list of samples to leave out", None),
+    "data.workers": ("threads that read images; 0: the training thread", Range(0, 1024)),
+    "data.part": ("part of a labelled set to train on", None),
+    "data.randaugment": ("magnitude of RandAugment; 0: none", Range(0, 20)),
+    "data.mixup": ("parameter of mixup's Beta distribution; 0: none", Range(0, 1000)),
+    "data.more": ("further sources, mixed with data.source", None),
+    "data.weights": ("parts of the sources in the mixture", Range(0, 10**9, open_low=True)),
+    "data.image": ("column or key of the image; empty: found by rule", None),
+    "data.label": ("column or key of the label; empty: found by rule", None),
+    "data.split": ("column or key of the split; empty: found by rule", None),
+    "data.follow_links": ("follow links that leave the data set", None),
+    "data.names": ("class names in the order of the outputs", None),
+    "optimizer.name": ("optimizer", None),
+    "optimizer.beta1": ("decay of the first moment", _MOMENTUM),
+    "optimizer.beta2": ("decay of the second moment", _MOMENTUM),
+    "optimizer.body_decay": ("weight decay of the body's kernels", _DECAY),
+    "optimizer.head_decay": ("weight decay of the head's kernel", _DECAY),
+    "optimizer.clip": ("largest global gradient norm; 0: no clipping", Range(0, 10**9)),
+    "optimizer.layer_decay": ("factor of the learning rate from block to block", Range(0, 1, open_low=True)),
+    "optimizer.momentum": ("number format of the first moment", None),
+    "schedule.name": ("learning-rate schedule", None),
+    "schedule.lr": ("peak learning rate", Range(0, 1000, open_low=True)),
+    "schedule.steps": ("optimizer steps of the run", Range(1, 10**12)),
+    "schedule.warmup": ("steps of linear warm-up", _STEPS),
+    "schedule.timescale": ("time scale of rsqrt, in steps", Range(1, 10**12)),
+    "schedule.cooldown": ("steps of the linear cooldown", _STEPS),
+    "schedule.shift": ("steps by which rsqrt is ahead", _STEPS),
+    "schedule.end": ("last learning rate of the linear schedule", Range(0, 1000)),
+    "train.batch": ("images a step, over all devices", Range(1, 2**30)),
+    "train.micro_batch": ("images at once on one device; 0: as many as fit", Range(0, 2**30)),
+    "train.loss": ("loss", None),
+    "train.precision": ("number format that computes", None),
+    "train.compile": ("compile the blocks", None),
+    "train.ema": ("decay of the weight average (EMA); 0: none", _MOMENTUM),
+    "train.polyak": ("first step of the plain weight average; 0: none", _STEPS),
+    "train.seed": ("seed of the initial weights", _SEED),
+    "train.log_every": ("steps between log lines; 0: only at the end", _STEPS),
+    "train.save_every": ("steps between checkpoints; 0: only at the end", _STEPS),
+    "train.eval_every": ("steps between evaluations; 0: only at the end", _STEPS),
+    "train.keep_last": ("newest checkpoints to keep", Range(1, 10**6)),
+    "train.keep_every": ("keep checkpoints of multiples of this step; 0: none", _STEPS),
+    "train.keep_at": ("steps whose checkpoints are kept", Range(0, 10**12)),
+    "train.checkpoints": ("folder or address of checkpoints; empty: the run's folder", None),
+    "train.trackers": ("experiment trackers", None),
+    "train.deterministic": ("only operations with the same bits each time, on a GPU too", None),
+    "probe.datasets": ("labelled sets that few-shot evaluation uses", None),
+    "probe.shots": ("labelled images a class", Range(1, 10**6)),
+    "probe.draws": ("random draws of labelled images", Range(1, 1000)),
+    "probe.l2": ("strength of the ridge", Range(0, 10**12, open_low=True)),
+    "branch.trunk": ("folder of the run that a cooldown branches off", None),
+    "branch.step": ("step of the trunk's checkpoint", _STEPS),
+    "start.weights": ("weights to start from", None),
+    "start.content": ("SHA-256 of those weights", None),
+    "start.parent": ("run that those weights come from", None),
+    "start.preprocessing.mean": ("mean of red, green, blue", Range(-1000, 1000)),
+    "start.preprocessing.std": ("standard deviation of red, green, blue", Range(0, 1000, open_low=True)),
+    "start.preprocessing.interpolation": ("resampling filter", None),
+    "start.preprocessing.crop": ("side of the crop over the short side", Range(0, 2, open_low=True)),
+    "start.preprocessing.resize": ("how an image is resized before the crop", None),
+    "parallel.strategy": ("DDP, FSDP2, or sharding within groups", None),
+    "parallel.shard": ("devices of one group of hybrid", Range(0, 2**16)),
+    "parallel.recompute": ("activation checkpointing", None),
+    "parallel.timeout": ("seconds after which a silent process ends the job", Range(0, 10**7, open_low=True)),
+    "guard.on": ("check loss and gradient norm of every step", None),
+    "guard.spike": ("median deviations that make a loss a spike; 0: never", Range(0, 10**9)),
+    "guard.window": ("losses that the guard compares with", Range(1, 10**5)),
+    "guard.skip": ("batches skipped after a rewind", Range(1, 10**6)),
+    "guard.rewinds": ("rewinds after which the run stops", Range(0, 10**6)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """One key of the configuration, as `scalevit config` prints it."""
+
+    key: str
+    type: str
+    range: str
+    default: Any
+    meaning: str
+
+
+def describe_keys() -> list[KeyInfo]:
+    """Every key of a run in order: type, range or choices, default and meaning."""
+    return [
+        KeyInfo(key, *_type_and_range(hint, KEYS[key][1]), default, KEYS[key][0])
+        for key, (hint, default) in _leaves(Run).items()
+    ]
+
+
+def _type_and_range(hint: Any, bounds: Range | None) -> tuple[str, str]:
+    many = typing.get_origin(hint) is tuple
+    inner = typing.get_args(hint)[0] if many else hint
+    if typing.get_origin(inner) is typing.Literal:
+        return "list of choices" if many else "choice", ", ".join(map(str, typing.get_args(inner)))
+    optional = type(None) in typing.get_args(inner)
+    inner = typing.get_args(inner)[0] if optional else inner
+    name = inner.__name__ + (" or null" if optional else "")
+    return (f"list of {name}" if many else name), "" if bounds is None else str(bounds)
+
+
+@functools.cache
+def _leaves(tree: type, where: str = "") -> dict[str, tuple[Any, Any]]:
+    """By key: the type and the default of every value below a dataclass."""
+    hints, out = typing.get_type_hints(tree), {}
+    blank = tree()
+    for field in dataclasses.fields(tree):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            out |= _leaves(typing.cast(type, hint), f"{where}{field.name}.")
+        else:
+            out[f"{where}{field.name}"] = (hint, getattr(blank, field.name))
+    return out
+
+
+# --------------------------------------------------------------------------- validation
+
+#: The longest text that a value may be, and the most items of a list.
+MAX_TEXT, MAX_ITEMS = 4096, 100_000
 
 
 def validate(run: Run) -> list[str]:
-    """Every mistake that can be seen before anything is opened or created, one line each."""
-    return [*_model_mistakes(run.model), *_schedule_mistakes(run.schedule), *_train_mistakes(run)]
+    """All errors that can be seen before anything is opened or created, one line each."""
+    values = leaf_values(run)
+    wrong = range_errors(values)
+    return [*wrong.values(), *_combination_errors(run, set(wrong))]
+
+
+def leaf_values(tree: Any, where: str = "") -> dict[str, Any]:
+    """The values of a dataclass tree by key, e.g. "train.batch"."""
+    out: dict[str, Any] = {}
+    for field in dataclasses.fields(tree):
+        value = getattr(tree, field.name)
+        if dataclasses.is_dataclass(value):
+            out |= leaf_values(value, f"{where}{field.name}.")
+        else:
+            out[f"{where}{field.name}"] = value
+    return out
+
+
+def range_errors(values: Mapping[str, Any]) -> dict[str, str]:
+    """By key: what is wrong with a value by itself; values of the wrong type are others' to report."""
+    errors = {}
+    for key, value in values.items():
+        items = value if isinstance(value, tuple) else (value,)
+        message = _items_error(key, items) if key in KEYS else None
+        if message:
+            errors[key] = message
+    return errors
+
+
+def _items_error(key: str, items: tuple[Any, ...]) -> str | None:
+    bounds = KEYS[key][1]
+    if len(items) > MAX_ITEMS:
+        return f"{key}: {len(items)} values, more than {MAX_ITEMS}"
+    for item in items:
+        number = isinstance(item, int | float) and not isinstance(item, bool)
+        if bounds is not None and number and item not in bounds:
+            default = _leaves(Run)[key][1]
+            default = default if isinstance(default, int | float) else 1
+            nearest = bounds.nearest(item, default)
+            return f"{key}: must lie in {bounds}, found {short(item)}; nearest: {short(nearest)}"
+        if isinstance(item, str) and (len(item) > MAX_TEXT or not item.isprintable()):
+            return f"{key}: must be printable text of at most {MAX_TEXT} characters, found {short(item)}"
+    return None
+
+
+def short(value: Any) -> str:
+    """A value as text of at most 60 characters."""
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return f"about {'-' if value < 0 else ''}1e{len(hex(value)) * 1204 // 1000 - 3}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def missing_source(run: Run) -> list[str]:
-    """What planning can do without and training cannot: the images."""
+    """The error of a run without images, which planning does not need and training does."""
     if run.data.source:
         return []
     return ["data.source: say where your images are, e.g. data.source=/path/to/folder"]
 
 
-def _model_mistakes(model: Model) -> Iterator[str]:
+def _combination_errors(run: Run, wrong: set[str]) -> Iterator[str]:
+    """Errors of several keys together, of which none is in `wrong`."""
+    if not any(key.startswith("model.") for key in wrong):
+        yield from _model_errors(run.model)
+    if not any(key.startswith("schedule.") for key in wrong):
+        yield from _schedule_errors(run.schedule)
+    if not wrong & {"train.batch", "train.micro_batch", "train.ema", "train.polyak"}:
+        yield from _train_errors(run)
+    if not run.name.strip():
+        yield "name: must not be empty"
+    if bool(run.start.weights) != bool(run.start.content):
+        yield "start: weights and their content belong together; scalevit finetune MODEL DATA fills them in"
+    if run.start.weights and run.branch.trunk:
+        yield "start and branch: a run begins with weights or goes on from a trunk, not both"
+    for key in ("mean", "std"):
+        if len(getattr(run.start.preprocessing, key)) != 3:
+            yield f"start.preprocessing.{key}: expected three numbers, of red, green and blue"
+    yield from _mixture_errors(run.data)
+    if run.data.mixup and not run.model.classes:
+        yield "data.mixup mixes labels: it needs model.classes of at least 1"
+    if run.branch.trunk and run.branch.step > run.schedule.steps - run.schedule.cooldown:
+        yield f"branch.step={run.branch.step} lies inside the cooldown, which the trunk does not share"
+
+
+def _model_errors(model: Model) -> Iterator[str]:
     try:
         resolved = model.resolve()
     except ValueError as error:
         yield f"model.shape: {error}"
         return
-    for name, value in dataclasses.asdict(resolved).items():
-        if value < 1:
-            yield f"model.{name}: must be at least 1, found {value}"
-            return
-    if model.image < 1 or model.image % resolved.patch:
+    if resolved.patch not in typing.cast(Range, KEYS["model.patch"][1]):
+        yield f"model.shape={model.shape}: the patch must lie in {KEYS['model.patch'][1]}"
+        return
+    if model.image % resolved.patch:
         below = max(1, model.image // resolved.patch) * resolved.patch
         yield (
             f"model.image={model.image} is not divisible by the patch {resolved.patch}; "
             f"nearest: {below}, {below + resolved.patch}"
         )
     if resolved.width % resolved.heads:
-        fits = [h for h in range(1, resolved.width + 1) if resolved.width % h == 0]
-        near = sorted(fits, key=lambda h: abs(h - resolved.heads))[:2]
+        near = nearest_divisors(resolved.width, resolved.heads)
         yield f"model.heads={resolved.heads} does not divide the width {resolved.width}; nearest: {near}"
     if model.positions == "sincos2d" and resolved.width % 4:
         yield f"model.positions=sincos2d needs a width divisible by 4, found {resolved.width}"
@@ -56,86 +297,52 @@ def _model_mistakes(model: Model) -> Iterator[str]:
         yield "model.channels and model.image_width: a run trains on square images of 3 channels"
     if model.pool not in POOLS:
         yield f"model.pool={model.pool}: a run trains with {', '.join(POOLS)}"
-    if model.classes < 0 or model.registers < 0:
-        yield "model.classes and model.registers must not be negative"
 
 
-def _schedule_mistakes(schedule: Schedule) -> Iterator[str]:
-    if schedule.steps < 1:
-        yield f"schedule.steps: must be at least 1, found {schedule.steps}"
-    if min(schedule.warmup, schedule.cooldown) < 0 or schedule.timescale < 1:
-        yield "schedule: warmup and cooldown must not be negative, timescale at least 1"
-    elif schedule.warmup + schedule.cooldown > schedule.steps:
+def _schedule_errors(schedule: Schedule) -> Iterator[str]:
+    if schedule.warmup + schedule.cooldown > schedule.steps:
         yield (
             f"schedule: warmup {schedule.warmup} + cooldown {schedule.cooldown} steps are longer than the "
             f"run's {schedule.steps}; shorten them or raise schedule.steps"
         )
-    if not schedule.lr > 0:
-        yield f"schedule.lr: must be positive, found {schedule.lr}"
+    if schedule.end > schedule.lr:
+        yield f"schedule.end={schedule.end:g} lies above schedule.lr={schedule.lr:g}"
 
 
-def _train_mistakes(run: Run) -> Iterator[str]:
+def _train_errors(run: Run) -> Iterator[str]:
     train = run.train
-    if train.batch < 1:
-        yield f"train.batch: must be at least 1, found {train.batch}"
-    elif train.micro_batch and (train.micro_batch < 0 or train.batch % train.micro_batch):
-        fits = [m for m in range(1, train.batch + 1) if train.batch % m == 0]
-        near = sorted(fits, key=lambda m: abs(m - train.micro_batch))[:2]
+    if train.micro_batch and train.batch % train.micro_batch:
+        near = nearest_divisors(train.batch, train.micro_batch)
         yield (
             f"train.micro_batch={train.micro_batch} does not divide train.batch={train.batch}; "
             f"nearest: {near}"
         )
-    if not 0 < run.optimizer.layer_decay <= 1:
-        yield f"optimizer.layer_decay: must lie in (0, 1], found {run.optimizer.layer_decay}"
-    if not 0 <= train.ema < 1:
-        yield f"train.ema: must lie in [0, 1), found {train.ema}"
-    if train.polyak < 0 or (train.polyak and train.ema):
-        yield "train.polyak: must not be negative, and one average is kept: leave train.ema at 0"
-    if train.keep_last < 1 or train.keep_every < 0:
-        yield "train.keep_last must be at least 1, and train.keep_every not negative"
-    if bool(run.start.weights) != bool(run.start.content):
-        yield "start: weights and their content belong together; scalevit finetune MODEL DATA fills them in"
-    if run.start.weights and run.branch.trunk:
-        yield "start and branch: a run begins with weights or goes on from a trunk, not both"
-    yield from _mixture_mistakes(run.data)
-    if run.data.images < 0:
-        yield f"data.images: must not be negative, found {run.data.images}"
-    if not 0 <= run.data.randaugment <= 20 or run.data.mixup < 0:
-        yield "data.randaugment must lie between 0 and 20, and data.mixup must not be negative"
-    if run.data.mixup and not run.model.classes:
-        yield "data.mixup mixes labels: it needs model.classes of at least 1"
-    if run.branch.trunk and run.branch.step > run.schedule.steps - run.schedule.cooldown:
-        yield f"branch.step={run.branch.step} lies inside the cooldown, which the trunk does not share"
-    if any(shots < 1 for shots in run.probe.shots) or run.probe.draws < 1:
-        yield "probe.shots and probe.draws must be at least 1"
+    if train.polyak and train.ema:
+        yield "train.polyak: one average is kept; leave train.ema at 0"
 
 
-def _mixture_mistakes(data: Data) -> Iterator[str]:
-    wanted = 1 + len(data.more) if data.more else 0
-    if len(data.weights) != wanted:
+def _mixture_errors(data: Data) -> Iterator[str]:
+    expected = 1 + len(data.more) if data.more else 0
+    if len(data.weights) != expected:
         yield (
-            f"data.weights: expected {wanted} numbers, one for data.source and each of data.more, "
+            f"data.weights: expected {expected} numbers, one for data.source and each of data.more, "
             f"found {len(data.weights)}"
         )
-    if any(weight <= 0 for weight in data.weights):
-        yield f"data.weights: must be positive, found {list(data.weights)}"
     if data.more and (data.images or data.part != "all"):
         yield "data.more: of a mixture all images are used; leave data.images=0 and data.part=all"
 
 
 def parallel_errors(parallel: Parallel, batch: int, size: int) -> list[str]:
-    """Why `size` processes, one a device, cannot share such batches and models, with what would be
-    possible."""
-    found = []
+    """Why `size` processes, one a device, cannot share this batch and model, with what would be possible."""
+    errors = []
     if batch % size:
         batches = f"{batch // size * size or size} or {(batch // size + 1) * size}"
-        sizes = [n for n in range(1, batch + 1) if batch % n == 0]
-        sizes = sorted(sizes, key=lambda n: abs(n - size))[:2]
-        found.append(
+        sizes = " or ".join(map(str, nearest_divisors(batch, size)))
+        errors.append(
             f"train.batch={batch} cannot be shared evenly by {size} processes; nearest: a batch of "
-            f"{batches}, or {' or '.join(map(str, sorted(sizes)))} processes"
+            f"{batches}, or {sizes} processes"
         )
     if parallel.strategy == "hybrid" and size > 1 and (parallel.shard < 1 or size % parallel.shard):
-        fits = [n for n in range(1, size + 1) if size % n == 0]
-        found.append(f"parallel.shard={parallel.shard} does not divide {size} processes; possible: {fits}")
-    return found
+        fits = nearest_divisors(size, max(1, parallel.shard))
+        errors.append(f"parallel.shard={parallel.shard} does not divide {size} processes; nearest: {fits}")
+    return errors

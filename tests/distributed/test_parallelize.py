@@ -180,7 +180,7 @@ def test_json_is_printed_once(tmp_path):
 def test_hybrid_groups_must_fit(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     (line,) = world_errors(config.Parallel(strategy="hybrid", shard=3), 8)
-    assert "possible: [1, 2, 4]" in line
+    assert "nearest: [2, 4]" in line
 
 
 def test_blocks_are_compiled_once(alone, tmp_path):
