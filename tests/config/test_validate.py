@@ -191,7 +191,7 @@ def test_random_edits_are_refused_or_seen(tmp_path):
         accepted += 1
         assert same(leaf_values(run)[key], yaml.safe_load(value)), (key, value)
         assert load_again(tmp_path, run) == run
-    assert accepted > 50
+    assert accepted > 25
 
 
 def edited(folder, key, value):
