@@ -29,7 +29,7 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 STUDY_IMPORTS = {"config", "artifacts", "study"}
 IMPORTS_STUDY = {"study", "tools", "cli"}
 #: Files of `artifacts` that no laptop without torch needs.
-WITH_TORCH = {"async_checkpoint", "dcp", "export"}
+WITH_TORCH = {"async_checkpoint", "dcp", "dcp_index"}
 LONGEST_FILE, LONGEST_FUNCTION, USUAL_FUNCTION = 450, 80, 20
 
 
