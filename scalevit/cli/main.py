@@ -6,13 +6,14 @@ Exit status: 0 done, 1 a check failed, 2 the user's mistake (one line says which
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from scalevit import __version__
@@ -29,7 +30,8 @@ COMMANDS = {
     "plan": "what a run costs, or the best run for a budget, before anything is spent",
     "pretrain": "train a model; continues by itself when its folder holds a checkpoint",
     "cooldown": "branch a cooldown off a trunk at any step it saved",
-    "probe": "few-shot, kNN and linear accuracy of frozen features, beside their floors",
+    "probe": "few-shot, kNN and linear accuracy of frozen features, beside baselines",
+    "predict": "names and probabilities of what images show, or their features",
     "finetune": "train a pretrained model further on labelled images, by the paper's protocol",
     "evaluate": "accuracy, calibration and confusion of a classifier on labelled images",
     "study": "a grid of runs, the law through them, a forecast and a report; resumable",
@@ -42,16 +44,19 @@ COMMANDS = {
     "parity": "replay the authors' numbers and print how far ours are",
     "doctor": "what this machine can do, and what limits a run on it",
     "bench": "speed beside the peers that are installed, and beside this machine's ceiling",
+    "presets": "runs and studies that have a name",
+    "config": "every configuration key: its values, default and meaning",
+    "completion": "a script that completes commands, flags, presets and keys in bash, zsh or fish",
 }
 
 HELP = f"""\
 scalevit {__version__}: plan, pretrain, probe and study Vision Transformers at any scale
 
-usage: scalevit COMMAND [arguments]        scalevit COMMAND --help explains a command
+usage: scalevit COMMAND [arguments]        scalevit help COMMAND explains a command
 
 {chr(10).join(f"  {command:<12}{summary}" for command, summary in COMMANDS.items())}
 
---json on every command prints one JSON object on stdout and nothing else there.
+--json on every command prints one JSON object on stdout and nothing else there; --quiet shows no progress.
 start here: scalevit study demo --out runs/demo"""
 
 
@@ -59,12 +64,18 @@ class Parser(argparse.ArgumentParser):
     """Argument parser whose errors are ValueErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see {self.prog} --help")
+        _, unknown, flags = message.partition("unrecognized arguments: ")
+        from scalevit.cli.foreign_flags import advice
+
+        hint = advice(flags.split(), self._option_string_actions) if unknown else ""
+        raise ValueError("; ".join(filter(None, [message, hint, f"see {self.prog} --help"])))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -94,12 +105,27 @@ def _dispatch(command: str, arguments: Sequence[str]) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=3, cutoff=0.4) or list(COMMANDS)
         raise ValueError(f"no command {command!r}; nearest: {', '.join(near)}")
+    args = _parse(parser_of(command), arguments)
+    module = importlib.import_module(f"scalevit.cli.{command}")
+    with _silent_stderr() if args.quiet else contextlib.nullcontext():
+        result = module.main(args)
+    return _print(result, as_json=args.json)
+
+
+def parser_of(command: str) -> Parser:
+    """The argument parser of a command of `COMMANDS`."""
     module = importlib.import_module(f"scalevit.cli.{command}")
     parser = Parser(prog=f"scalevit {command}", description=module.SUMMARY)
     module.arguments(parser)
-    _add_json(parser)
-    args = _parse(parser, arguments)
-    return _print(module.main(args), as_json=args.json)
+    _add_common_flags(parser)
+    return parser
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Progress and remarks go nowhere; errors are printed by `main`, outside."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+        yield
 
 
 def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
@@ -109,17 +135,16 @@ def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    """Add `--json` to a command and to its subcommands, without one default hiding the other."""
-    is_subcommand = parser.prog.count(" ") > 1
-    parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS if is_subcommand else False,
-        help="print one JSON object instead of text",
-    )  # fmt: skip
+def _add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--json` and `--quiet` to a command and its subcommands, without one default hiding the other."""
+    default = argparse.SUPPRESS if parser.prog.count(" ") > 1 else False
+    json_help, quiet_help = "print one JSON object instead of text", "show no progress on stderr"
+    parser.add_argument("--json", action="store_true", default=default, help=json_help)
+    parser.add_argument("--quiet", action="store_true", default=default, help=quiet_help)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for subcommand in action.choices.values():
-                _add_json(subcommand)
+                _add_common_flags(subcommand)
 
 
 def _print(answer: CommandResult, *, as_json: bool) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,14 +50,34 @@ def override(run: Run, overrides: Sequence[str]) -> Run:
 
 def _complete(base: dict[str, Any], overrides: Sequence[str]) -> Run:
     errors: list[str] = []
+    before = dict(base["schedule"]) if isinstance(base.get("schedule"), dict) else {}
     for text in overrides:
         _apply(base, text, errors)
+    _scale_ramps(base.get("schedule"), before, {text.partition("=")[0] for text in overrides})
     leaves: dict[str, Any] = {}
     run = from_dict(Run, base, errors, leaves=leaves)
     errors += range_errors(leaves).values() if run is None else validate(run)
     if errors or run is None:
         raise ConfigErrors(errors)
     return run
+
+
+def _scale_ramps(schedule: Any, before: dict[str, Any], overridden: set[str]) -> None:
+    """Shorten warm-up and cooldown in proportion where an override of `schedule.steps` alone leaves no room for
+    both, and log it. Whatever else does not fit is left to validation."""
+    if "schedule.steps" not in overridden or overridden & {"schedule.warmup", "schedule.cooldown"}:
+        return
+    old = {name: before.get(name) for name in ("steps", "warmup", "cooldown")}
+    steps = schedule["steps"]
+    if not all(type(value) is int and value >= 0 for value in old.values()) or type(steps) is not int or steps < 1:
+        return
+    ramps = {name: old[name] * steps // old["steps"] for name in ("warmup", "cooldown")}
+    if steps < old["warmup"] + old["cooldown"] <= old["steps"]:
+        schedule.update(ramps)
+        logging.getLogger("scalevit").warning(
+            "scalevit: schedule.steps=%d: warm-up and cooldown scaled to %d and %d steps (from %d and %d)",
+            steps, *ramps.values(), old["warmup"], old["cooldown"],
+        )  # fmt: skip
 
 
 def to_dict(tree: Any) -> dict[str, Any]:

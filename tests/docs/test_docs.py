@@ -49,10 +49,7 @@ def test_every_command_shown_is_taken(page, words):
     assert command in main.COMMANDS, f"{page}: no command {command}"
     if rest == ["--help"]:
         return
-    parser = main.Parser(prog=f"scalevit {command}")
-    import_module(f"scalevit.cli.{command}").arguments(parser)
-    main._add_json(parser)
-    check_settings(command, main._parse(parser, rest))
+    check_settings(command, main._parse(main.parser_of(command), rest))
 
 
 def check_settings(command: str, args: argparse.Namespace) -> None:

@@ -26,6 +26,9 @@ from scalevit.study.design.spec import PRESETS, Spec, Variant, read_spec
 #: Forward and backward pass of one image, in forward passes.
 TRAINING_PASSES = 3.0
 
+#: Names of the studies that need no file.
+STUDIES = (*PRESETS, *ABLATIONS)
+
 
 @dataclass(frozen=True)
 class Node:
@@ -64,7 +67,7 @@ def load(target: str, overrides: Sequence[str] = (), size: str = "cpu") -> Spec:
     elif Path(target).is_file():
         spec = read_spec(Path(target))
     else:
-        near = nearest_names(target, [*PRESETS, *ABLATIONS])
+        near = nearest_names(target, STUDIES)
         raise ValueError(f"no study and no file called {target!r}; nearest studies: {', '.join(near)}")
     spec = replace(spec, overrides=(*spec.overrides, *overrides))
     expand(spec)
