@@ -9,7 +9,36 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers see of the names below
+    from scalevit import config as config
+    from scalevit import optim as optim
+    from scalevit.cli.python_api import evaluate as evaluate
+    from scalevit.cli.python_api import finetune as finetune
+    from scalevit.cli.python_api import probe as probe
+    from scalevit.cli.python_api import records as records
+    from scalevit.cli.python_api import report as report
+    from scalevit.cli.python_api import study as study
+    from scalevit.config.lr_schedule import Schedule as Schedule
+    from scalevit.config.lr_schedule import lr_at as lr_at
+    from scalevit.config.model_sizes import Shape as Shape
+    from scalevit.config.model_sizes import shape as shape
+    from scalevit.config.run import Run as Run
+    from scalevit.evals.predict import predict as predict
+    from scalevit.evals.probes import ridge_probe as ridge_probe
+    from scalevit.model.vit import ViT as ViT
+    from scalevit.model.weights import load as load
+    from scalevit.model.weights import save as save
+    from scalevit.study.laws.dimension import fit_dimension as fit_dimension
+    from scalevit.study.laws.fit import Fit as Fit
+    from scalevit.study.laws.fit import fit as fit
+    from scalevit.study.laws.forecast import forecast as forecast
+    from scalevit.study.laws.joint import fit_joint as fit_joint
+    from scalevit.study.laws.joint import forecast_joint as forecast_joint
+    from scalevit.study.laws.pareto import frontier as frontier
+    from scalevit.study.planning.plan import plan as plan
+    from scalevit.train.run import pretrain as pretrain
 
 __version__ = "0.1.0"
 
@@ -42,6 +71,13 @@ _PUBLIC = {
     "save": "model.weights",
     "ridge_probe": "evals.probes",
     "pretrain": "train.run",
+    "predict": "evals.predict",
+    "probe": "cli.python_api",
+    "evaluate": "cli.python_api",
+    "finetune": "cli.python_api",
+    "study": "cli.python_api",
+    "report": "cli.python_api",
+    "records": "cli.python_api",
     "fit": "study.laws.fit",
     "Fit": "study.laws.fit",
     "fit_joint": "study.laws.joint",
@@ -51,7 +87,7 @@ _PUBLIC = {
     "frontier": "study.laws.pareto",
     "plan": "study.planning.plan",
 }
-_MODULES = {"optim": "optim", "records": "artifacts.records", "config": "config"}
+_MODULES = {"optim": "optim", "config": "config"}
 
 __all__ = [*_PUBLIC, *_MODULES]
 

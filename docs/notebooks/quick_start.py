@@ -67,18 +67,14 @@ print(f"{done.step} steps, complete: {done.stopped is None}; again: {again.step}
 # reach on the same draws.
 
 # %%
-rows = sv.records.read_records(folder / "quick")
-losses = [(row["step"], round(row["value"], 2)) for row in rows if row["metric"] == "loss"]
-print("loss:", losses[:: max(1, len(losses) // 6)])
+table = sv.records(folder / "quick")
+losses = table[table.metric == "loss"]
+print("loss:", [(int(s), round(v, 2)) for s, v in zip(losses.step, losses.value)][:: max(1, len(losses) // 6)])
 
 
 def error(metric):
-    found = [
-        1 - row["value"]
-        for row in rows
-        if (row["metric"], row["dataset"], row["shots"]) == (metric, "digits", 10)
-    ]
-    return sum(found) / len(found)
+    rows = table[(table.metric == metric) & (table.dataset == "digits") & (table.shots == 10)]
+    return 1 - rows.value.mean()
 
 
 trained, untrained, pixels = map(error, ("accuracy", "untrained_accuracy", "raw_pixels_accuracy"))

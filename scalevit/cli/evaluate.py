@@ -67,7 +67,7 @@ def _answer(args: argparse.Namespace, world: World) -> CommandResult:
     if not model.outputs:
         raise ValueError(f"{args.model} has no head; scalevit probe measures its features")
     found: list[tuple[TestSet, Metrics]] = []
-    share, trained = WorkShare.of(world), _trained_on(args.model)
+    share, trained = WorkShare.of(world), trained_on(args.model)
     for target in args.data:
         halved = trained is not None and trained == Path(target).resolve()
         for test in open_test_sets(
@@ -77,7 +77,7 @@ def _answer(args: argparse.Namespace, world: World) -> CommandResult:
             if world.is_main:
                 half = ", the half that the model was not trained on" if halved else ""
                 print(f"scalevit: evaluating {test.name}{half}", file=sys.stderr, flush=True)
-            logits = _logits(model, test, args.crops, share)
+            logits = test_set_logits(model, test, args.crops, share)
             try:
                 found.append((test, classification_metrics(logits, test.truth, restrict=args.restrict)))
             except ValueError as error:
@@ -88,14 +88,14 @@ def _answer(args: argparse.Namespace, world: World) -> CommandResult:
     return CommandResult(_text(found, args.classes, model.note), data)
 
 
-def _trained_on(model: str) -> Path | None:
+def trained_on(model: str) -> Path | None:
     """The labelled set that a run was fine-tuned on half of."""
     path = Path(model) / run_folder.CONFIG
     data = config.load(str(path)).data if path.is_file() else None
     return Path(data.source).resolve() if data and data.part != "all" else None
 
 
-def _logits(model: Backbone, test: TestSet, crops: int, share: WorkShare) -> np.ndarray:
+def test_set_logits(model: Backbone, test: TestSet, crops: int, share: WorkShare) -> np.ndarray:
     """(n, classes), of one view of each image or averaged over several."""
     from scalevit.evals.backbones import LOGITS
     from scalevit.evals.features import extract

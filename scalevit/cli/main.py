@@ -105,7 +105,7 @@ def _dispatch(command: str, arguments: Sequence[str]) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=3, cutoff=0.4) or list(COMMANDS)
         raise ValueError(f"no command {command!r}; nearest: {', '.join(near)}")
-    args = _parse(parser_of(command), arguments)
+    args = parse(parser_of(command), arguments)
     module = importlib.import_module(f"scalevit.cli.{command}")
     with _silent_stderr() if args.quiet else contextlib.nullcontext():
         result = module.main(args)
@@ -128,7 +128,7 @@ def _silent_stderr() -> Iterator[None]:
         yield
 
 
-def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse overrides that stand anywhere among the options (argparse: only without subcommands)."""
     if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
         return parser.parse_args(arguments)

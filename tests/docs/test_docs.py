@@ -49,7 +49,7 @@ def test_every_command_shown_is_taken(page, words):
     assert command in main.COMMANDS, f"{page}: no command {command}"
     if rest == ["--help"]:
         return
-    check_settings(command, main._parse(main.parser_of(command), rest))
+    check_settings(command, main.parse(main.parser_of(command), rest))
 
 
 def check_settings(command: str, args: argparse.Namespace) -> None:
