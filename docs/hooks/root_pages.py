@@ -1,4 +1,4 @@
-"""mkdocs hook: CONTRIBUTING, CHANGELOG and SECURITY become pages, and every source file is listed on one."""
+"""mkdocs hook: pages of CONTRIBUTING, CHANGELOG and SECURITY, of all configuration keys and all source files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def on_files(files: Any, config: Any) -> Any:
     for name in ROOT_PAGES:
         text = (root / f"{name}.md").read_text()
         files.append(File.generated(config, f"{name.lower()}.md", content=_relink(text)))
+    files.append(File.generated(config, "config-keys.md", content=config_keys()))
     files.append(File.generated(config, "source-tree.md", content=source_tree(root)))
     return files
 
@@ -24,6 +25,18 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links of `docs/` to files of the root lead to their pages."""
     return re.sub(r"\(\.\./([A-Z]+)\.md", lambda match: f"({match[1].lower()}.md", markdown)
+
+
+def config_keys() -> str:
+    """Markdown: every configuration key with its values, default and meaning."""
+    from scalevit.config.keys import keys
+
+    rows = [
+        f"| `{key.name}` | `{key.default!r}` | {key.values.replace('|', ' · ')} | {key.meaning} |"
+        for key in keys()
+    ]
+    head = "# All keys\n\nWhat `scalevit config` prints.\n\n| key | default | values | meaning |\n|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n"
 
 
 def _relink(text: str) -> str:

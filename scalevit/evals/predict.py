@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class Prediction:
         return f"Prediction({self.image}: {self.error or pairs})"
 
 
+@runtime_checkable
 class NamedImages(Protocol):
     """Encoded images by number."""
 

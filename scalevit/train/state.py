@@ -5,6 +5,7 @@ share of the devices.
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from scalevit import config, optim
 from scalevit.data.normalise import normaliser
@@ -56,9 +57,14 @@ def build_recipe(run: config.Run) -> Recipe:
 @torch.no_grad()
 def initialise(model: ViT, run: config.Run) -> None:
     """Initialise every tensor from the run's seed; each process keeps its share."""
-    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    targets = _tensors(model)
     for name, value in model.initial_values(run.train.seed):
         copy_local(targets[name], value)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; fixed position embeddings are a buffer."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 @torch.no_grad()
@@ -66,8 +72,9 @@ def load_start_weights(state: State, run: config.Run) -> None:
     """Load the weights that the run starts from, if any, into the model and into its average."""
     if not run.start.weights:
         return
+    targets = _tensors(state.model)
     for name, value in start_values(run.start, run.model.image):
-        copy_local(state.model.get_parameter(name), value)
+        copy_local(targets[name], value)
     _copy_to_average(state)
 
 

@@ -20,7 +20,7 @@ PAGES = [
     *sorted(path for kind in ("*.md", "notebooks/*.py") for path in (ROOT / "docs").glob(kind)),
 ]
 #: Words that stand for something of the reader's.
-PLACEHOLDERS = re.compile(r"…|\b(COMMAND|DIR2?|MODEL|DATA|OUT|IN|PATH|WHAT|RUN|SPEC|TRAIN|EVAL)\b")
+PLACEHOLDERS = re.compile(r"…|\b(COMMAND|PRESET|NAME|DIR2?|MODEL|DATA|OUT|IN|PATH|WHAT|RUN|SPEC|TRAIN|EVAL)\b")
 
 
 def shown(page):
@@ -86,7 +86,7 @@ def test_every_command_has_a_page_of_the_site_that_shows_it():
         k: v for entry in commands for k, v in entry.items()
     }
     for command in main.COMMANDS:
-        assert any(command[0] == command for page, words in COMMANDS if page == f"{command}.md"), (
+        assert any(words[0] == command for page, words in COMMANDS if page == f"{command}.md"), (
             f"{command}.md shows none"
         )
 
