@@ -1,4 +1,4 @@
-"""mkdocs hook: pages of CONTRIBUTING, CHANGELOG and SECURITY, of all configuration keys and all source files."""
+"""mkdocs hook: pages of CONTRIBUTING, CHANGELOG, SECURITY, all configuration keys and all source files."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def config_keys() -> str:
         f"| `{key.name}` | `{key.default!r}` | {key.values.replace('|', ' · ')} | {key.meaning} |"
         for key in keys()
     ]
-    head = "# All keys\n\nWhat `scalevit config` prints.\n\n| key | default | values | meaning |\n|---|---|---|---|\n"
-    return head + "\n".join(rows) + "\n"
+    title = "# All keys\n\nWhat `scalevit config` prints.\n\n"
+    return title + "| key | default | values | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def _relink(text: str) -> str:

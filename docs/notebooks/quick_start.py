@@ -69,7 +69,9 @@ print(f"{done.step} steps, complete: {done.stopped is None}; again: {again.step}
 # %%
 table = sv.records(folder / "quick")
 losses = table[table.metric == "loss"]
-print("loss:", [(int(s), round(v, 2)) for s, v in zip(losses.step, losses.value)][:: max(1, len(losses) // 6)])
+print(
+    "loss:", [(int(s), round(v, 2)) for s, v in zip(losses.step, losses.value)][:: max(1, len(losses) // 6)]
+)
 
 
 def error(metric):

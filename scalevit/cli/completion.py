@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from itertools import chain
 
 from scalevit.config.result import CommandResult
 
@@ -57,7 +58,7 @@ def _bash() -> str:
     from scalevit.cli.main import COMMANDS
 
     cases = "\n".join(
-        f"    {name}) words={shlex.quote(' '.join(sum(words_of(name), [])))} ;;" for name in COMMANDS
+        f"    {name}) words={shlex.quote(' '.join(chain(*words_of(name))))} ;;" for name in COMMANDS
     )
     return f"""\
 _scalevit() {{

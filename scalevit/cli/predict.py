@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalevit.artifacts.atomic_write import atomic_path, atomic_write_text
-from scalevit.config.result import CommandResult
 from scalevit.config.progress import open_display, printable
+from scalevit.config.result import CommandResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,11 +29,15 @@ SOME_BROKEN = 1
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a run's or a model's folder, timm:NAME, …, as convert reads them")
-    parser.add_argument("images", nargs="+", help="image files, folders with their subfolders, tars or tables")
+    parser.add_argument(
+        "images", nargs="+", help="image files, folders with their subfolders, tars or tables"
+    )
     parser.add_argument("--top", type=int, default=3, help="classes to show of each image [3]")
-    parser.add_argument("--image", type=int, default=0, help="side of the model's images, resampled positions")
-    parser.add_argument("--multi", action="store_true", help="probabilities of each class by itself (sigmoid); "
-                        "the default for a run trained so")  # fmt: skip
+    parser.add_argument(
+        "--image", type=int, default=0, help="side of the model's images, resampled positions"
+    )
+    parser.add_argument("--multi", action="store_true", help="a probability of each class by itself "
+                        "(sigmoid); the default for a run trained so")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row for each image there")
     parser.add_argument("--features", type=Path, metavar="FILE", help="write features instead: FILE.npy "
                         "(and the images' names beside it, FILE.names.json) or FILE.parquet")  # fmt: skip
@@ -95,7 +99,9 @@ def _csv(rows: list[Prediction], top: int) -> str:
     file = io.StringIO()
     writer = csv.writer(file)
     numbers = range(1, top + 1)
-    writer.writerow(["image", *(f"{column}_{i}" for i in numbers for column in ("class", "probability")), "error"])
+    writer.writerow(
+        ["image", *(f"{column}_{i}" for i in numbers for column in ("class", "probability")), "error"]
+    )
     for row in rows:
         pairs = [cell for pair in zip(row.classes, row.probabilities) for cell in pair]
         writer.writerow([*map(_cell, [row.image, *pairs, *[""] * (2 * top - len(pairs)), row.error])])
@@ -125,11 +131,16 @@ def _features(args: argparse.Namespace, backbone: Backbone, sources: list[NamedI
             names.append(name)
             values.append(value)
     if not values:
-        raise ValueError(f"none of {len(errors)} images can be read; the first: {errors[0] if errors else '-'}")
+        raise ValueError(
+            f"none of {len(errors)} images can be read; the first: {errors[0] if errors else '-'}"
+        )
     table = np.stack(values)
     _write(args.features, names, table)
     text = f"{args.features}: features of {len(table)} images, {table.shape[1]} numbers each, layer {layer}"
-    lines = [text, *([f"{len(errors)} images cannot be read and are left out:", *map(printable, errors)] * bool(errors))]
+    lines = [
+        text,
+        *([f"{len(errors)} images cannot be read and are left out:", *map(printable, errors)] * bool(errors)),
+    ]
     data = {"model": backbone.name, "layer": layer, "features": str(args.features), "images": len(table),
             "width": table.shape[1], "left_out": errors}  # fmt: skip
     return CommandResult("\n".join(lines), data, SOME_BROKEN if errors else 0)

@@ -19,11 +19,14 @@ def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.design.grid import STUDIES
 
     runs = {name: _facts(run) for name, run in PRESETS.items()}
-    head = f"{'preset':<12}{'model':<9}{'parameters':>14}{'pixels':>8}{'batch':>8}{'steps':>11}{'FLOPs':>10}  images"
+    head = (
+        f"{'preset':<12}{'model':<9}{'parameters':>14}{'pixels':>8}{'batch':>8}{'steps':>11}{'FLOPs':>10}  images"
+    )
     lines = [head, *(_line(name, facts) for name, facts in runs.items())]
     text = "\n".join(
         [*lines, "", f"studies: {', '.join(STUDIES)}", "",
-         "scalevit pretrain PRESET --out DIR [key=value …] trains one; scalevit plan PRESET says what it takes"]
+         "scalevit pretrain PRESET --out DIR [key=value …] trains one",
+         "scalevit plan PRESET says what it takes"]
     )  # fmt: skip
     return CommandResult(text, {"runs": runs, "studies": [*STUDIES]})
 
@@ -33,8 +36,9 @@ def _facts(run: Run) -> dict[str, object]:
     size = (run.model.image, run.model.pool, run.model.classes)
     name = run.model.shape if run.model.width is None else f"{shape.width}×{shape.depth}/{shape.patch}"
     return {
-        "model": name, "parameters": shape.parameters(*size), "image": run.model.image, "batch": run.train.batch,
-        "steps": run.schedule.steps, "train_flops": 3 * shape.flops(*size) * images, "source": run.data.source,
+        "model": name, "parameters": shape.parameters(*size), "image": run.model.image,
+        "batch": run.train.batch, "steps": run.schedule.steps,
+        "train_flops": 3 * shape.flops(*size) * images, "source": run.data.source,
     }  # fmt: skip
 
 

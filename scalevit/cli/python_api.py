@@ -42,7 +42,9 @@ def probe(
 
     protocol = ProbeProtocol(tuple(shots), draws, tuple(l2), tuple(methods), tuple(layers))
     opened = [open_model(name, image=image) for name in _words(models)]
-    return list(compare(opened, [open_probe_set(name) for name in _words(data)], protocol, cache=default_cache()))
+    return list(
+        compare(opened, [open_probe_set(name) for name in _words(data)], protocol, cache=default_cache())
+    )
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""Configuration keys: the type, choices, default and meaning of every `section.key`, as `scalevit config` lists."""
+"""Configuration keys: values, default and meaning of every `section.key`, as `scalevit config` lists them."""
 
 from __future__ import annotations
 

@@ -63,13 +63,17 @@ def _complete(base: dict[str, Any], overrides: Sequence[str]) -> Run:
 
 
 def _scale_ramps(schedule: Any, before: dict[str, Any], overridden: set[str]) -> None:
-    """Shorten warm-up and cooldown in proportion where an override of `schedule.steps` alone leaves no room for
-    both, and log it. Whatever else does not fit is left to validation."""
+    """Shorten warm-up and cooldown in proportion where an override of `schedule.steps` alone leaves no room
+    for both, and log it. Whatever else does not fit is left to validation."""
     if "schedule.steps" not in overridden or overridden & {"schedule.warmup", "schedule.cooldown"}:
         return
     old = {name: before.get(name) for name in ("steps", "warmup", "cooldown")}
     steps = schedule["steps"]
-    if not all(type(value) is int and value >= 0 for value in old.values()) or type(steps) is not int or steps < 1:
+    if (
+        not all(type(value) is int and value >= 0 for value in old.values())
+        or type(steps) is not int
+        or steps < 1
+    ):
         return
     ramps = {name: old[name] * steps // old["steps"] for name in ("warmup", "cooldown")}
     if steps < old["warmup"] + old["cooldown"] <= old["steps"]:

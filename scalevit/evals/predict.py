@@ -117,7 +117,7 @@ def open_images(targets: Sequence[str | Path]) -> list[NamedImages]:
         if path.is_dir():
             below = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and _visible(p, path))
             sources.append(ImagePaths(below) if below else ShardImages(target))
-        elif path.suffix.lower() in ENDINGS or path.is_file() and not _is_shard(path):
+        elif path.suffix.lower() in ENDINGS or (path.is_file() and not _is_shard(path)):
             if not path.is_file():
                 raise ValueError(f"{target}: there is no such file")
             sources.append(ImagePaths([path]))
@@ -154,7 +154,9 @@ def classify(
 ) -> Iterator[Prediction]:
     """The `top` classes of each image, one by one. Raises ValueError for a model without a head."""
     if not backbone.outputs:
-        raise ValueError(f"{backbone.name} has no head, so it names no classes; --features writes its features")
+        raise ValueError(
+            f"{backbone.name} has no head, so it names no classes; --features writes its features"
+        )
     names, scale = class_names(backbone), torch.softmax if activation == "softmax" else _sigmoid
     for batch in _outputs(backbone, images, LOGITS):
         for name, logits in batch:

@@ -79,7 +79,9 @@ def complete(*words):
     """What bash would complete the last word to."""
     script = completion.main(main.parse(main.parser_of("completion"), ["bash"])).text
     quoted = " ".join(f"'{word}'" for word in words)
-    program = f'{script}\nCOMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _scalevit; echo "${{COMPREPLY[@]}}"'
+    program = (
+        f'{script}\nCOMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _scalevit; echo "${{COMPREPLY[@]}}"'
+    )
     bash = shutil.which("bash")
     assert bash
     return subprocess.run([bash, "-c", program], capture_output=True, text=True, check=True).stdout.split()

@@ -20,7 +20,9 @@ PAGES = [
     *sorted(path for kind in ("*.md", "notebooks/*.py") for path in (ROOT / "docs").glob(kind)),
 ]
 #: Words that stand for something of the reader's.
-PLACEHOLDERS = re.compile(r"…|\b(COMMAND|PRESET|NAME|DIR2?|MODEL|DATA|OUT|IN|PATH|WHAT|RUN|SPEC|TRAIN|EVAL)\b")
+PLACEHOLDERS = re.compile(
+    r"…|\b(COMMAND|PRESET|NAME|DIR2?|MODEL|DATA|OUT|IN|PATH|WHAT|RUN|SPEC|TRAIN|EVAL)\b"
+)
 
 
 def shown(page):
