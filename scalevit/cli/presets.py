@@ -22,7 +22,7 @@ def main(args: argparse.Namespace) -> CommandResult:
     head = (
         f"{'preset':<12}{'model':<9}{'parameters':>14}{'pixels':>8}{'batch':>8}{'steps':>11}{'FLOPs':>10}  images"
     )
-    lines = [head, *(_line(name, facts) for name, facts in runs.items())]
+    lines = [f"{head}  images", *(_line(name, facts) for name, facts in runs.items())]
     text = "\n".join(
         [*lines, "", f"studies: {', '.join(STUDIES)}", "",
          "scalevit pretrain PRESET --out DIR [key=value …] trains one",

@@ -17,7 +17,7 @@ import torch
 from scalevit.data.dataset import open_dataset
 from scalevit.data.decode import ENDINGS, BrokenImage, decode
 from scalevit.evals.backbones import LAST_LAYER, LOGITS, Backbone, open_model
-from scalevit.evals.features import preprocess
+from scalevit.evals.features import fit
 
 #: Images decoded and computed at once.
 BATCH = 32
@@ -202,7 +202,7 @@ def _prepare(backbone: Backbone, images: NamedImages, number: int) -> tuple[str,
         pixels = decode(images.encoded(number), name)
     except BrokenImage as error:
         return name, error
-    return name, preprocess([pixels], backbone.image, backbone.preprocessing, whole=False)[0]
+    return name, fit([pixels], backbone.size, backbone.preprocessing, whole=False)[0]
 
 
 def _run(
