@@ -29,14 +29,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def config_keys() -> str:
     """Markdown: every configuration key with its values, default and meaning."""
-    from scalevit.config.keys import keys
+    from scalevit.config.validate import describe_keys
 
     rows = [
-        f"| `{key.name}` | `{key.default!r}` | {key.values.replace('|', ' · ')} | {key.meaning} |"
-        for key in keys()
+        f"| `{info.key}` | `{info.default!r}` | {info.type} {info.range} | {info.meaning} |"
+        for info in describe_keys()
     ]
     title = "# All keys\n\nWhat `scalevit config` prints.\n\n"
-    return title + "| key | default | values | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    return title + "| key | default | range | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def _relink(text: str) -> str:

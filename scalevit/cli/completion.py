@@ -44,14 +44,14 @@ def words_of(command: str) -> tuple[list[str], list[str]]:
 
 
 def _configured(command: str) -> list[str]:
-    from scalevit.config.keys import keys
     from scalevit.config.presets import PRESETS
+    from scalevit.config.validate import describe_keys
     from scalevit.study.design.grid import STUDIES
 
     if command not in CONFIGURED:
         return []
     named = {"study": [*STUDIES, "status", "stop", "resume", "add"], "finetune": []}.get(command, [*PRESETS])
-    return [*named, *(f"{key.name}=" for key in keys())]
+    return [*named, *(f"{info.key}=" for info in describe_keys())]
 
 
 def _bash() -> str:

@@ -1,17 +1,18 @@
-"""scalevit config: every configuration key, its values, default and meaning."""
+"""scalevit config: every configuration key, its range, default and meaning."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from scalevit.config.dataclass_io import nearest_names
-from scalevit.config.keys import Key, keys
 from scalevit.config.result import CommandResult
+from scalevit.config.validate import KeyInfo, describe_keys
 
-SUMMARY = "every configuration key: its values, default and meaning"
+SUMMARY = "every configuration key: its range, default and meaning"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,20 +21,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> CommandResult:
-    wanted = [key for key in keys() if not args.words or any(_matches(key, word) for word in args.words)]
+    every = describe_keys()
+    wanted = [info for info in every if not args.words or any(_matches(info, word) for word in args.words)]
     if not wanted:
-        near = nearest_names(args.words[0], [key.name for key in keys()])
+        near = nearest_names(args.words[0], [info.key for info in every])
         raise ValueError(f"no key with {args.words[0]!r}; nearest: {', '.join(near)}")
-    values = _preset_values(args.preset) if args.preset else {key.name: key.default for key in wanted}
-    rows = [(key.name, key.values, _shown(values[key.name]), key.meaning) for key in wanted]
-    data = {
-        key.name: {"values": key.values, "value": values[key.name], "meaning": key.meaning} for key in wanted
-    }
-    return CommandResult("\n".join(_aligned(rows)), data)
+    values = {info.key: info.default for info in every} | (_preset_values(args.preset) if args.preset else {})
+    data = {info.key: asdict(info) | {"value": values[info.key]} for info in wanted}
+    return CommandResult("\n".join(_lines(wanted, values)), data)
 
 
-def _matches(key: Key, word: str) -> bool:
-    return word.lower() in f"{key.name} {key.meaning}".lower()
+def _matches(info: KeyInfo, word: str) -> bool:
+    return word.lower() in f"{info.key} {info.meaning}".lower()
 
 
 def _preset_values(name: str) -> dict[str, Any]:
@@ -56,12 +55,13 @@ def _shown(value: Any) -> str:
     return "none" if value is None else json.dumps(value).replace('"', "")
 
 
-def _aligned(rows: list[tuple[str, str, str, str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+def _lines(wanted: list[KeyInfo], values: dict[str, Any]) -> list[str]:
+    settings = [f"{info.key}={_shown(values[info.key])}" for info in wanted]
+    width = min(36, max(map(len, settings)))
     lines, section = [], ""
-    for name, values, default, meaning in rows:
-        if (name.split(".")[0] if "." in name else "") != section and lines:
+    for info, setting in zip(wanted, settings):
+        if lines and section != info.key.rpartition(".")[0]:
             lines.append("")
-        section = name.split(".")[0] if "." in name else ""
-        lines.append(f"{name}={default}".ljust(widths[0] + 14) + f"  {meaning}  ({values})")
+        section = info.key.rpartition(".")[0]
+        lines.append(f"{setting:<{width}}  {info.meaning}  ({', '.join(filter(None, (info.type, info.range)))})")
     return lines

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import errno
 import importlib
 import json
@@ -20,6 +19,7 @@ from scalevit import __version__
 from scalevit.artifacts.printable import printable
 from scalevit.artifacts.redact import redact
 from scalevit.artifacts.remote import StoreUnavailable
+from scalevit.config.dataclass_io import nearest_names
 from scalevit.config.result import RESUMABLE, USER_ERROR, CommandResult
 
 #: Error numbers of a full disk and of a used-up quota.
@@ -45,7 +45,7 @@ COMMANDS = {
     "doctor": "what this machine can do, and what limits a run on it",
     "bench": "speed beside the peers that are installed, and beside this machine's ceiling",
     "presets": "runs and studies that have a name",
-    "config": "every configuration key: its values, default and meaning",
+    "config": "every configuration key: its range, default and meaning",
     "completion": "a script that completes commands, flags, presets and keys in bash, zsh or fish",
 }
 
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(command: str, arguments: Sequence[str]) -> int:
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=3, cutoff=0.4) or list(COMMANDS)
+        near = nearest_names(command, list(COMMANDS))
         raise ValueError(f"no command {command!r}; nearest: {', '.join(near)}")
     args = parse(parser_of(command), arguments)
     module = importlib.import_module(f"scalevit.cli.{command}")

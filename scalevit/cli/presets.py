@@ -19,10 +19,8 @@ def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.design.grid import STUDIES
 
     runs = {name: _facts(run) for name, run in PRESETS.items()}
-    head = (
-        f"{'preset':<12}{'model':<9}{'parameters':>14}{'pixels':>8}{'batch':>8}{'steps':>11}{'FLOPs':>10}  images"
-    )
-    lines = [f"{head}  images", *(_line(name, facts) for name, facts in runs.items())]
+    head = f"{'preset':<12}{'model':<9}{'parameters':>14}{'pixels':>8}{'batch':>8}{'steps':>11}"
+    lines = [f"{head}{'FLOPs':>10}  images", *(_line(name, facts) for name, facts in runs.items())]
     text = "\n".join(
         [*lines, "", f"studies: {', '.join(STUDIES)}", "",
          "scalevit pretrain PRESET --out DIR [key=value …] trains one",
