@@ -63,5 +63,7 @@ def _lines(wanted: list[KeyInfo], values: dict[str, Any]) -> list[str]:
         if lines and section != info.key.rpartition(".")[0]:
             lines.append("")
         section = info.key.rpartition(".")[0]
-        lines.append(f"{setting:<{width}}  {info.meaning}  ({', '.join(filter(None, (info.type, info.range)))})")
+        lines.append(
+            f"{setting:<{width}}  {info.meaning}  ({', '.join(filter(None, (info.type, info.range)))})"
+        )
     return lines
