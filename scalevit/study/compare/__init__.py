@@ -1,0 +1,1 @@
+"""Comparison of recipes by their scaling laws: compute multipliers, crossings, verdicts."""
