@@ -123,7 +123,9 @@ def _notes(result: Multiplier) -> tuple[str, ...]:
     out = [*result.a.notes, *result.b.notes]
     for arm in (result.a, result.b):
         if arm.seeds.max() == 1:
-            out.append(f"{arm.name}: one seed each; what another seed would change is taken from the residuals")
+            out.append(
+                f"{arm.name}: one seed each; what another seed would change is taken from the residuals"
+            )
     shared = set(result.a.keys) & set(result.b.keys)
     missing = [
         f"{len(set(own.keys) - shared)} nodes of {own.name} have no counterpart in {other.name}"

@@ -16,8 +16,9 @@ from functools import cached_property
 import numpy as np
 
 from scalevit.study.compare.arm import Arm
+from scalevit.study.laws.fit import student_quantile
 from scalevit.study.laws.forms import FORMS, Array, Form
-from scalevit.study.laws.least_squares import Problem, descend
+from scalevit.study.laws.least_squares import Problem, levenberg_marquardt
 
 CANDIDATES = ("M1", "M2", "saturating")
 REPLICATES = 600
@@ -69,19 +70,20 @@ class Multiplier:
     @cached_property
     def compute(self) -> tuple[Array, Array]:
         """Compute at which arm A and arm B reach each of `errors`."""
-        return tuple(
-            self.x0 * np.exp(_mean(self.laws, lambda law, i=i: _inverse(law.form, law.theta[i][None], self._log)[0]))
-            for i in (0, 1)
-        )  # fmt: skip
+        return self._compute(0), self._compute(1)
 
-    @property
-    def _log(self) -> Array:
-        return np.log(self.errors / self.y0)
+    def _compute(self, which: int) -> Array:
+        level = np.log(self.errors / self.y0)
+        return self.x0 * np.exp(
+            _mean(self.laws, lambda law: _inverse(law.form, law.theta[which][None], level)[0])
+        )
 
     def curve(self, which: int, x: Array) -> Array:
         """Error of arm A (0) or arm B (1) at compute x, geometric mean over the forms."""
         u = np.log(np.asarray(x, float) / self.x0)
-        return self.y0 * np.exp(_mean(self.laws, lambda law: law.form.value(law.theta[which][None], u[None])[0][0]))
+        return self.y0 * np.exp(
+            _mean(self.laws, lambda law: law.form.value(law.theta[which][None], u[None])[0][0])
+        )
 
     def draws(self, errors: Array) -> Array:
         """ln worth of all replicates (r, n) at these errors; NaN where a replicate never reaches one."""
@@ -99,10 +101,11 @@ class Multiplier:
             )
         at = np.log(error)
         grid = np.log(self.errors)[::-1]
-        return tuple(
+        worth, low, high = (
             float(np.exp(np.interp(at, grid, np.log(values)[::-1])))
             for values in (self.worth, self.low, self.high)
         )
+        return worth, low, high
 
 
 def multiplier(a: Arm, b: Arm, level: float = 0.9, seed: int = 0) -> Multiplier:
@@ -118,7 +121,9 @@ def multiplier(a: Arm, b: Arm, level: float = 0.9, seed: int = 0) -> Multiplier:
     laws = _weighed([_fitted(FORMS[name], (front_a, front_b), x0, y0, draws) for name in CANDIDATES], draws)
     errors = _common_errors(front_a, front_b, laws, x0, y0)
     best = max(laws, key=lambda law: law.weight)
-    middle = _mean(laws, lambda law: _difference(law, tuple(t[None] for t in law.theta), np.log(errors / y0))[0])
+    middle = _mean(
+        laws, lambda law: _difference(law, tuple(t[None] for t in law.theta), np.log(errors / y0))[0]
+    )
     replicates = np.concatenate([_difference(law, law.replicates, np.log(errors / y0)) for law in laws])
     low, high, band = _intervals(middle, replicates, level)
     return Multiplier(
@@ -136,7 +141,8 @@ def _bootstrap_weights(a: Arm, b: Arm, seed: int) -> tuple[Array, Array]:
     generator = np.random.default_rng(seed)
     keys: list[Hashable] = list(dict.fromkeys([*a.keys, *b.keys]))
     drawn = dict(zip(keys, generator.exponential(size=(len(keys), REPLICATES))))
-    return tuple(np.stack([drawn[key] for key in arm.keys], axis=1) for arm in (a, b))
+    of_a, of_b = (np.stack([drawn[key] for key in arm.keys], axis=1) for arm in (a, b))
+    return of_a, of_b
 
 
 def _fitted(form: Form, arms: Sequence[Arm], x0: float, y0: float, draws: Sequence[Array]) -> _Law:
@@ -146,7 +152,9 @@ def _fitted(form: Form, arms: Sequence[Arm], x0: float, y0: float, draws: Sequen
         u = np.log(arm.compute / x0)[None]
         v = _released(form, theta, u, np.log(arm.error / y0)[None], arm.seeds)
         start = np.broadcast_to(theta, (len(drawn), len(theta)))
-        moved = descend(Problem(form, u, v, drawn * arm.seeds, np.array([np.inf])), start, 25, 1e-6)[0]
+        moved = levenberg_marquardt(
+            Problem(form, u, v, drawn * arm.seeds, np.array([np.inf])), start, 25, 1e-6
+        )[0]
         thetas.append(theta)
         widened = theta + (moved - theta) * _student(len(drawn[0]) - len(theta))
         replicates.append(np.clip(widened, form.low, form.high))
@@ -167,15 +175,13 @@ def _least_squares(form: Form, arm: Arm, x0: float, y0: float) -> tuple[Array, f
     """theta (p,) and the weighted residual sum of squares, from all of the form's starts."""
     u, v = np.log(arm.compute / x0)[None], np.log(arm.error / y0)[None]
     problem = Problem(form, u, v, arm.seeds[None], np.array([np.inf]))
-    theta, loss = descend(problem, form.starts(u[0], v[0]))
+    theta, loss = levenberg_marquardt(problem, form.starts(u[0], v[0]))
     return theta[np.argmin(loss)], 2 * float(loss.min())
 
 
 def _student(free: int) -> float:
     """How much wider Student's 90 % interval is than the normal's, for so many degrees of freedom."""
-    from scipy.special import stdtrit  # slow to import
-
-    return float(stdtrit(max(1, free), 0.95) / NORMAL_90)
+    return student_quantile(max(1, free), 0.95) / NORMAL_90
 
 
 def _weighed(laws: Sequence[_Law], draws: Sequence[Array]) -> tuple[_Law, ...]:
@@ -228,7 +234,9 @@ def _shifted_loss(form: Form, a: Arm, b: Arm, theta: Array, x0: float, y0: float
     def loss(shift: float) -> float:
         both = _joined(a, b, shift)
         u, v = np.log(both.compute / x0)[None], np.log(both.error / y0)[None]
-        return 2 * float(descend(Problem(form, u, v, both.seeds[None], np.array([np.inf])), theta[None])[1][0])
+        return 2 * float(
+            levenberg_marquardt(Problem(form, u, v, both.seeds[None], np.array([np.inf])), theta[None])[1][0]
+        )
 
     low, high, ratio = -WIDEST_SHIFT, WIDEST_SHIFT, (np.sqrt(5) - 1) / 2
     inner = [high - ratio * (high - low), low + ratio * (high - low)]
@@ -283,7 +291,9 @@ def _mean(laws: Sequence[_Law], quantity) -> Array:
     weight = np.array([law.weight for law in laws]).reshape(-1, *[1] * (values.ndim - 1))
     known = np.isfinite(values)
     total = np.sum(np.where(known, weight, 0.0), axis=0)
-    return np.sum(np.where(known, weight * np.where(known, values, 0.0), 0.0), axis=0) / np.where(total > 0, total, np.nan)
+    return np.sum(np.where(known, weight * np.where(known, values, 0.0), 0.0), axis=0) / np.where(
+        total > 0, total, np.nan
+    )
 
 
 def _intervals(middle: Array, replicates: Array, level: float) -> tuple[Array, Array, Array]:

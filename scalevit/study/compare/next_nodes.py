@@ -120,7 +120,7 @@ class _Linear:
 
 def _covariance(information: list[Array], aims: list[Array]) -> Array:
     """Of ln worth at the levels: (LEVELS, LEVELS)."""
-    return sum(aim @ np.linalg.solve(matrix, aim.T) for matrix, aim in zip(information, aims))
+    return np.sum([aim @ np.linalg.solve(matrix, aim.T) for matrix, aim in zip(information, aims)], axis=0)
 
 
 def _ln_variance(covariance: Array) -> float:

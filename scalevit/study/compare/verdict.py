@@ -114,7 +114,9 @@ def _where(result: Multiplier, cells: np.ndarray) -> str:
 
 def _one_sided(result: Multiplier, cells: np.ndarray, word: str) -> str:
     a, b = result.a.name, result.b.name
-    return f"{b} needs {word} compute than {a} {_where(result, cells)}: it is worth {_range(result)} the compute"
+    return (
+        f"{b} needs {word} compute than {a} {_where(result, cells)}: it is worth {_range(result)} the compute"
+    )
 
 
 def _crossed(result: Multiplier, cheaper: np.ndarray, crossing: Crossing | None) -> str:

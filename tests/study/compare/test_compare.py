@@ -80,7 +80,11 @@ def test_an_arm_that_cannot_be_compared_is_named_with_the_reason():
 
 @pytest.mark.parametrize(
     ("names", "base", "message"),
-    [(["a"], None, "needs two"), (["a", "a"], None, "two recipes are called"), (["a", "b"], "c", "no recipe")],
+    [
+        (["a"], None, "needs two"),
+        (["a", "a"], None, "two recipes are called"),
+        (["a", "b"], "c", "no recipe"),
+    ],
 )
 def test_what_cannot_be_compared_is_refused(names, base, message):
     with pytest.raises(ValueError, match=message):
