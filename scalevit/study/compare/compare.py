@@ -1,4 +1,4 @@
-"""Compare recipes: each arm against a base, with verdicts corrected for their number and the runs to do next."""
+"""Compare recipes: each arm against a base, verdicts corrected for their number, the runs to do next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ AHEAD = (3.0, 10.0)
 
 @dataclass(frozen=True)
 class Ahead:
-    """Forecast errors (mean, low, high) of both arms at one larger compute, and the chance that B's is smaller."""
+    """Forecast errors (mean, low, high) of both arms at one larger compute.
+
+    chance: that B's error is the smaller one."""
 
     compute: float
     a: tuple[float, float, float]

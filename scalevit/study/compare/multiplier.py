@@ -261,7 +261,7 @@ def _common_errors(a: Arm, b: Arm, laws: Sequence[_Law], x0: float, y0: float) -
     ends = []
     for which, arm in enumerate((a, b)):
         u = np.log(arm.compute[[0, -1]] / x0)[None]
-        ends.append(np.exp(_mean(laws, lambda law: law.form.value(law.theta[which][None], u)[0][0])) * y0)
+        ends.append(_law_at(laws, which, u, y0))
     largest, smallest = min(ends[0][0], ends[1][0]), max(ends[0][1], ends[1][1])
     if largest <= smallest * 1.0001:
         raise ValueError(
@@ -270,6 +270,11 @@ def _common_errors(a: Arm, b: Arm, laws: Sequence[_Law], x0: float, y0: float) -
             f"or the better one for shorter"
         )
     return np.geomspace(largest, smallest, LEVELS)
+
+
+def _law_at(laws: Sequence[_Law], which: int, u: Array, y0: float) -> Array:
+    """Error of one arm at ln compute u (1, n), geometric mean over the forms: (n,)."""
+    return y0 * np.exp(_mean(laws, lambda law: law.form.value(law.theta[which][None], u)[0][0]))
 
 
 def _difference(law: _Law, thetas: Sequence[Array], level: Array) -> Array:

@@ -138,4 +138,5 @@ def _undecided(result: Multiplier) -> str:
     a, b = result.a.name, result.b.name
     known = int(np.argmin(result.band_high / result.band_low))
     low, high, error = result.band_low[known], result.band_high[known], result.errors[known]
-    return f"not decidable: at an error of {error:.3g}, {b} is worth {low:.2f} to {high:.2f} × the compute of {a}"
+    worth = f"{low:.2f} to {high:.2f} × the compute of {a}"
+    return f"not decidable: at an error of {error:.3g}, {b} is worth {worth}"

@@ -59,8 +59,8 @@ def test_nine_of_ten_intervals_hold_the_truth(worth, exponent):
         result = multiplier(a, b, seed=seed)
         middle = len(result.errors) // 2
         error = result.errors[middle]
-        inverse = lambda p: ((error - 0.02) / 0.5) ** (-1 / p)
-        truth = worth * inverse(0.2) / inverse(exponent)
+        above_floor = (error - 0.02) / 0.5
+        truth = worth * above_floor ** (-1 / 0.2) / above_floor ** (-1 / exponent)
         held.append(result.low[middle] <= truth <= result.high[middle])
     assert sum(held) >= 28
 
