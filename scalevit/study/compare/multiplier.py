@@ -127,7 +127,8 @@ def multiplier(a: Arm, b: Arm, level: float = 0.9, seed: int = 0) -> Multiplier:
     replicates = np.concatenate([_difference(law, law.replicates, np.log(errors / y0)) for law in laws])
     low, high, band = _intervals(middle, replicates, level)
     return Multiplier(
-        a, b, level, errors, np.exp(middle), np.exp(np.minimum(low, middle)), np.exp(np.maximum(high, middle)),
+        a, b, level, errors, np.exp(middle),
+        np.exp(np.minimum(low, middle)), np.exp(np.maximum(high, middle)),
         np.exp(middle - band), np.exp(middle + band), _p_value(best, front_a, front_b, x0, y0),
         best.form.formula, laws, x0, y0,
     )  # fmt: skip
@@ -185,7 +186,7 @@ def _student(free: int) -> float:
 
 
 def _weighed(laws: Sequence[_Law], draws: Sequence[Array]) -> tuple[_Law, ...]:
-    """Laws with their Akaike weights, each with its share of the replicates; those without one are dropped."""
+    """Laws with their Akaike weights and their share of the replicates; those without one are dropped."""
     points = sum(drawn.shape[1] for drawn in draws)
     criterion = np.array([_corrected(law, points) for law in laws])
     weight = np.exp(-(criterion - criterion.min()) / 2)
@@ -283,7 +284,7 @@ def _difference(law: _Law, thetas: Sequence[Array], level: Array) -> Array:
 
 
 def _inverse(form: Form, theta: Array, level: Array) -> Array:
-    """ln compute at which each row of theta reaches ln error `level` (n,): (r, n); NaN where it never does."""
+    """ln compute at which each row of theta reaches ln error `level` (n,): (r, n), NaN where it does not."""
     u = np.linspace(-BELOW, ABOVE, STEPS)
     values = form.value(theta, u[None])[0]
     rows = [np.interp(-level, -row, u, left=np.nan, right=np.nan) for row in values]
