@@ -85,6 +85,8 @@ _PUBLIC = {
     "forecast": "study.laws.forecast",
     "forecast_joint": "study.laws.joint",
     "frontier": "study.laws.pareto",
+    "compare": "study.compare.sources",
+    "CompareColumns": "study.compare.sources",
     "plan": "study.planning.plan",
 }
 _MODULES = {"optim": "optim", "config": "config"}

@@ -57,48 +57,42 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> CommandResult:
-    """Compare the arms and print a verdict for each."""
-    from scalevit.study.compare.compare import compare
+    """Compare the recipes and print a verdict for each."""
+    from scalevit.study.compare.sources import compare
 
-    arms, unit, task = _arms(args)
-    result = compare(arms, args.base, args.level, args.seed)
-    lines = [_text(pair, args.level, unit) for pair in result.pairs]
+    result = compare(
+        *args.sources, columns=_columns(args), base=args.base, task=args.task, cost=args.cost,
+        level=args.level, seed=args.seed,
+    )  # fmt: skip
+    lines = [_text(pair, args.level, result.unit) for pair in result.pairs]
     lines += [f"{name}: not compared: {reason}" for name, reason in result.refused.items()]
-    data = {"base": result.base, "task": task, "unit": unit, "refused": result.refused}
+    data = {"base": result.base, "task": result.task, "unit": result.unit, "refused": result.refused}
     data["pairs"] = [_data(pair) for pair in result.pairs]
     if args.out:
-        _draw(result, args.out, unit, task)
+        _draw(result, args.out)
         data["figure"] = str(args.out)
         lines.append(f"figure: {args.out}")
     return CommandResult("\n".join(lines), data)
 
 
-def _arms(args: argparse.Namespace) -> tuple[list, str, str]:
-    from scalevit.study.compare import sources
+def _columns(args: argparse.Namespace) -> Any:
+    """The columns of a table; None where none was named. Raises ValueError when one of them is missing."""
+    from scalevit.study.compare.sources import CompareColumns
 
-    folders = [source for source in args.sources if source.is_dir()]
-    if folders and len(folders) == len(args.sources):
-        arms, (dataset, shots) = sources.arms_of_studies(folders, args.task, args.cost)
-        unit = {"flops": "training FLOPs", "hours": "device hours"}[args.cost]
-        return arms, unit, f"{dataset}, {shots} shots" if shots else dataset
-    if folders or len(args.sources) > 1:
-        raise ValueError("compare takes studies' folders, or one table; not both, and not several tables")
-    if not args.sources[0].exists():
-        raise ValueError(f"{args.sources[0]}: no such folder or file")
-    missing = [name for name in ("recipe", "x", "y") if getattr(args, name) is None]
+    named = {name: getattr(args, name) for name in ("recipe", "x", "y")}
+    if not any(named.values()):
+        return None
+    missing = [f"--{name} COLUMN" for name, value in named.items() if value is None]
     if missing:
-        raise ValueError(f"a table needs {', '.join(f'--{name} COLUMN' for name in missing)}")
-    columns = sources.CompareColumns(
-        args.recipe, args.x, args.y, args.size, tuple(args.key), args.data, args.accuracy
-    )
-    return sources.arms_of_table(args.sources[0], columns), args.x, args.y
+        raise ValueError(f"a table needs {', '.join(missing)}, too")
+    return CompareColumns(args.recipe, args.x, args.y, args.size, tuple(args.key), args.data, args.accuracy)
 
 
-def _draw(result: Comparison, path: Path, unit: str, task: str) -> None:
+def _draw(result: Comparison, path: Path) -> None:
     from scalevit.study.compare.figure import draw
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(result, unit, f"error ({task})").savefig(path, dpi=150)
+    draw(result).savefig(path, dpi=150)
 
 
 # --------------------------------------------------------------------------- text and JSON
@@ -110,7 +104,7 @@ def _text(pair: Pair, level: float, unit: str) -> str:
     for index in _levels(len(result.errors)):
         lines.append(
             f"  at error {result.errors[index]:.4g}: worth {result.worth[index]:.2f} × "
-            f"[{result.low[index]:.2f}, {result.high[index]:.2f}], that is, needs {1 / result.worth[index]:.2f} ×"
+            f"[{result.low[index]:.2f}, {result.high[index]:.2f}], needs {1 / result.worth[index]:.2f} ×"
         )
     if pair.verdict.crossing:
         crossing = pair.verdict.crossing
@@ -163,7 +157,9 @@ def _data(pair: Pair) -> dict[str, Any]:
             for error, worth, low, high in zip(result.errors, result.worth, result.low, result.high)
         ],
         "crossing": None if crossing is None else vars(crossing),
-        "per_size": {str(size): dict(zip(("worth", "low", "high"), row)) for size, row in pair.per_size.items()},
+        "per_size": {
+            str(size): dict(zip(("worth", "low", "high"), row)) for size, row in pair.per_size.items()
+        },
         "ahead": [vars(ahead) for ahead in pair.ahead],
         "next": None if pair.next is None else {
             "compute": pair.next.compute.tolist(), "keys": [str(key) for key in pair.next.keys],

@@ -36,6 +36,7 @@ COMMANDS = {
     "evaluate": "accuracy, calibration and confusion of a classifier on labelled images",
     "study": "a grid of runs, the law through them, a forecast and a report; resumable",
     "fit": "fit a scaling law to any table and forecast",
+    "compare": "recipes compared by their laws: how much compute one is worth against another",
     "report": "one HTML page of runs or of studies",
     "status": "how far a run, or a folder of runs, has come",
     "checkpoint": "list, verify and consolidate checkpoints",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +21,8 @@ class Arm:
     compute, error: (n,) arrays, both positive; compute in any unit that all arms share. seeds: (n,), how many
     seeds each error is a geometric mean of. keys: what a node is apart from its recipe (model, images,
     duration), the same for nodes of other arms that differ in the recipe alone. sizes: the model of each
-    node. notes: what a reader should know about the arm's data."""
+    node. notes: what a reader should know about the arm's rows. data: what its nodes were trained on, empty
+    when not known."""
 
     name: str
     compute: np.ndarray
@@ -30,6 +31,7 @@ class Arm:
     keys: tuple[Hashable, ...]
     sizes: tuple[Hashable, ...]
     notes: tuple[str, ...] = field(default=())
+    data: frozenset[str] = frozenset()
 
     def frontier(self) -> Arm:
         """The nodes that no other node of the arm beats; all nodes where there is one size or none is named.
@@ -54,9 +56,9 @@ class Arm:
     def rows(self, index: np.ndarray) -> Arm:
         """The nodes at these positions."""
         chosen = np.sort(np.asarray(index))
-        return Arm(
-            self.name, self.compute[chosen], self.error[chosen], self.seeds[chosen],
-            tuple(self.keys[i] for i in chosen), tuple(self.sizes[i] for i in chosen), self.notes,
+        return replace(
+            self, compute=self.compute[chosen], error=self.error[chosen], seeds=self.seeds[chosen],
+            keys=tuple(self.keys[i] for i in chosen), sizes=tuple(self.sizes[i] for i in chosen),
         )  # fmt: skip
 
 
@@ -68,6 +70,7 @@ def arm(
     keys: Sequence[Hashable] | None = None,
     sizes: Sequence[Hashable] | None = None,
     notes: Sequence[str] = (),
+    data: Iterable[str] = (),
 ) -> Arm:
     """An arm from one row a run. Rows with the same key (and compute, where there are no keys) are seeds of
     one node: their errors are averaged geometrically.
@@ -98,4 +101,5 @@ def arm(
         name, np.array(cost)[order], np.array(mean)[order],
         np.array([len(node) for node in nodes], float)[order],
         tuple([*rows][i] for i in order), tuple(known[nodes[i][0]] for i in order), tuple(notes),
+        frozenset(data),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,14 +44,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pairs, and for arms that could not be compared the reason."""
+    """All pairs, and for arms that could not be compared the reason. unit: of compute; task: of error."""
 
     base: str
     pairs: tuple[Pair, ...]
     refused: dict[str, str]
+    unit: str = "compute"
+    task: str = "error"
 
 
-def compare(arms: Sequence[Arm], base: str | None = None, level: float = 0.9, seed: int = 0) -> Comparison:
+def compare_arms(
+    arms: Sequence[Arm], base: str | None = None, level: float = 0.9, seed: int = 0
+) -> Comparison:
     """Compare every arm with the base, the first one where none is named.
 
     Raises ValueError for fewer than two arms, arms of one name, an unknown base, and when no pair can be
@@ -81,9 +85,19 @@ def compare(arms: Sequence[Arm], base: str | None = None, level: float = 0.9, se
 
 
 def _pair(result: Multiplier, p_value: float) -> Pair:
-    decision = verdict(result, p_value)
+    decision = _with_confounder(verdict(result, p_value), result)
     open_question = next_nodes(result) if decision.kind == "undecided" else None
     return Pair(result, decision, _per_size(result), _ahead(result), open_question, _notes(result))
+
+
+def _with_confounder(decision: Verdict, result: Multiplier) -> Verdict:
+    """The verdict, which says so when the recipes were trained on different data."""
+    a, b = result.a, result.b
+    if a.data == b.data:
+        return decision
+    trained_on = "; ".join(f"{arm.name}: {', '.join(sorted(arm.data)) or 'not known'}" for arm in (a, b))
+    sentence = f"{decision.sentence}; but they differ in data as well ({trained_on})"
+    return replace(decision, sentence=sentence)
 
 
 def _per_size(result: Multiplier) -> dict[Hashable, tuple[float, float, float]]:

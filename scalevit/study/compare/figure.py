@@ -12,7 +12,7 @@ from scalevit.study.compare.compare import Comparison, Pair
 COLOURS = ("#444444", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def draw(comparison: Comparison, unit: str = "compute", task: str = "error") -> Any:
+def draw(comparison: Comparison) -> Any:
     """A matplotlib figure: left error against compute, right how much compute each arm is worth."""
     from matplotlib.figure import Figure
 
@@ -24,11 +24,11 @@ def draw(comparison: Comparison, unit: str = "compute", task: str = "error") -> 
         colour = COLOURS[1 + index % (len(COLOURS) - 1)]
         _draw_arm(laws, pair, 1, colour)
         _draw_worth(worth, pair, colour)
-    laws.set(xscale="log", yscale="log", xlabel=unit, ylabel=task)
+    laws.set(xscale="log", yscale="log", xlabel=comparison.unit, ylabel=comparison.task)
     laws.legend(frameon=False)
     worth.axhline(1.0, color=COLOURS[0], linewidth=1)
     worth.set(
-        xscale="log", yscale="log", xlabel=f"{task} that both reach",
+        xscale="log", yscale="log", xlabel=f"{comparison.task} that both reach",
         ylabel=f"worth, in compute of {comparison.base}",
     )  # fmt: skip
     worth.invert_xaxis()

@@ -1,19 +1,21 @@
-"""Arms from studies' folders and from tables with a column that names the recipe."""
+"""Compare studies, recipes inside one study, or the recipes of a table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scalevit.config.dataclass_io import nearest
+from scalevit.config.dataclass_io import nearest_names
 from scalevit.study.compare.arm import Arm, arm
+from scalevit.study.compare.compare import Comparison, compare_arms
 from scalevit.study.design.table import load_table
 from scalevit.study.report.results import Point, Results, read_results
 
 #: What compute is counted in: the cost of one run of a study.
+UNITS = {"flops": "training FLOPs", "hours": "device hours"}
 COSTS: dict[str, Callable[[Results, Point], float]] = {
     "flops": lambda results, point: point.facts.compute,
     "hours": lambda results, point: _device_hours(results, point),
@@ -33,6 +35,39 @@ class CompareColumns:
     key: tuple[str, ...] = ()
     data: str | None = None
     accuracy: bool = False
+
+
+def compare(
+    *sources: Path | str | Any,
+    columns: CompareColumns | None = None,
+    base: str | None = None,
+    task: str | None = None,
+    cost: str = "flops",
+    level: float = 0.9,
+    seed: int = 0,
+) -> Comparison:
+    """Compare recipes by their scaling laws: how much compute each is worth against a base, at every error.
+
+    sources: folders of studies (of one study its recipes are compared), or one table (a file or a DataFrame)
+    with `columns`. base: the recipe that the others are compared with, the first one when None. task, cost:
+    of studies, "dataset/shots" and "flops" or "hours".
+
+    Raises ValueError for sources that are neither, unknown columns, tasks and recipes, and recipes without
+    enough nodes for a law."""
+    folders = [Path(source) for source in sources if isinstance(source, str | Path) and Path(source).is_dir()]
+    if folders and len(folders) == len(sources):
+        arms, (dataset, shots) = arms_of_studies(folders, task, cost)
+        name = f"error on {dataset}" + (f", {shots} shots" if shots else "")
+        return replace(compare_arms(arms, base, level, seed), unit=UNITS[cost], task=name)
+    if folders or len(sources) != 1:
+        raise ValueError("compare takes studies' folders, or one table; not both, and not several tables")
+    (table,) = sources
+    if isinstance(table, str | Path) and not Path(table).exists():
+        raise ValueError(f"{table}: no such folder or file")
+    if columns is None:
+        raise ValueError("a table needs the columns of recipe, compute and error: --recipe, --x and --y")
+    result = compare_arms(arms_of_table(table, columns), base, level, seed)
+    return replace(result, unit=columns.x, task=f"1 - {columns.y}" if columns.accuracy else columns.y)
 
 
 def arms_of_table(source: Path | str | Any, columns: CompareColumns) -> list[Arm]:
@@ -59,13 +94,10 @@ def arms_of_table(source: Path | str | Any, columns: CompareColumns) -> list[Arm
                 recipe, x[known], y[known],
                 keys=[keys[row] for row in known] if keys else None,
                 sizes=[size[row] for row in known] if size else None, notes=notes,
+                data={data[row] for row in known} if data else (),
             )
         )  # fmt: skip
-    trained_on = {
-        recipe: {data[row] for row, name in enumerate(recipes) if name == recipe}
-        for recipe in dict.fromkeys(recipes)
-    } if data else {}  # fmt: skip
-    return _with_data_notes(arms, trained_on)
+    return arms
 
 
 def arms_of_studies(
@@ -77,7 +109,7 @@ def arms_of_studies(
     results, an unknown task, and runs whose cost is not known."""
     results = [read_results(folder) for folder in folders]
     chosen = _task(results, task)
-    arms, images = [], {}
+    arms = []
     for folder, study in zip(folders, results):
         recipes = list(dict.fromkeys(point.facts.recipe for point in study.of(chosen)))
         if not recipes:
@@ -86,8 +118,7 @@ def arms_of_studies(
             name = _name(folder, recipe, several=len(recipes) > 1, studies=len(folders) > 1)
             points = [point for point in study.of(chosen) if point.facts.recipe == recipe]
             arms.append(_arm_of_points(name, study, points, cost))
-            images[name] = {str(point.facts.images or "endless") for point in points}
-    return _with_data_notes(arms, images), chosen
+    return arms, chosen
 
 
 def _arm_of_points(name: str, study: Results, points: Sequence[Point], cost: str) -> Arm:
@@ -97,7 +128,8 @@ def _arm_of_points(name: str, study: Results, points: Sequence[Point], cost: str
         raise ValueError(f"{name}: the cost in {cost} of {unknown[0]} is not in its records")
     keys = [(point.facts.model, point.facts.images, point.facts.steps) for point in points]
     sizes = [point.facts.model for point in points]
-    return arm(name, compute, [point.error for point in points], keys=keys, sizes=sizes)
+    images = {f"{point.facts.images} images" if point.facts.images else "endless images" for point in points}
+    return arm(name, compute, [point.error for point in points], keys=keys, sizes=sizes, data=images)
 
 
 def _name(folder: Path, recipe: str, several: bool, studies: bool) -> str:
@@ -115,7 +147,7 @@ def _task(results: Sequence[Results], task: str | None) -> tuple[str, int]:
         return known[0]
     names = {f"{dataset}/{shots}": (dataset, shots) for dataset, shots in known}
     if task not in names:
-        raise ValueError(f"no result on {task!r}; nearest: {', '.join(nearest(task, [*names]))}")
+        raise ValueError(f"no result on {task!r}; nearest: {', '.join(nearest_names(task, [*names]))}")
     return names[task]
 
 
@@ -123,16 +155,3 @@ def _device_hours(results: Results, point: Point) -> float:
     row = results.about.get(point.facts.run, {})
     seconds, world = row.get("seconds"), row.get("world", 1)
     return math.nan if seconds is None else float(seconds) * float(world) / 3600
-
-
-def _with_data_notes(arms: Sequence[Arm], data: dict[str, set[str]]) -> list[Arm]:
-    """Arms that were trained on different data say so: what differs is then not the recipe alone."""
-    out = []
-    for own in arms:
-        others = [other.name for other in arms if data.get(other.name, set()) != data.get(own.name, set())]
-        notes = own.notes
-        if others:
-            trained_on = ", ".join(sorted(data[own.name])) or "unknown data"
-            notes = (*notes, f"{own.name} was trained on other data ({trained_on}) than {', '.join(others)}")
-        out.append(Arm(own.name, own.compute, own.error, own.seeds, own.keys, own.sizes, notes))
-    return out

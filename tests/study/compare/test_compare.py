@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalevit.study.compare.arm import arm
-from scalevit.study.compare.compare import compare
+from scalevit.study.compare.compare import compare_arms
 from scalevit.study.compare.figure import draw
 from scalevit.study.compare.multiplier import multiplier
 from scalevit.study.compare.next_nodes import next_nodes
@@ -22,14 +22,14 @@ def planted(name, seed, worth=1.0, exponent=0.2, nodes=18):
 
 
 def test_a_cheaper_recipe_is_called_better_and_a_dearer_one_worse():
-    result = compare([planted("base", 0), planted("fast", 1, 1.6), planted("slow", 2, 0.6)])
+    result = compare_arms([planted("base", 0), planted("fast", 1, 1.6), planted("slow", 2, 0.6)])
     kinds = {pair.multiplier.b.name: pair.verdict.kind for pair in result.pairs}
     assert kinds == {"fast": "better", "slow": "worse"}
     assert "fast needs less compute than base" in result.pairs[0].verdict.sentence
 
 
 def test_recipes_that_cross_are_said_to_cross_near_the_planted_place():
-    result = compare([planted("base", 0), planted("steep", 1, 0.5, 0.25)])
+    result = compare_arms([planted("base", 0), planted("steep", 1, 0.5, 0.25)])
     (pair,) = result.pairs
     planted_at = 1e12 * 2 ** (0.25 / 0.05)  # (c/2)^.25 = c^.2
     assert pair.verdict.kind == "crossing" and pair.verdict.crossing is not None
@@ -73,7 +73,7 @@ def test_proposed_runs_sharpen_the_multiplier():
 
 def test_an_arm_that_cannot_be_compared_is_named_with_the_reason():
     short = arm("short", COMPUTE[:3], 0.3 + 0 * COMPUTE[:3])
-    result = compare([planted("a", 0), planted("b", 1), short])
+    result = compare_arms([planted("a", 0), planted("b", 1), short])
     assert [pair.multiplier.b.name for pair in result.pairs] == ["b"]
     assert "3 different computes" in result.refused["short"]
 
@@ -88,11 +88,11 @@ def test_an_arm_that_cannot_be_compared_is_named_with_the_reason():
 )
 def test_what_cannot_be_compared_is_refused(names, base, message):
     with pytest.raises(ValueError, match=message):
-        compare([planted(name, index) for index, name in enumerate(names)], base)
+        compare_arms([planted(name, index) for index, name in enumerate(names)], base)
 
 
 def test_the_figure_shows_every_arm_and_every_multiplier():
-    figure = draw(compare([planted("base", 0), planted("b", 1), planted("c", 2, 1.5)]))
+    figure = draw(compare_arms([planted("base", 0), planted("b", 1), planted("c", 2, 1.5)]))
     laws, worth = figure.axes
     assert [text.get_text() for text in laws.get_legend().get_texts()] == ["base", "b", "c"]
     assert [text.get_text() for text in worth.get_legend().get_texts()] == ["b", "c"]
