@@ -1,7 +1,8 @@
 """How often `scalevit compare` is right, on planted pairs of laws: python benchmarks/compare.py --pairs 100
 
-Pairs that are equal, differ by a constant multiplier, or cross, with noise of ln error. Counts how often the interval at five errors and the band hold the planted multiplier, how far the multiplier is from
-it, which verdicts are given, and how many open comparisons the proposed runs decide.
+Pairs that are equal, differ by a constant multiplier, or cross, with noise of ln error. Counts how often the
+interval at five errors and the band hold the planted multiplier, how far the multiplier is from it, which
+verdicts are given, and how many open comparisons the proposed runs decide.
 """
 
 from __future__ import annotations
