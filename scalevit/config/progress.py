@@ -6,6 +6,7 @@ Titles and texts are data: markup and control characters in them are shown, not 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -56,7 +57,8 @@ class LineDisplay(NoDisplay):
         self.due: dict[str, tuple[float, float]] = {}  # by task: when its next line is due, and the interval
 
     def event(self, text: str) -> None:
-        print(f"scalevit: {printable(text)}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # a terminal that has gone must not end a run
+            print(f"scalevit: {printable(text)}", file=sys.stderr, flush=True)
 
     def update(self, title: str, done: float, total: float, text: str = "") -> None:
         now = time.monotonic()
@@ -91,7 +93,8 @@ class BarDisplay(NoDisplay):
         self.bars.start()
 
     def event(self, text: str) -> None:
-        self.bars.console.print(printable(text), markup=False, highlight=False)
+        with contextlib.suppress(OSError, ValueError):
+            self.bars.console.print(printable(text), markup=False, highlight=False)
 
     def update(self, title: str, done: float, total: float, text: str = "") -> None:
         if title not in self.tasks:
@@ -108,7 +111,8 @@ class BarDisplay(NoDisplay):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bars.stop()
+        with contextlib.suppress(OSError, ValueError):
+            self.bars.stop()
 
 
 def open_display() -> NoDisplay:

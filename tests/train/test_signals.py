@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from scalevit.train.signals import StopSignals
+from scalevit.train.signals import NAMES, StopSignals, handled_signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.Signals[name] for name in NAMES])
 def test_a_signal_is_a_reason_and_handlers_come_back(number):
     before = signal.getsignal(number)
     with StopSignals() as stop:
@@ -16,6 +16,27 @@ def test_a_signal_is_a_reason_and_handlers_come_back(number):
         os.kill(os.getpid(), number)
         assert stop.reason == number.name
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("launcher", [False, True])
+def test_nohup_is_respected_but_not_under_torchrun(monkeypatch, launcher):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launcher:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert (signal.SIGHUP in handled_signals()) == launcher
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason == ("SIGHUP" if launcher else None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_wall_clock_that_jumps_does_not_end_a_run(monkeypatch):
+    stop = StopSignals(minutes=5)
+    monkeypatch.setattr("time.time", lambda: 1e12)
+    assert stop.reason is None
 
 
 def test_a_time_limit_is_a_reason():
