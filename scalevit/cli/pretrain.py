@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalevit import config
-from scalevit.config.result import RESUMABLE, CommandResult
+from scalevit.config.result import CHECK_FAILED, RESUMABLE, CommandResult
 
 if TYPE_CHECKING:
     from scalevit.train.run import PretrainResult
@@ -43,6 +43,9 @@ def main(args: argparse.Namespace) -> CommandResult:
 def command_result(outcome: PretrainResult) -> CommandResult:
     """What came of a run, for people and for programs."""
     data = {"folder": str(outcome.folder), "step": outcome.step, "stopped": outcome.stopped}
+    if outcome.failed:
+        text = f"{outcome.folder}: failed at step {outcome.step}: {outcome.stopped}"
+        return CommandResult(text, data | {"failed": True}, CHECK_FAILED)
     if outcome.stopped is not None:
         return CommandResult(f"{outcome.folder}: stopped at step {outcome.step}, resumable", data, RESUMABLE)
     return CommandResult(

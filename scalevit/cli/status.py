@@ -53,7 +53,8 @@ def below(folder: Path) -> list[Path]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """One row of the table. state: complete, running, stopped, or waiting (nothing trained yet). why: what
+    """One row of the table. state: complete, running, failed (the same command would fail again),
+    stopped, or waiting (nothing trained yet). why: what
     stopped the last attempt, so that the same command goes on; None when it still runs, or died."""
     run = config.load(str(folder / run_folder.CONFIG))
     rows = records.read_records(folder)
@@ -70,6 +71,8 @@ def status(folder: Path) -> dict[str, Any]:
         if about
         else "running"
         if run_folder.is_locked(folder)
+        else "failed"
+        if _last_attempt(rows).get("failed")
         else "stopped"
         if step
         else "waiting"
@@ -85,8 +88,13 @@ def status(folder: Path) -> dict[str, Any]:
 
 def _why(rows: list[records.Row]) -> str | None:
     """What stopped the last attempt: rows come in the order in which they were written."""
-    ends = [row for row in rows if row["kind"] in ("start", "stop", "run")]
-    return ends[-1].get("why") if ends else None
+    return _last_attempt(rows).get("why")
+
+
+def _last_attempt(rows: list[records.Row]) -> records.Row:
+    """The newest record about an attempt, or an empty one."""
+    about = [row for row in rows if row["kind"] in ("start", "stop", "run")]
+    return about[-1] if about else {}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

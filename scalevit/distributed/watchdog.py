@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from scalevit.config.result import CHECK_FAILED, RESUMABLE, USER_ERROR
+from scalevit.config.result import CHECK_FAILED, RESUMABLE, USER_ERROR, RunFailed
 
 #: Seconds between two beats; after which a silent process is taken for dead; that one which has failed is
 #: given to leave by itself; and after which one that lives has certainly beaten again.
@@ -89,8 +89,9 @@ class Watchdog:
         self._failing = True
         _leave_in(LEAVE)
         lost = self._lost() if isinstance(error, RuntimeError) else None
-        mistake = isinstance(error, ValueError | OSError)
-        status = CHECK_FAILED if not mistake else USER_ERROR if isinstance(error, ValueError) else RESUMABLE
+        mistake = isinstance(error, ValueError | OSError | RunFailed)
+        status = USER_ERROR if isinstance(error, ValueError) else CHECK_FAILED
+        status = RESUMABLE if isinstance(error, OSError) else status
         reason = str(error) if mistake else f"{type(error).__name__}: {error}"
         stands = self._post(status, lost or f"rank {self.rank} failed at {self.mark}: {reason.strip()}")
         self._linger()

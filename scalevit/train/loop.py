@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from scalevit.artifacts import dcp
 from scalevit.config.lr_schedule import Schedule, lr_at
+from scalevit.config.result import RunFailed
 from scalevit.config.run import Guard, Train
 from scalevit.distributed.parallelize import Forward, gradient_sync
 from scalevit.distributed.shards import local_tensor, read_local
@@ -98,7 +99,8 @@ def train(
     recipe: Recipe,
     callbacks: Callbacks,
 ) -> str | None:
-    """Train from `state.step` to the schedule's end; gives the reason when stopped before.
+    """Train from `state.step` to the schedule's end; gives the reason when stopped before. Raises RunFailed
+    when the guard gives the run up.
 
     batches: gives the batches n, n + 1, … of the data as lists of micro-batches, from a given n on."""
     clock, stream = StepTimer(state), batch_stream(state, batches)
@@ -109,9 +111,7 @@ def train(
         state.world.mark_progress(state.step, COMPUTING)
         wrong = take_step(state, batch, recipe)
         if wrong is not None:
-            stopped = rewind(state, wrong, recipe.guard, callbacks)
-            if stopped is not None:
-                return stopped
+            rewind(state, wrong, recipe.guard, callbacks)
             stream = batch_stream(state, batches)
             continue
         due = Due(state.step, recipe)
@@ -177,15 +177,15 @@ def batch_stream(
         step, number = step + 1, number + 1
 
 
-def rewind(state: State, wrong: str, guard: Guard, callbacks: Callbacks) -> str | None:
-    """Rewind to the last good state and skip the batches up to the bad one, or give the reason to stop."""
+def rewind(state: State, wrong: str, guard: Guard, callbacks: Callbacks) -> None:
+    """Rewind to the last good state and skip the batches up to the bad one. Raises RunFailed when the guard
+    allows no further rewind."""
     failed, skips, rewinds = state.step, list(state.skips), state.rewinds + 1
     if rewinds > guard.rewinds:
-        return f"{wrong} at step {failed}, after going back {guard.rewinds} times"
+        raise RunFailed(f"{wrong} at step {failed}, after {guard.rewinds} rewinds; try a lower schedule.lr")
     callbacks.rewind(state, f"{wrong} at step {failed}")
     first = max(state.step, failed - guard.skip + 1)
     state.skips, state.rewinds = [*skips, (first, failed - first + 1)], rewinds
-    return None
 
 
 # --------------------------------------------------------------------------- one step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def _discard(text: str) -> None:
 @dataclass
 class Reporter:
     """Log, records, trackers and display of one attempt at a run. saved: the step of the last checkpoint that
-    is complete. replaced: corrupt samples reported so far."""
+    is complete. replaced: corrupt samples reported so far. step, seconds: where the run is."""
 
     row_fields: RowFields
     out: Path
@@ -68,6 +69,8 @@ class Reporter:
     display: NoDisplay
     saved: int | None = None
     replaced: int = 0
+    step: int = 0
+    seconds: float = 0.0
     trackers: trackers.Trackers = field(default_factory=lambda: trackers.Trackers(_discard))
 
     @classmethod
@@ -106,7 +109,9 @@ class Reporter:
         ]
         self.record(rows)
 
-    def update_display(self, step: int, values: Mapping[str, float]) -> None:
+    def update_display(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
+        """Note how far the run is, and show it."""
+        self.step, self.seconds = step, seconds
         run, shown = self.row_fields.run, {**values, "mfu": self.mfu(values), "saved": self.saved}
         self.display.update(run.name, step, run.schedule.steps, progress.format_values(shown))
 
@@ -143,6 +148,14 @@ class Reporter:
         torchrun's is."""
         self.log_event(f"stopped by {why} at step {step}; the same command goes on")
         self.record([self.row_fields.row("stop", step, "seconds", seconds) | {"why": why}])
+
+    def record_failure(self, why: str) -> None:
+        """A line and the record of a run that would fail again; written by whichever process meets it."""
+        self.display.event(f"failed at step {self.step}: {why}")
+        self.log(f"failed at step {self.step}: {why}")
+        row = self.row_fields.row("stop", self.step, "seconds", self.seconds)
+        with contextlib.suppress(OSError):
+            records.append_records(self.out, [row | {"why": why, "failed": True}])
 
     def record_end(
         self, step: int, seconds: float, rows: Sequence[records.Row], evaluation_seconds: float

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from scalevit import config
 from scalevit.artifacts import run_folder
+from scalevit.config.result import RunFailed
 from scalevit.data.loader import Batches
 from scalevit.data.registry import batches_of
 from scalevit.distributed import world as mesh
 from scalevit.evals.in_training import validation_errors as probe_errors
 from scalevit.train import cooldown_branch, precision, trackers
 from scalevit.train.precision import deterministic_algorithms
+from scalevit.train.reporter import Reporter
 from scalevit.train.session import Session
 from scalevit.train.signals import StopSignals
 
@@ -26,11 +30,12 @@ from scalevit.train.signals import StopSignals
 @dataclass(frozen=True)
 class PretrainResult:
     """Result of `pretrain`. folder: the run's. step: steps done. stopped: why the run ended before its last
-    step, None when it is complete."""
+    step, None when it is complete. failed: the same command would end so again."""
 
     folder: Path
     step: int
     stopped: str | None
+    failed: bool = False
 
     @property
     def model(self) -> Path:
@@ -55,7 +60,7 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
     processes.
 
     Raises `config.ConfigErrors` with all errors, before anything is created. Ends early, with a
-    checkpoint, on SIGTERM, SIGUSR1, Ctrl-C, or after `max_minutes`."""
+    checkpoint, on the signals of `train/signals.py` or after `max_minutes`."""
     out = Path(out)
     with mesh.process_group(run.parallel) as world:
         errors = [*config.missing_source(run), *preflight_errors(run, out)] if world.is_main else []
@@ -65,10 +70,36 @@ def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = No
         batches = open_batches(run, world)
         deterministic = deterministic_algorithms(run.train.deterministic)
         with locked(run, out, world), deterministic, StopSignals(max_minutes) as stop:
-            session = Session.begin(run, out, batches, world)
-            with session.reporter.display, session.reporter.trackers:
-                stopped = session.train_to_end(stop)
-    return PretrainResult(out, session.state.step, stopped)
+            reporter = Reporter.begin(run, out, world)
+            try:
+                with memory_errors(run):
+                    session = Session.begin(run, out, batches, world, reporter)
+                    with reporter.display, reporter.trackers:
+                        stopped = session.train_to_end(stop)
+                    return PretrainResult(out, session.state.step, stopped)
+            except RunFailed as error:
+                if world.is_main or error.local:
+                    reporter.record_failure(str(error))
+                if world.size > 1 and not world.is_main:
+                    raise  # the watchdog ends the others with this line
+                return PretrainResult(out, reporter.step, str(error), failed=True)
+
+
+@contextlib.contextmanager
+def memory_errors(run: config.Run) -> Iterator[None]:
+    """Turn an allocation that fails into RunFailed, with what to try."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in text:
+            raise
+        at_once = run.train.micro_batch or run.train.batch
+        raise RunFailed(
+            f"out of memory with {at_once} images at once ({text[:100]}); try a smaller train.micro_batch, "
+            f"such as {max(1, at_once // 2)}, or parallel.recompute=full",
+            local=True,
+        ) from None
 
 
 @contextlib.contextmanager

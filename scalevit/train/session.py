@@ -55,11 +55,12 @@ class Session:
     reporter: Reporter
 
     @classmethod
-    def begin(cls, run: config.Run, out: Path, batches: Batches, world: mesh.World) -> Session:
+    def begin(
+        cls, run: config.Run, out: Path, batches: Batches, world: mesh.World, reporter: Reporter
+    ) -> Session:
         """Build everything and resume from the newest complete checkpoint, or from the trunk's."""
         keep = checkpoint.Retention(run.train.keep_last, run.train.keep_every, run.train.keep_at)
         checkpointer = AsyncCheckpointer(run_folder.checkpoint_folder(run, out), world, keep)
-        reporter = Reporter.begin(run, out, world)
         if world.watchdog is not None:
             world.watchdog.log = reporter.log
         session = cls(run, out, batches, build_state(run, world), build_recipe(run), checkpointer, reporter)
@@ -112,7 +113,7 @@ class Session:
             save=self.save,
             evaluate=lambda state: self.reporter.record(self.evaluate()),
             stop=lambda: stop.reason,
-            after_step=lambda state, values: self.reporter.update_display(state.step, values),
+            after_step=lambda state, values: self.reporter.update_display(state.step, state.seconds, values),
             rewind=self.rewind,
         )
 

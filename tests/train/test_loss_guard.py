@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tiny_loop import BATCH, assert_same, batch, everything, fresh, recipe
 
 from scalevit.artifacts import dcp
+from scalevit.config.result import RunFailed
 from scalevit.config.run import Guard
 from scalevit.train.loop import Callbacks, checkpoint_shards, restore, scalar_state, train
 from scalevit.train.loss_guard import check_loss, skip_offset, update_history
@@ -131,8 +132,8 @@ def test_a_run_that_keeps_failing_stops_with_what_it_knows(tmp_path):
 
     state, told = fresh(), []
     before = everything(state)
-    why = train(state, always, recipe(guard=Guard(rewinds=3)), keeping(tmp_path, told))
-    assert why == "a loss of nan at step 0, after going back 3 times"
+    with pytest.raises(RunFailed, match="a loss of nan at step 0, after 3 rewinds"):
+        train(state, always, recipe(guard=Guard(rewinds=3)), keeping(tmp_path, told))
     assert len(told) == 3
     assert all(torch.equal(value, before[name]) for name, value in everything(state).items())
 

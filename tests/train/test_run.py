@@ -15,7 +15,10 @@ from tiny_run import STEPS, TINY, WATCHED, wait_for, weights, without_step_that_
 from scalevit import config
 from scalevit.artifacts import checkpoint, records, run_folder
 from scalevit.cli.main import main
+from scalevit.cli.pretrain import command_result
+from scalevit.cli.status import status
 from scalevit.config.presets import PRESETS
+from scalevit.config.result import CHECK_FAILED
 from scalevit.train import loop
 from scalevit.train.run import preflight_errors, pretrain
 
@@ -243,3 +246,36 @@ def test_killed_at_random_moments_the_weights_are_the_same(done, tmp_path):
     assert start(tmp_path / "killed", *longer).wait(timeout=120) == 0
     assert kills > 0
     assert weights(tmp_path / "killed") == weights(tmp_path / "straight")
+
+
+def test_an_allocation_that_fails_ends_in_a_line_and_a_record(tmp_path, monkeypatch):
+    def no_memory(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(loop, "accumulate_gradients", no_memory)
+    result = pretrain(TINY, tmp_path)
+    assert result.failed
+    assert "try a smaller train.micro_batch, such as 2" in result.stopped
+    assert "\n" not in result.stopped
+    row = status(tmp_path)
+    assert (row["state"], row["why"]) == ("failed", result.stopped)
+    monkeypatch.undo()
+    assert pretrain(TINY, tmp_path).stopped is None
+    assert status(tmp_path)["state"] == "complete"
+
+
+def test_other_runtime_errors_are_shown_as_they_are(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(loop, "accumulate_gradients", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        pretrain(TINY, tmp_path)
+
+
+def test_a_run_that_diverges_fails_and_is_not_resumable(tmp_path):
+    run = replace(TINY, schedule=replace(TINY.schedule, lr=1e3), optimizer=config.Optimizer("sgd", clip=0.0))
+    result = pretrain(run, tmp_path)
+    assert result.failed
+    assert status(tmp_path)["state"] == "failed"
+    assert command_result(result).code == CHECK_FAILED
