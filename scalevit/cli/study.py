@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -43,16 +42,14 @@ def _ray(args: argparse.Namespace, folder: Path) -> Executor:
 
 EXECUTORS = {"local": _local, "slurm": _slurm, "ray": _ray}
 
-#: Where a study's folder remembers its executor, so that it can be resumed and stopped by its name alone.
-EXECUTOR = "executor.json"
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "start: scalevit study demo --out runs/demo    again, after an interruption: the same command, or "
         "scalevit study resume runs/demo    look: scalevit study status runs/demo --watch 2    "
         "end: scalevit study stop runs/demo    "
-        "widen: scalevit study add runs/demo --images 10000 --seeds 1 2"
+        "widen: scalevit study add runs/demo --images 10000 --seeds 1 2, or: scalevit study add runs/demo "
+        "wider.yaml"
     )
     parser.add_argument(
         "spec", help="a preset, a YAML file, or one of: resume, status, stop, add (then a study's folder)"
@@ -80,9 +77,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=int, nargs="+", default=[], help="add: more numbers of unique images"
     )
-    parser.add_argument(
-        "--durations", type=int, nargs="+", default=[], help="add: longer durations, in steps"
-    )
+    parser.add_argument("--durations", type=int, nargs="+", default=[], help="add: more durations, in steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="add: more seeds")
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[], metavar="LR",
@@ -106,10 +101,13 @@ def main(args: argparse.Namespace) -> CommandResult:
 
 def _start(args: argparse.Namespace) -> CommandResult:
     from scalevit.study.design import grid
+    from scalevit.study.launch.study_folder import SPEC
 
     if args.out is None:
         raise ValueError("say where the study lives: --out DIR")
     spec, why = grid.load(args.spec, args.rest, args.preset), ""
+    if (args.out / SPEC).exists():
+        spec = _grown(args.out, _spec(args.out), spec)
     if args.budget or args.hours:
         spec, why = _designed(args, spec)
         print(why, file=sys.stderr, flush=True)
@@ -144,7 +142,7 @@ def _rated(args: argparse.Namespace, spec: Spec, why: str) -> CommandResult:
         shown, main = _dry(args, sweep, why), _dry(args, spec, why)
         text = f"the sweep's first half, in {folder}:\n{shown.text}\n\nthe study:\n{main.text}"
         return CommandResult(text, {**main.data, "sweep": shown.data})
-    if not (folder / SPEC).exists() or not _spec(folder).longer:
+    if not (folder / SPEC).exists() or not _spec(folder).added_durations:
         answer = _train(args, folder, sweep)
         if isinstance(answer, CommandResult):
             return answer
@@ -159,26 +157,43 @@ def _rated(args: argparse.Namespace, spec: Spec, why: str) -> CommandResult:
 
 def _resume(args: argparse.Namespace) -> CommandResult:
     folder = _folder(args)
-    return _run(args, folder, _spec(folder))
+    return _dry(args, _spec(folder), folder=folder) if args.dry_run else _run(args, folder, _spec(folder))
 
 
 def _add(args: argparse.Namespace) -> CommandResult:
-    """Widen the grid; what is done stays done because nodes that exist keep their meaning."""
+    """Widen the grid by values or by the file of a wider study."""
     from dataclasses import replace
+
+    from scalevit.study.design import grid
+    from scalevit.study.design.growth import grow
 
     folder = _folder(args)
     spec = _spec(folder)
     if spec.only:
         raise ValueError(f"{folder}: its runs were chosen for a budget; start another study for a larger one")
-    if not (args.images or args.seeds or args.durations):
-        raise ValueError("study add: say what, e.g. --images 10000, --seeds 1 2 or --durations 4000")
-    images = (*spec.images, *(n for n in args.images if n not in spec.images))
-    seeds = (*spec.seeds, *(n for n in args.seeds if n not in spec.seeds))
-    known = {*spec.durations, *spec.longer}
-    longer = (*spec.longer, *sorted(n for n in args.durations if n not in known))
-    wider = replace(spec, images=images, seeds=seeds, longer=longer)
+    if not (args.images or args.seeds or args.durations or args.rest[1:]):
+        raise ValueError(
+            "study add: say what to add, e.g. --images 10000, --seeds 1 2, --durations 4000, or a YAML file "
+            "with more models, recipes, probes or finetunes"
+        )
+    wider = replace(spec, images=(*args.images,) or spec.images, seeds=(*args.seeds,) or spec.seeds)
+    wider = grow(spec, replace(wider, durations=(*spec.durations, *args.durations)))
+    for file in args.rest[1:]:
+        wider = _grown(folder, wider, grid.load(file))
     args.out = folder
     return _dry(args, wider) if args.dry_run else _run(args, folder, wider)
+
+
+def _grown(folder: Path, old: Spec, new: Spec) -> Spec:
+    """The union of the grid in a folder and a new one, told on stderr when it has more than the new one."""
+    from scalevit.study.design import grid
+    from scalevit.study.design.growth import grow
+
+    wider = grow(old, new)
+    more = len(grid.expand(wider)) - len(grid.expand(new))
+    if more:
+        print(f"{folder}: keeps {more} runs that are not in the new grid", file=sys.stderr, flush=True)
+    return wider
 
 
 def _folder(args: argparse.Namespace) -> Path:
@@ -201,32 +216,38 @@ def _spec(folder: Path) -> Spec:
 
 
 def _run(args: argparse.Namespace, folder: Path, spec: Spec) -> CommandResult:
-    from scalevit.study.design import grid
+    from scalevit.study.launch.study_folder import study_nodes
 
     outcome = _train(args, folder, spec)
     if isinstance(outcome, CommandResult):
         return outcome
-    return _conclude(folder, spec, grid.expand(spec, folder.absolute() / "runs"), outcome)
+    return _conclude(folder, spec, study_nodes(spec, folder), outcome)
 
 
 def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome | CommandResult:
-    """Every node that is not done yet; an answer when that was cut short."""
-    from scalevit.artifacts.atomic_write import atomic_write_text
-    from scalevit.study.design import grid
+    """Run every node that is not done yet; a command result when that was cut short."""
     from scalevit.study.launch import progress, scheduler
-    from scalevit.study.launch.study_folder import SPEC, check_study_folder, lock_study, write_study
-    from scalevit.study.report.held_out_forecast import forecast_held_out
+    from scalevit.study.launch.executor_settings import write_settings
+    from scalevit.study.launch.study_folder import (
+        SPEC,
+        check_study_folder,
+        lock_study,
+        study_nodes,
+        write_study,
+    )
+    from scalevit.study.report.held_out_forecast import forecast_held_out, held_out_nodes
 
-    nodes = grid.expand(spec, folder.absolute() / "runs")
+    nodes = study_nodes(spec, folder)
     known = (folder / SPEC).exists()
     with lock_study(folder) if known else contextlib.nullcontext():
         check_study_folder(folder, nodes)
         executor = _executor(args, folder)
         write_study(folder, spec, nodes)
-        atomic_write_text(folder / EXECUTOR, _told(args))
+        write_settings(folder, args.executor, args.cluster)
+    held_out = {node.name for node in held_out_nodes(nodes)}
     try:
-        with progress.progress_display(
-            nodes, folder, lambda: forecast_held_out(folder, spec, nodes)
+        with progress.study_progress(
+            nodes, folder, held_out, lambda: forecast_held_out(folder, spec, nodes)
         ) as display:
             outcome = scheduler.run_study(
                 nodes, folder, display, scheduler.PRETRAINING, executor, args.attempts
@@ -242,22 +263,23 @@ def _train(args: argparse.Namespace, folder: Path, spec: Spec) -> StudyOutcome |
 
 
 def _executor(args: argparse.Namespace, folder: Path) -> Executor:
-    """What the command line says, else what the study began with."""
-    if args.executor is None:
-        remembered = _remembered(folder)
-        args.executor = remembered["executor"]
-        args.cluster = args.cluster or remembered["cluster"]
+    """The executor of the command line, else the one that the study began with."""
+    _choose_executor(args, folder)
     return EXECUTORS[args.executor](args, folder)
 
 
-def _told(args: argparse.Namespace) -> str:
-    """What is remembered of the executor, once it has answered."""
-    return json.dumps({"executor": args.executor, "cluster": args.cluster})
+def _choose_executor(args: argparse.Namespace, folder: Path) -> None:
+    from scalevit.study.launch.executor_settings import read_settings
 
-
-def _remembered(folder: Path) -> dict[str, Any]:
-    path = folder / EXECUTOR
-    return json.loads(path.read_text()) if path.exists() else {"executor": "local", "cluster": []}
+    if args.executor is not None:
+        return
+    settings = read_settings(folder)
+    if settings.left_out and not args.cluster:
+        raise ValueError(
+            f"{folder}: began with --cluster {'=… '.join(settings.left_out)}=…, which is not stored; say "
+            "--cluster again, with all its settings"
+        )
+    args.executor, args.cluster = settings.executor, args.cluster or [*settings.options]
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -300,32 +322,40 @@ def _conclude(folder: Path, spec: Spec, nodes: list[Node], outcome: StudyOutcome
     return CommandResult("\n".join(line for line in lines if line), data, CHECK_FAILED if failed else DONE)
 
 
-def _dry(args: argparse.Namespace, spec: Spec, why: str = "") -> CommandResult:
-    from scalevit.study.design import grid
-    from scalevit.study.launch import status as timetable
+def _dry(args: argparse.Namespace, spec: Spec, why: str = "", folder: Path | None = None) -> CommandResult:
+    """The grid with its cost, after every check that a start makes; creates nothing."""
+    from scalevit.study.launch import status
+    from scalevit.study.launch.study_folder import check_study_folder, refuse_locked, study_nodes
 
-    nodes = grid.expand(spec, args.out.absolute() / "runs")
-    text, data = timetable.dry_run_table(nodes, args.out, args.slots)
+    folder = folder or Path(args.out)
+    nodes = study_nodes(spec, folder)
+    check_study_folder(folder, nodes)
+    refuse_locked(folder)
+    _choose_executor(args, folder)
+    if args.executor != "ray":  # asking a cluster of Ray's starts one
+        EXECUTORS[args.executor](args, folder)
+    text, data = status.dry_run_table(nodes, folder, args.slots)
     return CommandResult(text, {**data, "reason": why})
 
 
 def _status(args: argparse.Namespace) -> CommandResult:
-    from scalevit.study.launch import status as timetable
+    from scalevit.study.launch import status
 
     folder = _folder(args)
     nodes = _nodes(folder)
     if args.watch and not args.json:
-        return CommandResult(*timetable.watch(nodes, folder, args.watch))
-    return CommandResult(*timetable.study_status(nodes, folder))
+        return CommandResult(*status.watch(nodes, folder, args.watch))
+    return CommandResult(*status.study_status(nodes, folder))
 
 
 def _stop(args: argparse.Namespace) -> CommandResult:
+    from scalevit.study.launch.executor_settings import read_settings
     from scalevit.study.launch.status import study_status
     from scalevit.study.launch.stop import stop_study
 
     folder = _folder(args)
     nodes = _nodes(folder)
-    working = stop_study(folder, nodes, _remembered(folder)["executor"])
+    working = stop_study(folder, nodes, read_settings(folder).executor)
     done = study_status(nodes, folder)[1]["counts"]["done"]
     text = f"{folder}: {working} nodes stopped, {done} of {len(nodes)} done"
     text += f"; resume: scalevit study resume {folder}"
@@ -333,9 +363,9 @@ def _stop(args: argparse.Namespace) -> CommandResult:
 
 
 def _nodes(folder: Path) -> list[Node]:
-    from scalevit.study.design import grid
+    from scalevit.study.launch.study_folder import study_nodes
 
-    return grid.expand(_spec(folder), folder.absolute() / "runs")
+    return study_nodes(_spec(folder), folder)
 
 
 SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], CommandResult]] = {

@@ -32,29 +32,34 @@ class PlannedNode:
     """One line of a timetable, in seconds."""
 
     node: Node
-    slot: int
+    worker: int
     start: float
     end: float
 
 
-def planned_times(nodes: Sequence[Node], slots: int, speed: float, startup: float = 3.0) -> list[PlannedNode]:
-    """When each node would run on `slots` slots of `speed` FLOP/s, `startup` seconds each to begin.
+def planned_times(
+    nodes: Sequence[Node], workers: int, speed: float, startup: float = 3.0
+) -> list[PlannedNode]:
+    """When each node would run on `workers` of `speed` FLOP/s each; a node takes `startup` seconds more.
 
-    The launcher's own rule: whenever a slot is free, the ready node with the most work behind it starts.
-    A branch is ready when its trunk has passed the branch point, not only when the trunk has ended; a probe
-    or a fine-tune when its run has ended."""
+    As in the scheduler, the ready node with the longest critical path starts whenever a worker is free. A
+    branch is ready when its trunk has passed the branch point, a probe or fine-tune when its run has ended.
+    Nodes that are not among `nodes` are taken as done."""
     urgency = critical_paths(nodes)
-    free = [0.0] * slots
+    free = [0.0] * workers
     placed: dict[str, PlannedNode] = {}
     waiting = {node.name: node for node in nodes}
     while waiting:
-        slot = min(range(slots), key=free.__getitem__)
-        ready = {name: _ready(node, placed, startup) for name, node in waiting.items()}
-        now = max(free[slot], min(ready.values()))
+        worker = min(range(workers), key=free.__getitem__)
+        ready = {
+            name: _ready(node, placed, startup) if node.after in urgency else 0.0
+            for name, node in waiting.items()
+        }
+        now = max(free[worker], min(ready.values()))
         name = max((name for name, when in ready.items() if when <= now), key=urgency.__getitem__)
         node = waiting.pop(name)
-        placed[name] = PlannedNode(node, slot, now, now + startup + node.flops / speed)
-        free[slot] = placed[name].end
+        placed[name] = PlannedNode(node, worker, now, now + startup + node.flops / speed)
+        free[worker] = placed[name].end
     return [*placed.values()]
 
 

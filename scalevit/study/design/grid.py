@@ -1,16 +1,16 @@
-"""A study's grid: what is varied, the runs that follow from it, and what each of them costs beforehand.
+"""Grid of a study: the runs that follow from its axes, and the FLOPs of each.
 
-Runs that differ only in how long they last share their past. On a schedule without a horizon (paper §3.5) the
-longest of them is the *trunk*: it keeps its checkpoints where the shorter ones leave its plateau, and each of
-those is a *branch* that starts there and cools down. A branch equals the same run trained from scratch, bit
-for bit; only the bill is smaller.
+Runs that differ only in their duration share their past. On a schedule without a horizon (paper §3.5) the
+longest of them is the *trunk*: it keeps checkpoints at the steps where the shorter ones begin to cool down,
+and each of those is a *branch* that starts from such a checkpoint. A branch equals the same run trained from
+scratch bit for bit, and costs less.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +32,12 @@ STUDIES = (*PRESETS, *ABLATIONS)
 
 @dataclass(frozen=True)
 class Node:
-    """One process of a study. steps: what it trains itself. at: where it leaves its trunk (0: from scratch).
-    duration: steps since the very start. flops: of training these `steps`; scratch: of all `duration`.
-    follow: of a node that probes or fine-tunes the run `after`, which it waits for to the end."""
+    """One process of a study, and one folder below runs/.
+
+    steps: steps that it trains itself. at: step of the trunk's checkpoint that it starts from, 0: from
+    scratch. duration: steps since the start of the trunk. flops: of training these `steps`; scratch: of
+    training all of `duration`. job: the probe or fine-tune that follows the run `after` when that has
+    ended."""
 
     name: str
     kind: Literal["trunk", "branch", "whole", "probe", "finetune"]
@@ -91,7 +94,9 @@ def expand(spec: Spec, runs: Path | str = "runs") -> list[Node]:
                 mistakes += [line for line in error.errors if line not in mistakes]
     if not mistakes:
         nodes += _downstream_nodes(spec, nodes, mistakes)
-    lost = {*spec.only} - {node.name for node in nodes}
+    names = [node.name for node in nodes]
+    mistakes += [f"two runs would be called {name}" for name in sorted({*names}) if names.count(name) > 1]
+    lost = {*spec.only} - {*names}
     if lost and not mistakes:
         mistakes.append(f"only: the grid has no run called {', '.join(sorted(lost)[:3])}")
     if mistakes:
@@ -132,12 +137,14 @@ def _spec_errors(spec: Spec) -> list[str]:
     found += [f"{name[1:]}: the same data twice" for name in {*names} if names.count(name) > 1]
     if not spec.durations or min(spec.durations) < 1:
         found.append("durations: name at least one number of steps, e.g. [100, 200, 400]")
-    every = (*spec.durations, *spec.longer)
-    if sorted(every) != [*sorted(spec.durations), *spec.longer]:
-        found.append(f"longer: each must be longer than all before it, found {list(spec.longer)}")
+    again = {*spec.durations} & {*spec.added_durations}
+    if again or min(spec.added_durations, default=1) < 1:
+        found.append(
+            f"added_durations: other numbers of steps than in durations, found {list(spec.added_durations)}"
+        )
     if not 0 < spec.cooldown <= 1:
         found.append(f"cooldown: a share of each duration in (0, 1], found {spec.cooldown}")
-    for axis in ("images", "durations", "seeds"):
+    for axis in ("images", "durations", "added_durations", "seeds"):
         values = getattr(spec, axis)
         if len({*values}) < len(values):
             found.append(f"{axis}: the same value twice in {list(values)}")
@@ -150,40 +157,40 @@ def _spec_errors(spec: Spec) -> list[str]:
 def _duration_family(
     spec: Spec, model: Variant, recipe: Variant, images: int, seed: int, runs: Path
 ) -> list[Node]:
-    """The nodes that differ only in their duration."""
-    parts = (model.name, recipe.name, _image_count(images), f"seed{seed}" if len(spec.seeds) > 1 else "")
-    stem = "-".join(part for part in parts if part)
-    points = {
-        steps: _cooldown_start(spec, steps)
-        for steps in sorted(spec.durations)
-        if _is_selected(spec, stem, steps)
-    }
-    further = {
-        steps: _cooldown_start(spec, steps) for steps in spec.longer if _is_selected(spec, stem, steps)
-    }
-    if not points:
+    """The nodes that differ only in their duration: a trunk, its branches, then durations added later."""
+    stem = family_name(model, recipe, images, seed)
+    first, added = (
+        [steps for steps in durations if _is_selected(spec, stem, steps)]
+        for durations in (sorted(spec.durations), spec.added_durations)
+    )
+    if not first and not added:
         return []
-    own = f"schedule.steps={max(points)}", "schedule.cooldown=0"
+    own = f"schedule.steps={max(first or added)}", "schedule.cooldown=0"
     axes = (*own, f"data.images={images}", f"train.seed={seed}")
     run = config.load(spec.base, (*spec.overrides, *model.overrides, *recipe.overrides, *axes))
-    family = _DurationFamily(run, stem, model.name or model_label(run), recipe.name, images, seed)
+    family = _DurationFamily(run, stem, model.name or model_label(run), recipe.name, images, seed, runs)
     if run.schedule.name not in ("rsqrt", "constant"):
-        return [family.whole(steps) for steps in (points | further)]
-    mistakes = [
-        f"durations: {steps} steps branch off at {at}, inside the warm-up of {run.schedule.warmup}"
-        for steps, at in points.items()
-        if at < run.schedule.warmup
+        return [family.whole(steps) for steps in (*first, *added)]
+    starts = {steps: _cooldown_start(spec, steps) for steps in (*first, *added)}
+    _require_past_warmup(starts, run.schedule.warmup)
+    return family.nodes({steps: starts[steps] for steps in first}, {steps: starts[steps] for steps in added})
+
+
+def family_name(model: Variant, recipe: Variant, images: int, seed: int) -> str:
+    """What the names of runs begin with that differ only in their duration. A name depends on nothing but the
+    run itself, so that it stays when the grid grows: seed 0 is not mentioned."""
+    parts = (model.name, recipe.name, _image_count(images), f"seed{seed}" if seed else "")
+    return "-".join(part for part in parts if part)
+
+
+def _require_past_warmup(starts: Mapping[int, int], warmup: int) -> None:
+    early = [
+        f"durations: {steps} steps branch off at {at}, inside the warm-up of {warmup}"
+        for steps, at in starts.items()
+        if at < warmup
     ]
-    if mistakes:
-        raise config.ConfigErrors(mistakes)
-    *shorter, longest = points
-    trunk = family.trunk(longest, tuple(points.values()))
-    nodes = [trunk, *(family.branch(trunk, runs, steps, points[steps]) for steps in shorter)]
-    last, left = trunk, points[longest]
-    for steps, at in further.items():
-        last, left = family.onward(last, runs, steps, at, left), at
-        nodes.append(last)
-    return nodes
+    if early:
+        raise config.ConfigErrors(early)
 
 
 def _cooldown_start(spec: Spec, steps: int) -> int:
@@ -197,47 +204,70 @@ def _is_selected(spec: Spec, stem: str, steps: int) -> bool:
 
 @dataclass(frozen=True)
 class _DurationFamily:
+    """Runs of one model, recipe, number of images and seed; `runs` is the folder of the runs' folders."""
+
     run: config.Run
     stem: str
     model: str
     recipe: str
     images: int
     seed: int
+    runs: Path
+
+    def nodes(self, first: Mapping[int, int], added: Mapping[int, int]) -> list[Node]:
+        """Nodes for {duration: step at which its cooldown begins}. Of `first` the longest is the trunk.
+        Each of `added` starts from the latest kept checkpoint before its own cooldown, and from scratch
+        where there is none: nothing that exists changes."""
+        found: list[Node] = []
+        kept: dict[int, Node] = {}
+        if first:
+            *shorter, longest = first
+            trunk = self.trunk(longest, tuple(first.values()))
+            found = [trunk, *(self.branch(trunk, steps, first[steps]) for steps in shorter)]
+            kept = dict.fromkeys(first.values(), trunk)
+        for steps, at in added.items():
+            start = max((step for step in kept if step <= at), default=None)
+            node = self.trunk(steps, (at,)) if start is None else self.onward(kept[start], steps, at, start)
+            found.append(node)
+            kept.setdefault(at, node)
+        return found
 
     def whole(self, steps: int) -> Node:
         """A run of its own, for a schedule that knows where it ends."""
-        plan = replace(self.run.schedule, steps=steps, cooldown=0)
-        return self._node("whole", f"{self.stem}-{steps}", replace(self.run, schedule=plan), None, 0, steps)
+        schedule = replace(self.run.schedule, steps=steps, cooldown=0)
+        return self._node("whole", replace(self.run, schedule=schedule), None, 0, steps)
 
     def trunk(self, steps: int, points: tuple[int, ...]) -> Node:
-        """The longest run, with a checkpoint kept at every branch point, its own included: later, longer runs
-        can start there."""
+        """A run from scratch that keeps a checkpoint at every branch point, its own (the last) included:
+        runs that are added later can start there."""
         run = replace(
             self.run,
             schedule=replace(self.run.schedule, steps=steps, cooldown=steps - points[-1]),
             train=replace(self.run.train, keep_at=points),
         )
-        return self._node("trunk", f"{self.stem}-{steps}", run, None, 0, steps)
+        return self._node("trunk", run, None, 0, steps)
 
-    def branch(self, trunk: Node, runs: Path, steps: int, at: int) -> Node:
+    def branch(self, trunk: Node, steps: int, at: int) -> Node:
+        """A cooldown of the trunk that begins at step `at`."""
         run = replace(
             self.run,
             schedule=lr_schedule.branch_schedule(trunk.run.schedule, at, steps - at),
-            branch=config.Branch(trunk=str(runs / trunk.name), step=at),
+            branch=config.Branch(trunk=str(self.runs / trunk.name), step=at),
         )
-        return self._node("branch", f"{self.stem}-{steps}", run, trunk.name, at, steps)
+        return self._node("branch", run, trunk.name, at, steps)
 
-    def onward(self, before: Node, runs: Path, steps: int, at: int, left: int) -> Node:
-        """A longer run: it goes on where the one before it left its plateau, and leaves it later, at `at`."""
+    def onward(self, before: Node, steps: int, at: int, start: int) -> Node:
+        """A run that starts from the checkpoint of `before` at step `start` and cools down from step `at`."""
         run = replace(
             self.run,
             schedule=replace(self.run.schedule, steps=steps, cooldown=steps - at),
-            train=replace(self.run.train, keep_at=(at,)),
-            branch=config.Branch(trunk=str(runs / before.name), step=left),
+            train=replace(self.run.train, keep_at=(at,) if at > start else ()),
+            branch=config.Branch(trunk=str(self.runs / before.name), step=start),
         )
-        return self._node("branch", f"{self.stem}-{steps}", run, before.name, left, steps)
+        return self._node("branch", run, before.name, start, steps)
 
-    def _node(self, kind: Any, name: str, run: config.Run, after: str | None, at: int, duration: int) -> Node:
+    def _node(self, kind: Any, run: config.Run, after: str | None, at: int, duration: int) -> Node:
+        name = f"{self.stem}-{duration}"
         run = replace(run, name=name)
         mistakes = config.validate(run)
         if mistakes:

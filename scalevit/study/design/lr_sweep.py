@@ -67,7 +67,7 @@ def swept_models(spec: Spec) -> tuple[Variant, ...]:
 def second_round(sweep: Spec, folder: Path) -> Spec:
     """The sweep with its better half going on for as long again."""
     longer = 2 * sweep.durations[0]
-    wide = replace(sweep, longer=(longer,))
+    wide = replace(sweep, added_durations=(longer,))
     brief, kept = grid.expand(sweep), []
     onward = {(n.model, n.recipe): n.name for n in grid.expand(wide) if n.duration == longer}
     losses = {node.name: final_loss(folder / "runs" / node.name) for node in brief}
@@ -87,7 +87,9 @@ def final_loss(home: Path) -> float:
 
 def choose_rates(spec: Spec, sweep: Spec, folder: Path) -> tuple[list[SweptRate], float | None]:
     """The rate of every model of the study, and the exponent of the rule when there is one."""
-    nodes = [node for node in grid.expand(sweep) if node.duration == max(*sweep.durations, *sweep.longer)]
+    nodes = [
+        node for node in grid.expand(sweep) if node.duration == max(*sweep.durations, *sweep.added_durations)
+    ]
     size = {node.model: grid.step_flops(node.run) for node in grid.expand(spec)}
     found: list[SweptRate] = []
     for model in dict.fromkeys(node.model for node in nodes):

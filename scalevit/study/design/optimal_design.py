@@ -129,7 +129,9 @@ def candidate_durations(spec: Spec, budget: float) -> Spec:
     longest = budget / 2 / min(grid.step_flops(node.run) for node in grid.expand(spec))
     steps = np.geomspace(shortest, max(longest, 2 * shortest), RUNGS).round().astype(int)
     durations = tuple(map(int, np.unique(steps)))
-    return replace(spec, durations=durations, longer=(), seeds=spec.seeds[:1], recipes=spec.recipes[:1])
+    return replace(
+        spec, durations=durations, added_durations=(), seeds=spec.seeds[:1], recipes=spec.recipes[:1]
+    )
 
 
 def restrict_spec(spec: Spec, names: Sequence[str]) -> Spec:
@@ -272,7 +274,9 @@ def _swaps(candidates: Candidates, rest: Sequence[int], index: int, budget: floa
 def uniform_design(spec: Spec, budget: float) -> Array:
     """What people do: every model on every image count for the study's own durations, all longer or shorter
     by one factor, so that the whole costs the budget. Inputs (n, 3)."""
-    plain = candidates_of(replace(spec, longer=(), seeds=spec.seeds[:1], recipes=spec.recipes[:1], only=()))
+    plain = candidates_of(
+        replace(spec, added_durations=(), seeds=spec.seeds[:1], recipes=spec.recipes[:1], only=())
+    )
     factor = budget / plain.cost(range(len(plain.names)))
     seen = plain.inputs[:, 1] * factor
     return np.stack([plain.inputs[:, 0], seen, np.minimum(seen, plain.unique)], axis=1)

@@ -23,12 +23,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Spec:
-    """A study. base: preset or YAML file of the run that everything is a change of. images: unique images,
-    0 for endlessly new ones. durations: steps, cooldown included. cooldown: its share of each duration.
-    longer: durations beyond those, added when the study had begun; each goes on where the one before it left
-    its plateau. only: names of the runs to do, where not the whole grid is wanted. note: how all this
-    was chosen, for readers. dataset, shots: the probe whose error the law is fitted to. probes, finetunes:
-    what is done with every run when it has been trained."""
+    """Specification of a study: the axes of its grid, and the jobs that follow each run.
+
+    base: preset or YAML file of the run that all others are changes of. images: numbers of unique images, 0
+    for endlessly new ones. durations: steps, cooldown included. added_durations: durations added after the
+    study began, in the order of their addition. cooldown: its share of each duration, in (0, 1]. only:
+    names of the runs to do, where not the whole grid is wanted. note: how the grid was chosen, for readers.
+    dataset, shots: the probe whose error the law is fitted to. probes, finetunes: jobs that follow each
+    trained run."""
 
     name: str = "study"
     base: str = "demo"
@@ -37,7 +39,7 @@ class Spec:
     recipes: tuple[Variant, ...] = (Variant(),)
     images: tuple[int, ...] = (0,)
     durations: tuple[int, ...] = ()
-    longer: tuple[int, ...] = ()
+    added_durations: tuple[int, ...] = ()
     cooldown: float = 0.2
     seeds: tuple[int, ...] = (0,)
     only: tuple[str, ...] = ()

@@ -1,24 +1,29 @@
-"""Runs a study's nodes, each as a process of its own, so that a crash costs one run and never the study.
+"""Scheduler of a study: starts each node as a process when it is ready, and retries nodes that fail.
 
-A node is a folder. Whoever works on it holds a lock until it ends (`attempt.py`), even when the launcher
-dies: the next launcher waits for it and takes its result over. What a node has finished is read from its
-folder, never remembered here. Where processes run is an executor's business (`executors/`).
+A crash costs one run and never the study. A node is a folder; the process that works on it holds a lock
+(`attempt.py`) until it ends, also when the launcher dies: the next launcher waits for that process and takes
+its result over. Whether a node is finished is read from its folder. Executors (`executors/`) decide where
+processes run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from scalevit.artifacts import records
+from scalevit.artifacts import records, run_folder
+from scalevit.artifacts.checkpoint import list_checkpoints
+from scalevit.artifacts.remote import Folder
 from scalevit.config.result import RESUMABLE, USER_ERROR
 from scalevit.study.design import grid
 from scalevit.study.design.cost import critical_paths
@@ -35,10 +40,10 @@ State = Literal["waiting", "running", "done", "failed", "blocked"]
 
 @dataclass(frozen=True)
 class NodeType:
-    """How a node's process is started and how its folder is read.
+    """Command of a node's process, and how its folder is read.
 
-    command: the process's words. finished: whether the folder holds the node's result. reached: whether a
-    trunk's folder holds the checkpoint of a step. steps: how far a run has come."""
+    command: arguments of the process. finished: whether the folder holds the node's result. reached: whether
+    a trunk has committed the checkpoint of a step. steps: how far a run has come."""
 
     command: Callable[[grid.Node, Path], Sequence[str]]
     finished: Callable[[Path], bool]
@@ -120,17 +125,50 @@ def pretrain_command(node: grid.Node, folder: Path) -> Sequence[str]:
     words: Sequence[str] = ["pretrain", str(folder / "run.yaml"), "--out", str(folder)]
     if node.job is not None and node.after is not None:
         words = node.job.command(folder.parent / node.after, folder)
-    return [sys.executable, "-m", "scalevit", *words]
+    return [sys.executable, "-P", "-m", "scalevit", *words]
 
 
-def has_checkpoint(folder: Path, step: int) -> bool:
-    """Whether the run has committed the checkpoint of `step` (a checkpoint's folder appears when whole)."""
-    return (folder / "checkpoints" / f"step_{step}").is_dir()
+def _checkpoint_folder(home: Path) -> Folder:
+    """Where the run in `home` keeps its checkpoints."""
+    try:
+        changed = (home / run_folder.CONFIG).stat().st_mtime_ns
+    except OSError:
+        return home / run_folder.CHECKPOINTS
+    return _configured_folder(home, changed)
 
 
-def ended(folder: Path) -> bool:
-    """Whether a run has come to its end: the row that it writes last, about itself, is there."""
-    return any(row.get("kind") == "run" for row in records.read_records(folder))
+@lru_cache(maxsize=4096)
+def _configured_folder(home: Path, changed: int) -> Folder:
+    try:
+        return run_folder.checkpoint_folder_in(home)
+    except (OSError, ValueError):
+        return home / run_folder.CHECKPOINTS
+
+
+#: Seconds between two questions to a store whether it holds a checkpoint.
+STORE_SECONDS = 5.0
+
+
+@dataclass
+class CheckpointLookup:
+    """Whether a run's checkpoints, in its folder or at a store, include a step. A store is asked at most
+    every `STORE_SECONDS`, and one that does not answer holds nothing for now."""
+
+    asked: dict[Path, tuple[float, frozenset[int]]] = field(default_factory=dict)
+
+    def __call__(self, folder: Path, step: int) -> bool:
+        where = _checkpoint_folder(folder)
+        if isinstance(where, Path):
+            return (where / f"step_{step}").is_dir()
+        when, steps = self.asked.get(folder, (-math.inf, frozenset()))
+        if step not in steps and time.monotonic() - when > STORE_SECONDS:
+            with contextlib.suppress(OSError, ValueError):
+                steps = frozenset(saved.step for saved in list_checkpoints(where))
+            self.asked[folder] = time.monotonic(), steps
+        return step in steps
+
+
+has_checkpoint = CheckpointLookup()
 
 
 def last_step(folder: Path) -> int:
@@ -151,10 +189,7 @@ def _step(line: bytes) -> int:
         return 0
 
 
-PRETRAINING = NodeType(pretrain_command, ended, has_checkpoint, last_step)
-
-
-# --------------------------------------------------------------------------- locks and folders
+PRETRAINING = NodeType(pretrain_command, run_folder.is_complete, has_checkpoint, last_step)
 
 
 # --------------------------------------------------------------------------- the loop

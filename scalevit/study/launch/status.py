@@ -10,42 +10,47 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from scalevit.artifacts import records
+from scalevit.artifacts import records, run_folder
 from scalevit.study.design import grid
 from scalevit.study.design.cost import PlannedNode, planned_times, study_cost
 from scalevit.study.launch import attempt, scheduler
 from scalevit.study.launch.progress import ASSUMED_FLOPS_PER_SECOND, duration_text
+from scalevit.study.launch.study_folder import RUNS
 
 
-def dry_run_table(nodes: Sequence[grid.Node], folder: Path, slots: int) -> tuple[str, dict[str, Any]]:
+def dry_run_table(nodes: Sequence[grid.Node], folder: Path, workers: int) -> tuple[str, dict[str, Any]]:
     """What `--dry-run` prints, and the same as data."""
-    slots = slots or os.cpu_count() or 1
+    workers = workers or os.cpu_count() or 1
     speed, measured = measured_flops_per_second(nodes, folder)
-    times = planned_times(nodes, slots, speed, scheduler.STARTUP_SECONDS)
-    whole, bill = max(line.end for line in times), study_cost(nodes)
+    finished = {node.name for node in nodes if run_folder.is_complete(folder / RUNS / node.name)}
+    left = [node for node in nodes if node.name not in finished]
+    times = planned_times(left, workers, speed, scheduler.STARTUP_SECONDS)
+    whole, bill = max((line.end for line in times), default=0.0), study_cost(nodes)
     after = sum(node.flops for node in nodes if node.job)
     how = "measured on finished nodes" if measured else "assumed; run something to know"
     lines = [
+        f"{len(finished)} of {len(nodes)} nodes are done already" if finished else "",
         _table(("node", "kind", "images", "steps", "FLOPs", "slot", "start", "end"), map(_line, times)),
         f"{len(nodes)} nodes, {bill.shared:.3g} FLOPs; without shared trunks {bill.separate:.3g}: "
         f"sharing leaves {bill.share:.0%} of the cost"
         + (f"; {after:.3g} of them for probes and fine-tunes" if after else ""),
-        f"about {duration_text(whole)} on {slots} slots at {speed / 1e9:.3g} GFLOP/s each ({how})",
+        f"about {duration_text(whole)} on {workers} workers at {speed / 1e9:.3g} GFLOP/s each ({how})",
         f"nothing created in {folder}",
     ]
     data = {
-        "nodes": [{**grid.node_row(t.node), "slot": t.slot, "start": t.start, "end": t.end} for t in times],
-        "flops": bill.shared, "flops_without_sharing": bill.separate, "share": bill.share, "slots": slots,
+        "nodes": [{**grid.node_row(t.node), "slot": t.worker, "start": t.start, "end": t.end} for t in times],
+        "done": sorted(finished),
+        "flops": bill.shared, "flops_without_sharing": bill.separate, "share": bill.share, "slots": workers,
         "seconds": whole, "flops_per_second_a_slot": speed, "speed_measured": measured,
     }  # fmt: skip
-    return "\n".join(lines), data
+    return "\n".join(line for line in lines if line), data
 
 
 def _line(line: PlannedNode) -> tuple[str, ...]:
     node = line.node
     images = f"{node.images:,}" if node.images else "fresh"
     steps = f"{node.at} → {node.duration}" if node.at else f"{node.duration or ''}"
-    when = (str(line.slot), duration_text(line.start), duration_text(line.end))
+    when = (str(line.worker), duration_text(line.start), duration_text(line.end))
     return node.name, node.kind, images, steps, f"{node.flops:.3g}", *when
 
 
@@ -54,7 +59,7 @@ def measured_flops_per_second(nodes: Sequence[grid.Node], folder: Path) -> tuple
     runs on from its trunk's."""
     flops = seconds = 0.0
     for node in grid.pretraining_nodes(nodes):
-        for row in records.read_records(folder / "runs" / node.name):
+        for row in records.read_records(folder / RUNS / node.name):
             if row["kind"] == "run" and row.get("seconds"):
                 flops, seconds = flops + node.scratch, seconds + float(row["seconds"])
     return (flops / seconds, True) if flops else (ASSUMED_FLOPS_PER_SECOND, False)
@@ -64,8 +69,8 @@ def study_status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[st
     """How far each node of the study has come, as its folder tells."""
     found = []
     for node in nodes:
-        home = folder / "runs" / node.name
-        done = scheduler.ended(home)
+        home = folder / RUNS / node.name
+        done = run_folder.is_complete(home)
         step = node.duration if done else max(node.at, scheduler.last_step(home) if node.steps else 0)
         state = (
             "done"
@@ -92,7 +97,7 @@ def study_status(nodes: Sequence[grid.Node], folder: Path) -> tuple[str, dict[st
         for state in ("done", "running", "begun", "waiting")
     }
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    spent = attempt.resources_used([folder / "runs" / node.name for node in nodes])
+    spent = attempt.resources_used([folder / RUNS / node.name for node in nodes])
     head = ("node", "state", "step", "tries", "hours")
     text = f"{_table(head, cells)}\n{words}; {done / total:.0%} of the FLOPs; {_held(spent)}"
     return text, {

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scalevit.study.design import grid
 from scalevit.study.launch import attempt
-from scalevit.study.launch.executors.local import signal_owner
 
 #: Seconds between two looks, and after which waiting is given up: a save may take minutes.
 POLL_SECONDS, STOP_SECONDS = 0.2, 900.0
@@ -25,7 +22,7 @@ def stop_study(folder: Path, nodes: Sequence[grid.Node], executor: str) -> int:
     if attempt.is_locked(folder):
         _stop_launcher(folder)
     for home in homes:
-        signal_owner(home, signal.SIGTERM)
+        attempt.signal_owner(home / attempt.LOCK, signal.SIGTERM)
     if executor == "slurm":
         _stop_jobs(folder)
     _wait(lambda: any(map(attempt.is_locked, homes)), f"{folder}: some nodes have not ended")
@@ -33,12 +30,15 @@ def stop_study(folder: Path, nodes: Sequence[grid.Node], executor: str) -> int:
 
 
 def _stop_launcher(folder: Path) -> None:
-    owner = attempt.lock_owner(folder / attempt.LOCK)
-    if owner is None or owner[1] != socket.gethostname():
-        where = owner[1] if owner else "a machine that it did not name"
-        raise ValueError(f"{folder}: its launcher runs on {where}; say `scalevit study stop {folder}` there")
-    os.kill(owner[0], signal.SIGTERM)
-    _wait(lambda: attempt.is_locked(folder), f"{folder}: its launcher (process {owner[0]}) has not ended")
+    path = folder / attempt.LOCK
+    if not attempt.signal_owner(path, signal.SIGTERM):
+        owner = attempt.lock_owner(path)
+        where = owner.host if owner else "a machine that it did not name"
+        raise ValueError(
+            f"{folder}: its launcher runs on {where}, or in another container; say `scalevit study stop "
+            f"{folder}` there"
+        )
+    _wait(lambda: attempt.is_locked(folder), f"{folder}: its launcher has not ended")
 
 
 def _stop_jobs(folder: Path) -> None:

@@ -218,8 +218,7 @@ def _first(names: Sequence[str], most: int = 4) -> str:
 
 
 def _broken(home: Path) -> bool:
-    lines = [line for line in (home / records.FILE).read_bytes().split(b"\n") if line.strip()]
-    return any(records._parse_row(line) is None for line in lines)
+    return bool(records.read_run_records(home).bad_lines)
 
 
 def _unfinite(rows: Iterable[records.Row]) -> bool:

@@ -77,7 +77,7 @@ def test_a_follow_up_starts_when_its_run_has_ended_and_is_blocked_with_it(tmp_pa
 
 def test_what_is_behind_a_blocked_node_is_given_up_too(tmp_path):
     """A chain of longer runs whose trunk fails ends instead of waiting for ever."""
-    spec = replace(SPEC, models=SPEC.models[:1], images=(0,), durations=(150,), longer=(300, 600))
+    spec = replace(SPEC, models=SPEC.models[:1], images=(0,), durations=(150,), added_durations=(300, 600))
     worker = scheduler.NodeType(lambda node, home: ["false"], lambda home: False, scheduler.has_checkpoint)
 
     nodes = grid.expand(spec, tmp_path / "runs")

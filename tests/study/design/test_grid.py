@@ -75,7 +75,7 @@ def test_a_branch_has_its_trunks_learning_rate_until_it_leaves_and_ends_at_zero(
 
 def test_cost_is_three_forward_passes_an_image_and_sharing_saves_the_common_steps(tmp_path):
     nodes = grid.expand(spec(tmp_path))
-    small = [n for n in nodes if n.name.startswith("small-map-1k-seed0")]
+    small = [n for n in nodes if n.name.startswith("small-map-1k-") and "seed" not in n.name]
     shape = small[0].run.model.resolve()
     model = small[0].run.model
     step = 3 * 64 * shape.flops(model.image, "map", model.classes)
@@ -98,16 +98,16 @@ def test_a_schedule_that_knows_its_end_gets_runs_of_its_own(tmp_path):
 def test_longer_durations_go_on_from_the_last_plateau_and_change_nothing_that_is_there(tmp_path):
     first = spec(tmp_path)
     before = {node.name: config.run_id(node.run) for node in grid.expand(first)}
-    nodes = {node.name: node for node in grid.expand(replace(first, longer=(800, 1600)))}
+    nodes = {node.name: node for node in grid.expand(replace(first, added_durations=(800, 1600)))}
     assert {name: config.run_id(nodes[name].run) for name in before} == before
-    last, middle = nodes["small-map-1k-seed0-1600"], nodes["small-map-1k-seed0-800"]
-    assert (middle.after, middle.at, middle.run.train.keep_at) == ("small-map-1k-seed0-400", 320, (640,))
+    last, middle = nodes["small-map-1k-1600"], nodes["small-map-1k-800"]
+    assert (middle.after, middle.at, middle.run.train.keep_at) == ("small-map-1k-400", 320, (640,))
     assert (last.after, last.at, last.steps) == (middle.name, 640, 960)
     for node in (middle, last):
         own, trunk = node.run.schedule, nodes[node.after].run.schedule
         assert all(lr_schedule.lr_at(own, s) == lr_schedule.lr_at(trunk, s) for s in range(0, node.at, 40))
-    assert critical_paths(nodes.values())["small-map-1k-seed0-400"] == pytest.approx(
-        sum(nodes[f"small-map-1k-seed0-{steps}"].flops for steps in (400, 800, 1600))
+    assert critical_paths(nodes.values())["small-map-1k-400"] == pytest.approx(
+        sum(nodes[f"small-map-1k-{steps}"].flops for steps in (400, 800, 1600))
     )
 
 
@@ -154,14 +154,14 @@ def test_every_ablation_varies_what_it_is_named_for_and_nothing_else(name, size)
 
 def test_the_timetable_respects_slots_trunks_and_the_total(tmp_path):
     nodes = grid.expand(spec(tmp_path))
-    times = planned_times(nodes, slots=3, speed=1e9, startup=0.0)
+    times = planned_times(nodes, workers=3, speed=1e9, startup=0.0)
     by_name = {line.node.name: line for line in times}
     for line in times:
         if line.node.after:
             trunk = by_name[line.node.after]
             left = trunk.start + (trunk.end - trunk.start) * line.node.at / trunk.node.duration
             assert line.start >= left - 1e-6
-        same = [other for other in times if other.slot == line.slot and other is not line]
+        same = [other for other in times if other.worker == line.worker and other is not line]
         assert all(other.end <= line.start + 1e-9 or other.start >= line.end - 1e-9 for other in same)
     total = sum(node.flops for node in nodes) / 1e9
     assert total / 3 <= max(line.end for line in times) <= total / 3 * 1.2
@@ -184,7 +184,7 @@ def test_all_mistakes_of_a_study_are_told_at_once_with_the_nearest_names(tmp_pat
         ("name: large", "name: small", "two are called"),
         ("images: [1000, 0]", "images: [5, 5]", "same value twice"),
         ("cooldown: 0.2", "cooldown: 2", "cooldown"),
-        ("cooldown: 0.2", "longer: [300]", "longer than all before"),
+        ("cooldown: 0.2", "cooldown: 0.2\nadded_durations: [200]", "other numbers of steps"),
         ("base: demo", "base: dmo", "nearest presets: demo"),
     ],
 )

@@ -3,10 +3,9 @@ none that the memory does not hold."""
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,28 +30,35 @@ def expected_memory(node: grid.Node) -> float:
     return PROCESS_MEMORY + step_memory(run, run.model.resolve(), micro_batch, 1).total
 
 
-def available_memory() -> float:
+#: Where the kernel tells a container its memory: limit, use, and the statistics that hold the page cache.
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory(cgroup: Path = CGROUP) -> float:
     """GiB that processes can still take: the machine's, or its container's when that is less."""
-    found = [_meminfo()]
-    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
-    if limit is not None and used is not None:
-        found.append((limit - used) / 2**30)
-    return min(found)
+    return min(_machine_memory(), _container_memory(cgroup))
 
 
-def _meminfo() -> float:
-    """infinite where the system does not tell"""
+def _machine_memory() -> float:
+    """GiB that the system calls available, infinite where it does not tell."""
     path = Path("/proc/meminfo")
     lines = path.read_text().splitlines() if path.exists() else []
     kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(kilobytes[0]) / 2**20 if kilobytes else float("inf")
+    return int(kilobytes[0]) / 2**20 if kilobytes else math.inf
 
 
-def _number(path: Path) -> float | None:
+def _container_memory(cgroup: Path) -> float:
+    """GiB between the limit of a control group (version 2) and its use, infinite without a limit. The page
+    cache counts as free: the kernel drops it when processes need memory."""
     try:
-        return float(path.read_text())
-    except (OSError, ValueError):
-        return None
+        limit = float((cgroup / "memory.max").read_text())
+        used = float((cgroup / "memory.current").read_text())
+        pairs = (line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        statistics = {pair[0]: float(pair[1]) for pair in pairs if len(pair) == 2}
+    except (OSError, ValueError):  # no control group, no limit ("max")
+        return math.inf
+    cache = statistics.get("file", 0.0) - statistics.get("shmem", 0.0)
+    return (limit - max(0.0, used - cache)) / 2**30
 
 
 def devices() -> tuple[str, ...]:
@@ -75,10 +81,10 @@ class _Running:
 
 @dataclass
 class LocalExecutor:
-    """slots: nodes at a time; 0: one a device, or one a core where there is none. memory: GiB that a node
-    takes. available: GiB that are there when the study begins."""
+    """Executor of this machine. workers: nodes at a time; 0: one a device, or one a core where there is none.
+    memory: GiB that a node takes. available: GiB that are there when the study begins."""
 
-    slots: int = 0
+    workers: int = 0
     memory: Callable[[grid.Node], float] = expected_memory
     available: float = field(default_factory=available_memory)
     devices: tuple[str, ...] = field(default_factory=devices)
@@ -88,7 +94,7 @@ class LocalExecutor:
     known: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.slots = self.slots or len(self.devices) or os.cpu_count() or 1
+        self.workers = self.workers or len(self.devices) or os.cpu_count() or 1
 
     def choose(self, ready: Sequence[grid.Node], running: Sequence[grid.Node]) -> list[grid.Node]:
         """The first of `ready` for which there is a slot and, beside what runs, memory. One that does not
@@ -96,7 +102,7 @@ class LocalExecutor:
         room = self.available - sum(map(self._memory, running))
         chosen: list[grid.Node] = []
         for node in ready:
-            if len(chosen) + len(running) >= self.slots:
+            if len(chosen) + len(running) >= self.workers:
                 break
             if self._memory(node) <= room or not (chosen or running):
                 chosen.append(node)
@@ -117,7 +123,7 @@ class LocalExecutor:
         """Start the process, which inherits the lock; or wait for one that still holds it."""
         used = {held.slot for held in self.running.values()}
         slot = min(number for number in range(len(used) + 1) if number not in used)
-        with (one.home / attempt.LOCK).open("a+") as lock:
+        with attempt.open_lock(one.home / attempt.LOCK) as lock:
             if not attempt.try_lock(lock):
                 self.running[one.name] = _Running(one, None, time.time(), slot)
                 return FROM_EARLIER_LAUNCHER
@@ -130,7 +136,7 @@ class LocalExecutor:
 
     def _environment(self, slot: int) -> dict[str, str]:
         """A device of its own and a share of the cores."""
-        found = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.slots))}
+        found = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.workers))}
         if self.devices:
             found["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         return found
@@ -152,15 +158,4 @@ class LocalExecutor:
             if held.process is not None:
                 held.process.send_signal(number)
             else:
-                signal_owner(held.attempt.home, number)
-
-
-def signal_owner(home: Path, number: int) -> bool:
-    """Signal the process of an earlier launcher, which left its number in the lock; whether there is one
-    on this machine."""
-    owner = attempt.lock_owner(home / attempt.LOCK)
-    if owner is None or owner[1] != socket.gethostname() or not attempt.is_locked(home):
-        return False
-    with contextlib.suppress(OSError):
-        os.kill(owner[0], number)
-    return True
+                attempt.signal_owner(held.attempt.home / attempt.LOCK, number)

@@ -31,7 +31,7 @@ def run_attempt(one: Attempt) -> int:
 
 
 class RayCluster:
-    """slots: tasks at a time, 0 for as many as the cluster holds. options: `address` of a running cluster,
+    """workers: tasks at a time, 0 for as many as the cluster holds. options: `address` of a running cluster,
     else one of this machine; the others are resources of each task. A cluster started here ends with the
     launcher, and what ran on it goes on from its last checkpoint.
 
@@ -39,19 +39,19 @@ class RayCluster:
 
     name = "ray"
 
-    def __init__(self, slots: int, options: Mapping[str, Any]) -> None:
+    def __init__(self, workers: int, options: Mapping[str, Any]) -> None:
         unknown = [key for key in options if key not in OPTIONS]
         if unknown:
             raise ValueError(f"--cluster: ray knows no {', '.join(unknown)}; known: {', '.join(OPTIONS)}")
         held = {**DEFAULTS, **options}
         address = held.pop("address", None)
-        self.slots, self.ray = slots, _connect(address)
+        self.workers, self.ray = workers, _connect(address)
         self.task, self.held = self.ray.remote(run_attempt), {"max_retries": 0, **held}
         self.tasks: dict[str, Any] = {}
         self.tries: dict[str, Attempt] = {}
 
     def choose(self, ready: Sequence[grid.Node], running: Sequence[grid.Node]) -> list[grid.Node]:
-        return [*ready][: max(0, self.slots - len(running)) if self.slots else None]
+        return [*ready][: max(0, self.workers - len(running)) if self.workers else None]
 
     def start(self, tries: Sequence[Attempt]) -> Mapping[str, str]:
         for one in tries:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 import uuid
@@ -17,10 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalevit.artifacts.atomic_write import atomic_write_text
 from scalevit.config.result import CHECK_FAILED, DONE
 from scalevit.study.design import grid
 from scalevit.study.launch import attempt
 from scalevit.study.launch.attempt import FROM_EARLIER_LAUNCHER, Attempt
+from scalevit.study.launch.study_folder import read_json
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -62,22 +65,24 @@ class SlurmJob:
 
 
 class SlurmCluster:
-    """folder: the study's, on a file system that all machines share. slots: jobs at a time, 0 for as many as
-    Slurm gives. options: submitit's parameters of an sbatch script. poll: seconds between two looks.
+    """Executor of a Slurm cluster. folder: the study's, on a file system that all machines share. workers:
+    jobs at a time, 0 for as many as Slurm gives. options: submitit's parameters of an sbatch script. poll:
+    seconds between two questions to Slurm.
 
     Raises ValueError when Slurm does not answer or does not know an option."""
 
     name = "slurm"
 
-    def __init__(self, folder: Path, slots: int, options: Mapping[str, Any], poll: float = POLL) -> None:
-        self.folder, self.slots, self.poll = folder / FOLDER, slots, poll
+    def __init__(self, folder: Path, workers: int, options: Mapping[str, Any], poll: float = POLL) -> None:
+        self.folder, self.workers, self.poll = folder / FOLDER, workers, poll
         self.jobs: dict[str, str] = {}
         self.tries: dict[str, Attempt] = {}
         self.seen: dict[str, int] = {}
         self.asked = self.answered = time.monotonic()
         self.stopping = False
         os.environ["SUBMITIT_PREEMPT_SIGNAL"] = PREEMPTION_SIGNAL
-        self.executor = _executor(self.folder, {**DEFAULTS, **options}, slots)
+        os.environ.update(attempt.clean_environment())  # sbatch hands it on to the jobs
+        self.executor = _executor(self.folder, {**DEFAULTS, **options}, workers)
         self.earlier = self._earlier(_queue())
 
     def choose(self, ready: Sequence[grid.Node], running: Sequence[grid.Node]) -> list[grid.Node]:
@@ -98,7 +103,7 @@ class SlurmCluster:
     def _submit(self, tries: Sequence[Attempt]) -> None:
         name = f"scalevit-{uuid.uuid4().hex[:12]}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{name}.json").write_text(json.dumps([one.name for one in tries]))
+        atomic_write_text(self.folder / f"{name}.json", json.dumps([one.name for one in tries]))
         self.executor.update_parameters(job_name=name)
         try:
             with self.executor.batch():
@@ -149,10 +154,9 @@ class SlurmCluster:
         """Jobs in the queue that an earlier launcher of this study submitted, by node."""
         found = {}
         for name, job in queue:
-            path = self.folder / f"{name}.json"
-            if path.exists():
-                nodes = json.loads(path.read_text())
-                found[nodes[int(job.partition("_")[2] or 0)]] = job
+            nodes, index = _submission(self.folder, name), job.partition("_")[2] or "0"
+            if index.isdigit() and int(index) < len(nodes):
+                found[nodes[int(index)]] = job
         return found
 
 
@@ -166,7 +170,7 @@ def cancel(jobs: Sequence[str], kill: bool) -> None:
 
 def jobs_in_queue(folder: Path) -> list[str]:
     """Jobs of a study in the queue, whoever submitted them."""
-    return [job for name, job in _queue() if (folder / FOLDER / f"{name}.json").exists()]
+    return [job for name, job in _queue() if _submission(folder / FOLDER, name)]
 
 
 def _queue() -> list[tuple[str, str]]:
@@ -176,7 +180,7 @@ def _queue() -> list[tuple[str, str]]:
         for _ in range(QUEUE_RETRIES):  # a busy controller drops connections
             done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
             if done.returncode == 0:
-                return [(name, job) for name, job in map(str.split, done.stdout.splitlines())]
+                return [_parse_job(line) for line in done.stdout.splitlines()]
             time.sleep(POLL)
     except FileNotFoundError:
         raise ValueError(
@@ -188,7 +192,25 @@ def _queue() -> list[tuple[str, str]]:
     raise ValueError(f"Slurm does not answer: {said}; look at `sinfo`, try again later")
 
 
-def _executor(folder: Path, options: Mapping[str, Any], slots: int) -> Any:
+def _parse_job(line: str) -> tuple[str, str]:
+    """(name, number) from a line of the queue; names of other people's jobs may hold spaces."""
+    name, _, job = line.strip().rpartition(" ")
+    return name.strip(), job
+
+
+#: Names of this launcher's job arrays.
+_JOB_NAME = re.compile(r"scalevit-[0-9a-f]{12}")
+
+
+def _submission(folder: Path, name: str) -> list[str]:
+    """The nodes of a job array that a launcher of the study in `folder` submitted, else none."""
+    if not _JOB_NAME.fullmatch(name):
+        return []
+    nodes = read_json(folder / f"{name}.json")
+    return nodes if isinstance(nodes, list) and all(isinstance(node, str) for node in nodes) else []
+
+
+def _executor(folder: Path, options: Mapping[str, Any], workers: int) -> Any:
     try:
         from submitit.slurm.slurm import SlurmExecutor
     except ImportError:
@@ -200,7 +222,7 @@ def _executor(folder: Path, options: Mapping[str, Any], slots: int) -> Any:
             "no Slurm here: srun was not found; run this on a login node, or use --executor local"
         ) from None
     try:
-        parallel = {"array_parallelism": slots} if slots else {}
+        parallel = {"array_parallelism": workers} if workers else {}
         executor.update_parameters(**{**options, **parallel})
     except (ValueError, TypeError) as error:
         raise ValueError(f"--cluster: {' '.join(str(error).split())}") from None
