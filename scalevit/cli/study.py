@@ -284,14 +284,14 @@ def _choose_executor(args: argparse.Namespace, folder: Path) -> None:
 
 def _options(pairs: list[str]) -> dict[str, Any]:
     """KEY=VALUE as a dictionary; values as in YAML."""
-    import yaml
+    from scalevit.config.yaml_io import parse_document
 
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"--cluster {pair}: expected KEY=VALUE, e.g. partition=gpu")
-        found[key] = yaml.safe_load(value)
+        found[key] = parse_document(value)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from scalevit import config
 from scalevit.config.dataclass_io import from_dict
+from scalevit.config.yaml_io import parse_document, read_document
 from scalevit.study.design.downstream import DownstreamJob, Finetune, ProbeSpec
 
 
@@ -84,12 +85,7 @@ PRESETS: dict[str, Spec] = {
 def read_spec(path: Path) -> Spec:
     """The study in a YAML file. Models and recipes are lists of {name: …, section.key: value, …}, probes and
     finetunes of {data: …, …}."""
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    tree = read_document(path)
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no study: expected keys such as 'models:' and 'durations:'")
     mistakes: list[str] = []
@@ -119,11 +115,9 @@ def dump_spec(spec: Spec) -> str:
 
 
 def _mapping(variant: dict[str, Any]) -> dict[str, Any]:
-    import yaml
-
     pairs = (override.partition("=") for override in variant["overrides"])
     kept = {key: value for key, value in variant.items() if key != "overrides"}
-    return kept | {key: yaml.safe_load(text) for key, _, text in pairs}
+    return kept | {key: parse_document(text) for key, _, text in pairs}
 
 
 def _variants(axis: str, items: Any, mistakes: list[str]) -> tuple[Variant, ...]:

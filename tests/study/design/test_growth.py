@@ -1,4 +1,4 @@
-"""Growth of a study: seeds, recipes, models, images, durations and probes added in any order keep what is done."""
+"""Growth of a study: what is added in any order keeps the runs that are there."""
 
 from dataclasses import replace
 from itertools import permutations
