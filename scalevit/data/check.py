@@ -65,7 +65,7 @@ def check(
                 progress(min(start + _PART, store.samples), store.samples)
     for numbers in _repeated(prints):
         _check_twins(store, numbers, findings)
-    findings.classes += _class_findings(class_counts(store), store)
+    findings.classes += _class_findings(store.class_counts(), store)
     return findings
 
 
@@ -130,16 +130,6 @@ def _check_twins(store: ImageDataset, numbers: list[int], findings: Findings) ->
         findings.contradictions.append(f"{' = '.join(names)} with labels {sorted(labels)}")
 
 
-def class_counts(store: ImageDataset) -> np.ndarray:
-    """How many samples carry each label."""
-    counts = np.zeros(store.classes, np.int64)
-    for shard in store.shards:
-        single = shard.records["labels"] == 1
-        counts += np.bincount(shard.records["label"][single], minlength=store.classes)
-        counts += np.bincount(shard.labels, minlength=store.classes)
-    return counts
-
-
 def _class_findings(counts: np.ndarray, store: ImageDataset) -> list[str]:
     names = store.class_names or [str(number) for number in range(len(counts))]
     found = [f"class {names[number]} has no image" for number in np.flatnonzero(counts == 0)]
@@ -171,7 +161,7 @@ def stats(store: ImageDataset) -> dict[str, Any]:
         "unlabelled": store.unlabelled,
         "classes": store.classes,
         "multi_label": store.multi,
-        "images_per_class": _quantiles(class_counts(store)),
+        "images_per_class": _quantiles(store.class_counts()),
         "bytes": total,
         "measured": sizes.total(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 #: The words of each split, in lower case; a word stands alone or begins a file's name (train-00000.tar).
 SPLIT_WORDS: dict[str, tuple[str, ...]] = {
@@ -32,3 +33,10 @@ def named_splits(found: Iterable[str]) -> tuple[str, ...]:
     """Distinct splits in their usual order: train, val, test."""
     there = set(found)
     return tuple(split for split in SPLITS if split in there)
+
+
+def split_value(value: Any) -> str:
+    """The split that a cell names; 0 and 1, False and True are train and test; "" for anything else."""
+    if isinstance(value, bool | int) and value in (0, 1):
+        return ("train", "test")[int(value)]
+    return split_of_word(value) if isinstance(value, str) else ""

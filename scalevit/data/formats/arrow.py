@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from scalevit.artifacts.remote import file_version, is_remote
-from scalevit.data.formats.tables import Remote, class_names, columns, image_in, labels_of, pyarrow
+from scalevit.data.formats.parquet import add_rows
+from scalevit.data.formats.tables import Remote, class_names, columns, image_in, pyarrow
 from scalevit.data.index.cache import UNCACHED, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex
+from scalevit.data.options import DEFAULTS, ListingOptions
 
 
 def _opened(path: str) -> tuple[Any, Any]:
@@ -24,26 +26,31 @@ def _opened(path: str) -> tuple[Any, Any]:
 
 
 def _batch(file: Any, schema: Any) -> Any:
-    """The record batch that begins here; None at the end."""
+    """The record batch that begins here; None at the end. What it says of itself is validated."""
     arrow = pyarrow()
     try:
         message = arrow.ipc.read_message(file)
     except EOFError:
         return None
-    return arrow.ipc.read_record_batch(message, schema)
+    batch = arrow.ipc.read_record_batch(message, schema)
+    batch.validate()
+    return batch
 
 
-def scan(path: str) -> ShardIndex:
-    """An index of a stream: batches are gone through, images on a disk are not read."""
+def scan(path: str, options: ListingOptions = DEFAULTS, boundary: str = "") -> ShardIndex:
+    """Index of a stream: batches are gone through, images on a disk are not read."""
     file, schema = _opened(path)
-    _, labels = columns(schema, path)
-    builder = Builder(Header("arrow", path, *file_version(path), names=class_names(schema)))
+    chosen = columns(schema, path, options)
+    builder = Builder(
+        Header(
+            "arrow", path, *file_version(path), names=class_names(schema, chosen.label),
+            columns=tuple(map(str, schema.names)), options=options.as_dict(),
+        )
+    )  # fmt: skip
     place = file.tell()
     try:
         while (batch := _batch(file, schema)) is not None:
-            column = batch[labels].to_pylist() if labels else [None] * batch.num_rows
-            for row, value in enumerate(column):
-                builder.add(place, 0, labels_of(value, path), row=row)
+            add_rows(builder, place, batch.num_rows, batch, chosen)
             place = file.tell()
     except (pyarrow().ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]
@@ -53,15 +60,15 @@ def scan(path: str) -> ShardIndex:
     return builder.done()
 
 
-def _images(path: str, place: int) -> Any:
+def _images(header: Header, place: int) -> Any:
     """The images of the batch that begins at this byte."""
-    file, schema = _opened(path)
+    file, schema = _opened(header.path)
     file.seek(place)
-    return _batch(file, schema)[columns(schema, path)[0]]
+    return _batch(file, schema)[columns(schema, header.path, ListingOptions(**header.options)).image]
 
 
 def name(index: ShardIndex, number: int) -> str:
-    """How to say which sample this is: the stream, the row, and the byte its batch begins at."""
+    """How a message names a sample: the stream, the row, and the byte its batch begins at."""
     record = index.records[number]
     return f"{index.header.path} row {int(record['row'])} of the batch at byte {int(record['offset'])}"
 
@@ -72,6 +79,6 @@ def encoded(index: ShardIndex, number: int, reader: CachedReader = UNCACHED) -> 
     place, row = int(record["offset"]), int(record["row"])
 
     def column() -> Any:
-        return reader.groups.get((header.path, header.changed, place), lambda: _images(header.path, place))
+        return reader.groups.get((header.path, header.changed, place), lambda: _images(header, place))
 
-    return image_in(column, row, name(index, number))
+    return image_in(column, row, name(index, number), header.path)

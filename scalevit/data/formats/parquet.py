@@ -1,16 +1,19 @@
 """Parquet tables. A row is reached through its row group, so small groups (`datasets` writes 100 rows) read
-quickest. Labels may be words, whose numbers are their places among the table's own."""
+quickest."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from scalevit.artifacts.remote import file_version, is_remote
-from scalevit.data.formats.tables import Remote, class_names, columns, image_in, labels_of, pyarrow
+from scalevit.data.formats.labels import label_values
+from scalevit.data.formats.tables import Remote, class_names, columns, image_in, pyarrow
 from scalevit.data.index.cache import UNCACHED, CachedReader, LRUCache
 from scalevit.data.index.read import Builder, Header, ShardIndex
+from scalevit.data.options import DEFAULTS, ListingOptions
+from scalevit.data.splits import split_value
 
-#: What tables say of their row groups, over all tables: of a large one it is long to read.
+#: Footers of tables, which name their row groups: of a large one it is long to read.
 _FOOTERS = LRUCache(64)
 
 
@@ -22,39 +25,37 @@ def _table(path: str, footer: Any = None) -> Any:
         raise ValueError(f"{path} is no parquet table: {str(error).splitlines()[0][:120]}") from None
 
 
-def scan(path: str) -> ShardIndex:
-    """An index of a table from its labels; images are not read."""
+def scan(path: str, options: ListingOptions = DEFAULTS, boundary: str = "") -> ShardIndex:
+    """Index of a table from its labels; images are not read."""
     table = _table(path)
-    _, labels = columns(table.schema_arrow, path)
-    words = _words(table, labels)
-    names = words or class_names(table.schema_arrow)
-    numbers = {word: number for number, word in enumerate(words)}
-    builder = Builder(Header("parquet", path, *file_version(path), names=names))
-    for group in range(table.num_row_groups):
-        rows = table.metadata.row_group(group).num_rows
-        column = table.read_row_group(group, [labels])[labels].to_pylist() if labels else [None] * rows
-        for row, value in enumerate(column):
-            builder.add(group, 0, labels_of(numbers.get(value, value) if words else value, path), row=row)
+    schema = table.schema_arrow
+    chosen = columns(schema, path, options)
+    builder = Builder(
+        Header(
+            "parquet", path, *file_version(path), names=class_names(schema, chosen.label),
+            columns=tuple(map(str, schema.names)), options=options.as_dict(),
+        )
+    )  # fmt: skip
+    wanted = [name for name in (chosen.label, chosen.split) if name]
+    try:
+        for group in range(table.num_row_groups):
+            rows = table.metadata.row_group(group).num_rows
+            part = table.read_row_group(group, wanted) if wanted else None
+            add_rows(builder, group, rows, part, chosen)
+    except (pyarrow().ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged or cut: {str(error).splitlines()[0][:120]}") from None
     if not builder.rows:
         raise ValueError(f"{path} holds no row")
     return builder.done()
 
 
-def _words(table: Any, labels: str | None) -> tuple[str, ...]:
-    """The classes, ascending, of a table whose labels are words; none of one with numbers."""
-    types = pyarrow().types
-    kind = table.schema_arrow.field(labels).type if labels else None
-    kind = kind.value_type if kind is not None and types.is_dictionary(kind) else kind
-    if kind is None or not (types.is_string(kind) or types.is_large_string(kind)):
-        return ()
-    groups = (table.read_row_group(group, [labels])[labels] for group in range(table.num_row_groups))
-    return tuple(sorted({word for group in groups for word in group.unique().to_pylist()} - {None}))
-
-
-def column(path: str, name: str) -> list[Any] | None:
-    """A table's values of a column, row by row; None when it has no such column."""
-    table = _table(path)
-    return table.read([name])[name].to_pylist() if name in table.schema_arrow.names else None
+def add_rows(builder: Builder, offset: int, rows: int, part: Any, chosen: Any) -> None:
+    """Add rows of a row group or record batch, reached through `offset`, to an index."""
+    none = [None] * rows
+    labels = part[chosen.label].to_pylist() if chosen.label else none
+    splits = part[chosen.split].to_pylist() if chosen.split else none
+    for row, (value, split) in enumerate(zip(labels, splits)):
+        builder.add(offset, 0, label_values(value, builder.header.path), row=row, split=split_value(split))
 
 
 def _group(header: Header, group: int) -> Any:
@@ -62,12 +63,12 @@ def _group(header: Header, group: int) -> Any:
     path = header.path
     footer = _FOOTERS.get((path, header.changed), lambda: _table(path).metadata)
     table = _table(path, footer)
-    name, _ = columns(table.schema_arrow, path)
-    return table.read_row_group(group, [name])[name]
+    image = columns(table.schema_arrow, path, ListingOptions(**header.options)).image
+    return table.read_row_group(group, [image])[image]
 
 
 def name(index: ShardIndex, number: int) -> str:
-    """How to say which sample this is: the table, row group and row."""
+    """How a message names a sample: the table, row group and row."""
     record = index.records[number]
     return f"{index.header.path} row {int(record['row'])} of group {int(record['offset'])}"
 
@@ -80,4 +81,4 @@ def encoded(index: ShardIndex, number: int, reader: CachedReader = UNCACHED) -> 
     def column() -> Any:
         return reader.groups.get((header.path, header.changed, group), lambda: _group(header, group))
 
-    return image_in(column, row, name(index, number))
+    return image_in(column, row, name(index, number), header.path)

@@ -1,166 +1,178 @@
 """WebDataset shards: tar files in which `key.jpg` and `key.cls` (or .json, .txt) make a sample.
 
-The tar is read by our own scanner, which trusts nothing in it: names are never paths to open, sizes must lie
-within the file, and every header must carry its checksum.
+A key is a member's folder and its name up to the first dot, as webdataset has it. Members of a sample need
+not follow one another. Where no member is a label, and images lie in several folders, these are the classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import json
+import posixpath
+from collections.abc import Iterator, Mapping
 
-from scalevit.artifacts.remote import file_version, is_remote, read_range
-from scalevit.data.decode import ENDINGS, BrokenImage
-from scalevit.data.formats.labels import LABELS, labels_from
+from scalevit.artifacts.remote import file_version, read_range
+from scalevit.data.class_names import listed
+from scalevit.data.decode import BrokenImage
+from scalevit.data.formats.image_files import MAX_BYTES, SUFFIXES, image_type, is_system_name
+from scalevit.data.formats.labels import LABEL_SUFFIXES, Labels, labels_from
+from scalevit.data.formats.tar_headers import SMALL, TarMember, members
 from scalevit.data.index.cache import UNCACHED, CachedReader
 from scalevit.data.index.read import Builder, Header, ShardIndex
+from scalevit.data.left_out import LeftOut, printable
+from scalevit.data.options import DEFAULTS, ListingOptions
+from scalevit.data.splits import split_value
 
-BLOCK = 512
-#: Label members and long names above this size are refused.
-SMALL = 1 << 20
-_WINDOW = 1 << 20
-IMAGES = tuple(ending[1:] for ending in ENDINGS)
+IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
+NO_IMAGE, EMPTY, NO_TARGET = "no image among its members", "an empty image", "a link to no earlier member"
+SPECIAL, TOO_LARGE = "neither a file nor a link", "too large for an image"
 
-
-class TarMember(NamedTuple):
-    """A file in a tar: its name, and where its bytes lie."""
-
-    name: str
-    offset: int
-    length: int
+#: The members of a sample, by what follows the first dot of their names, in lower case.
+Sample = dict[str, TarMember]
 
 
-class _Window:
-    """Small reads of a remote file served from one large one."""
-
-    def __init__(self, path: str) -> None:
-        self.path, self.start, self.data = path, 0, b""
-
-    def __call__(self, start: int, length: int) -> bytes:
-        if not is_remote(self.path):
-            return read_range(self.path, start, length)
-        if start < self.start or start + length > self.start + len(self.data):
-            self.start, self.data = start, read_range(self.path, start, max(length, _WINDOW))
-        return self.data[start - self.start : start - self.start + length]
-
-
-def members(path: str) -> Iterator[TarMember]:
-    """The regular files of a tar, in order. Raises ValueError where it is damaged or cut."""
-    size, fetch = file_version(path).size, _Window(path)
-    place, long_name, long_size = 0, "", None
-    while place + BLOCK <= size:
-        block = fetch(place, BLOCK)
-        if not block.strip(b"\0"):
-            return
-        name, length, kind = _header(block, path, place)
-        length = length if long_size is None or kind in b"xgLK" else long_size
-        start = place + BLOCK
-        if start + length > size:
-            raise ValueError(f"{path} is cut: {name!r:.60} at byte {place} ends after the file does")
-        if kind in b"xL":
-            extended = _extended(fetch(start, _small(length, path, place)), kind, path)
-            long_name, long_size = extended[0] or long_name, extended[1] if kind == b"x" else long_size
-        elif kind not in b"gK":
-            if kind in b"0\0" and length:
-                yield TarMember(long_name or name, start, length)
-            long_name, long_size = "", None
-        place = start + -(-length // BLOCK) * BLOCK
-    if place < size or size == 0:
-        raise ValueError(f"{path} is cut or no tar: {size} bytes")
-
-
-def _small(length: int, path: str, place: int) -> int:
-    if length > SMALL:
-        raise ValueError(f"{path}: a long name at byte {place} claims {length} bytes")
-    return length
-
-
-def _header(block: bytes, path: str, place: int) -> tuple[str, int, bytes]:
-    """(name, size, kind) of a header block, whose checksum must be right."""
-    try:
-        claimed = int(block[148:156].strip(b" \0") or b"x", 8)
-        length = _number(block[124:136])
-    except ValueError:
-        raise ValueError(f"{path} is no tar, or damaged at byte {place}") from None
-    if claimed != sum(block[:148]) + 256 + sum(block[156:]) or length < 0:
-        raise ValueError(f"{path} is damaged: the header at byte {place} has a wrong checksum")
-    name = block[:100].split(b"\0")[0]
-    if block[257:262] == b"ustar" and block[345]:
-        name = block[345:500].split(b"\0")[0] + b"/" + name
-    return name.decode("utf-8", "replace"), length, block[156:157]
-
-
-def _number(digits: bytes) -> int:
-    """Octal, or base 256 when the first bit is set (GNU, for files over 8 GB)."""
-    if digits[0] & 0x80:
-        return int.from_bytes(digits[1:], "big")
-    return int(digits.strip(b" \0") or b"0", 8)
-
-
-def _extended(data: bytes, kind: bytes, path: str) -> tuple[str, int | None]:
-    """(name, size) from a GNU long name or a POSIX extended header."""
-    if kind == b"L":
-        return data.split(b"\0")[0].decode("utf-8", "replace"), None
-    name, size, place = "", None, 0
-    while place < len(data):
-        digits, space, _ = data[place : place + 20].partition(b" ")
-        if not space or not digits.isdigit() or int(digits) <= len(digits) + 1:
-            raise ValueError(f"{path}: an extended header is damaged")
-        key, _, value = data[place + len(digits) + 1 : place + int(digits) - 1].partition(b"=")
-        if key == b"path":
-            name = value.decode("utf-8", "replace")
-        if key == b"size" and value.isdigit() and len(value) < 20:
-            size = int(value)
-        place += int(digits)
-    return name, size
-
-
-# --------------------------------------------------------------------------- samples
-
-
-def scan(path: str) -> ShardIndex:
-    """An index of a shard from its headers and label members. Raises ValueError when it holds no image."""
-    builder = Builder(Header("tar", path, *file_version(path)))
-    for files in _samples(path):
-        image = next((files[ending] for ending in IMAGES if ending in files), None)
-        if image is None:
-            continue
-        if image.length >= 2**32:
-            raise ValueError(f"{path}: {image.name} is {image.length} bytes, more than an image can be")
-        builder.add(image.offset, image.length, _labels(path, files))
+def scan(path: str, options: ListingOptions = DEFAULTS, boundary: str = "") -> ShardIndex:
+    """Index of a shard from its headers and label members. Raises ValueError when it holds no image."""
+    builder = Builder(Header("tar", path, *file_version(path), options=options.as_dict()))
+    found = list[tuple[TarMember, Sample]]()
+    for sample in _samples(path, builder.left_out):
+        found += _images(path, sample, options.image, builder.left_out)
+    by_folder = _folder_classes([image for image, _ in found], [sample for _, sample in found])
+    for image, sample in found:
+        labels = (by_folder[image.name],) if by_folder else _labels(path, sample, options.label)
+        builder.add(image.offset, image.length, labels, split=_split(path, sample, options.split))
     if not builder.rows:
-        raise ValueError(f"{path} holds no image ({', '.join(IMAGES)})")
+        more = f"; {builder.left_out.lines()[0]}" if builder.left_out.total else ""
+        raise ValueError(f"{path} holds no image ({', '.join(IMAGES[:6])}, …){more}")
     return builder.done()
 
 
-def _samples(path: str) -> Iterator[dict[str, TarMember]]:
-    """The members of each key, by ending; a key's members follow one another."""
-    current, files = None, {}
+def _samples(path: str, left_out: LeftOut) -> Iterator[Sample]:
+    """Members by key, in the order in which keys appear. A name that comes again begins another sample."""
+    samples, latest = list[Sample](), dict[tuple[str, str], Sample]()
+    files = dict[str, TarMember]()
     for member in members(path):
+        if any(is_system_name(part) for part in member.name.split("/") if part not in (".", "..")):
+            continue
+        member = _followed(member, files, left_out)
+        if member is None:
+            continue
+        files[posixpath.normpath(member.name)] = member
         folder, _, base = member.name.rpartition("/")
-        stem, _, ending = base.partition(".")
-        key = (folder, stem)
-        if key != current and files:
-            yield files
-            files = {}
-        current = key
-        files.setdefault(ending.lower(), member)
-    if files:
-        yield files
+        stem, _, suffix = base.partition(".")
+        sample = latest.get((folder, stem))
+        if sample is None or suffix.lower() in sample:
+            sample = latest[folder, stem] = {}
+            samples.append(sample)
+        sample[suffix.lower()] = member
+    yield from samples
 
 
-def _labels(path: str, files: dict[str, TarMember]) -> tuple[int, ...] | None:
-    """Class numbers of a sample from its .cls, .json or .txt; None when it has none of them."""
-    member = next((files[ending] for ending in LABELS if ending in files), None)
+def _followed(member: TarMember, files: Mapping[str, TarMember], left_out: LeftOut) -> TarMember | None:
+    """The member, a link as the earlier member that it points to; None for what is no file."""
+    if member.kind in b"0\0" + b"7":
+        return member
+    if member.kind not in b"12":
+        left_out.add(SPECIAL, member.name)
+        return None
+    start = posixpath.dirname(member.name) if member.kind == b"2" else ""
+    target = files.get(posixpath.normpath(posixpath.join(start, member.target)))
+    if target is None:
+        left_out.add(NO_TARGET, member.name)
+        return None
+    return target._replace(name=member.name)
+
+
+def _images(
+    path: str, sample: Sample, chosen: str, left_out: LeftOut
+) -> Iterator[tuple[TarMember, Sample]]:
+    """The image of a sample with its members; several where names with dots share a key. Raises ValueError
+    where several members may be the image."""
+    if chosen:
+        keys = [key for key in (chosen.lower().lstrip("."),) if key in sample]
+    else:
+        keys = [key for key in IMAGES if key in sample][:1] or [
+            key for key in sample if key.rpartition(".")[2] in IMAGES
+        ]
+    if not keys and not chosen:
+        keys = [key for key in sample if key not in LABEL_SUFFIXES and _is_image(path, sample[key])]
+    pairs = [(sample[key], sample) for key in keys]
+    if len(keys) > 1:
+        parts = [_of_stem(sample, key) for key in keys]
+        if not all(any(suffix in part for suffix in LABEL_SUFFIXES) for part in parts):
+            names = listed([f".{key}" for key in keys])
+            raise ValueError(
+                f"{path}: {printable(sample[keys[0]].name)} is one of several images of a sample ({names}); "
+                "choose one with data.image="
+            )
+        pairs = [(sample[key], part) for key, part in zip(keys, parts)]
+    if not pairs and sample:
+        left_out.add(NO_IMAGE, next(iter(sample.values())).name)
+    for image, own in pairs:
+        if image.length == 0:
+            left_out.add(EMPTY, image.name)
+        elif image.length > MAX_BYTES:
+            left_out.add(TOO_LARGE, image.name)
+        else:
+            yield image, own
+
+
+def _of_stem(sample: Sample, key: str) -> Sample:
+    """The members whose names agree with the member `key` up to the last dot, by what follows it."""
+    stem = key.rpartition(".")[0]
+    return {k.rpartition(".")[2]: member for k, member in sample.items() if k.rpartition(".")[0] == stem}
+
+
+def _is_image(path: str, member: TarMember) -> bool:
+    return image_type(read_range(path, member.offset, min(32, member.length))) is not None
+
+
+def _folder_classes(images: list[TarMember], samples: list[Sample]) -> dict[str, str]:
+    """The class of each image by its folder below the common one; {} where labels are members, or where
+    images do not lie in several folders."""
+    if any(_label_member(sample) for sample in samples):
+        return {}
+    parts = [posixpath.normpath(image.name).split("/")[:-1] for image in images]
+    if not parts or not all(parts):
+        return {}
+    shared = len(posixpath.commonprefix(parts))
+    if any(len(part) <= shared for part in parts):
+        return {}
+    return {image.name: part[shared] for image, part in zip(images, parts)}
+
+
+def _label_member(sample: Sample) -> TarMember | None:
+    """The member with the label: of an exact suffix, or of one such as target.cls."""
+    exact = (sample[suffix] for suffix in LABEL_SUFFIXES if suffix in sample)
+    longer = (m for key, m in sample.items() if key.rpartition(".")[2] in LABEL_SUFFIXES[:2])
+    return next(exact, None) or next(longer, None)
+
+
+def _labels(path: str, sample: Sample, key: str) -> Labels:
+    """Labels of a sample from its .cls, .json or .txt; None when it has none of them. key: of a JSON object,
+    or the suffix of the member itself."""
+    member = sample.get(key.lower().lstrip(".")) if key else None
+    member, key = (member, "") if member else (_label_member(sample), key)
     if member is None:
         return None
     if member.length > SMALL:
         raise ValueError(f"{path}: {member.name} has {member.length} bytes, more than a label can have")
-    return labels_from(read_range(path, member.offset, member.length), f"{path}: {member.name}")
+    return labels_from(read_range(path, member.offset, member.length), f"{path}: {member.name}", key)
+
+
+def _split(path: str, sample: Sample, key: str) -> str:
+    """The split that `key` of a sample's JSON names; "" without one."""
+    member = sample.get("json") if key else None
+    if member is None or member.length > SMALL:
+        return ""
+    try:
+        value = json.loads(read_range(path, member.offset, member.length))
+    except (ValueError, RecursionError):
+        return ""
+    return split_value(value.get(key)) if isinstance(value, dict) else ""
 
 
 def name(index: ShardIndex, number: int) -> str:
-    """How to say which sample this is: the shard, and the byte its image starts at."""
+    """How a message names a sample: the shard, and the byte its image starts at."""
     return f"{index.header.path} at byte {int(index.records[number]['offset'])}"
 
 

@@ -1,7 +1,8 @@
-"""What is known of every sample without reading it: 40 bytes each, memory-mapped beside the shard.
+"""Index of a shard: what is known of every sample without reading it, 40 bytes each, memory-mapped.
 
 A sidecar is one JSON line (`Header`, padded to a multiple of 64 bytes), then the records, then what does not
-fit a record: the labels of samples that have several (uint32), and the file names of a folder, compressed.
+fit a record: the labels of samples that have several (uint32), and the names of files, compressed. An index
+may come from a stranger: its facts are checked before they are used.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ import numpy as np
 from scalevit.artifacts.atomic_write import atomic_write
 from scalevit.artifacts.cache_folder import cache_location
 from scalevit.artifacts.remote import FileVersion, file_version, is_remote
+from scalevit.data.class_names import MAX_CLASSES, order_class_names
+from scalevit.data.formats.image_files import is_system_name
+from scalevit.data.index.content import hash_of_labels
+from scalevit.data.left_out import LeftOut
+from scalevit.data.options import DEFAULTS, ListingOptions
+from scalevit.data.splits import SPLITS, named_splits
 
 #: offset, length: bytes of the image in a tar; of a table, offset is the row group and `row` the row in it.
 #: label: the class, or where the labels start when `labels` (how many there are) is not 1.
@@ -31,16 +38,22 @@ RECORD = np.dtype(
     ]
 )  # fmt: skip
 MEASURED, BROKEN, UNLABELLED = 1, 2, 4
+#: The flag of each split that a row can belong to.
+SPLIT_FLAGS = {split: 8 << number for number, split in enumerate(SPLITS)}
 SUFFIX = ".scalevit-index"
-#: The third version: names were not compressed before.
-_MAGIC = "scalevit index 3"
+#: The fourth version: labels may be words, and what was left out is kept.
+_MAGIC = "scalevit index 4"
+#: Most bytes of the line of facts, and of the names that are compressed together.
+_MOST_FACTS, _MOST_NAMES = 1 << 27, 1 << 22
 #: File names that are compressed together, and unpacked to find one of them.
 _TOGETHER = 128
 
 
 @dataclass(frozen=True)
 class Header:
-    """What holds for a whole shard. classes: one more than its largest label. names: of the classes."""
+    """Facts of a whole shard. classes: one more than its largest label. names: of the classes, in the order
+    of their numbers. splits: those that its rows name. columns: of a table. labels_hash: see content.py.
+    left_out: as LeftOut.as_dict. options: as ListingOptions.as_dict."""
 
     form: str
     path: str
@@ -53,18 +66,26 @@ class Header:
     multi: bool = False
     measured: bool = False
     names: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    labels_hash: int = 0
+    left_out: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     magic: str = _MAGIC
 
 
 @dataclass(frozen=True)
 class ShardIndex:
     """The samples of one shard: `records` (RECORD), `labels` of those that have several, `text`: packed names
-    of files."""
+    of files. boundary: the folder that files may lie in. rows: which samples of the shard these are, where
+    they are not all."""
 
     header: Header
     records: np.ndarray
     labels: np.ndarray
     text: np.ndarray
+    boundary: str = ""
+    rows: np.ndarray | None = None
 
     def labels_of(self, number: int) -> np.ndarray:
         """Classes of one sample: none, one or several."""
@@ -77,10 +98,34 @@ class ShardIndex:
         return not int(self.records[number]["flags"]) & UNLABELLED
 
     def text_of(self, number: int) -> str:
-        """The file name of one sample of a folder."""
+        """The file name of one sample of a folder or list. Raises ValueError where the index is damaged."""
+        number = number if self.rows is None else int(self.rows[number])
         block, place = divmod(number, _TOGETHER)
-        start, stop = np.frombuffer(self.text[8 * block : 8 * block + 16].tobytes(), "<u8").tolist()
-        return zlib.decompress(self.text[start:stop].tobytes()).split(b"\0")[place].decode(*_AS_BYTES)
+        try:
+            start, stop = np.frombuffer(self.text[8 * block : 8 * block + 16].tobytes(), "<u8").tolist()
+            names = zlib.decompressobj().decompress(self.text[start:stop].tobytes(), _MOST_NAMES)
+            return names.split(b"\0")[place].decode(*_AS_BYTES)
+        except (ValueError, IndexError, zlib.error):
+            raise ValueError(f"the index of {self.header.path} is damaged; remove it") from None
+
+    def label_list(self) -> np.ndarray:
+        """Class numbers of all samples, one after another."""
+        single = self.records["label"][self.records["labels"] == 1]
+        if self.rows is None:
+            return np.concatenate([single, self.labels]).astype(np.int64)
+        several = np.flatnonzero(self.records["labels"] > 1).tolist()
+        return np.concatenate([single, *map(self.labels_of, several)]).astype(np.int64)
+
+    def of_split(self, split: str) -> ShardIndex:
+        """Only the samples of one split."""
+        rows = np.flatnonzero(self.records["flags"] & SPLIT_FLAGS[split])
+        records = self.records[rows]
+        unlabelled = int(((records["flags"] & UNLABELLED) > 0).sum())
+        hashed = hash_of_labels(records, self.labels, self.header.names)
+        header = replace(
+            self.header, samples=len(rows), unlabelled=unlabelled, splits=(), labels_hash=hashed
+        )
+        return replace(self, header=header, records=records, rows=rows)
 
 
 #: Names are any bytes but zero.
@@ -103,18 +148,25 @@ class Builder:
     rows: list[tuple[int, ...]] = field(default_factory=list)
     extra: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    largest: int = -1
+    words: dict[str, int] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    splits: set[str] = field(default_factory=set)
     unlabelled: int = 0
     multi: bool = False
 
     def add(
-        self, offset: int, length: int, labels: Sequence[int] | None, *, row: int = 0, name: str = ""
+        self,
+        offset: int,
+        length: int,
+        labels: Sequence[int | str] | None,
+        *,
+        row: int = 0,
+        name: str = "",
+        split: str = "",
     ) -> None:
-        """One more sample; labels: None where they are not known. Raises ValueError for labels that are no
-        class numbers."""
-        known = () if labels is None else labels
-        if any(not 0 <= label < 2**31 for label in known):
-            raise ValueError(f"{self.header.path}: a label is out of range: {list(known)[:5]}")
+        """One more sample. labels: numbers or names of its classes, None where they are not known. Raises
+        ValueError for labels that are no class numbers."""
+        known = () if labels is None else [self._number(label) for label in labels]
         if len(known) > 65535:
             raise ValueError(f"{self.header.path}: a sample has {len(known)} labels, at most 65535 fit")
         first = known[0] if len(known) == 1 else len(self.extra)
@@ -124,8 +176,17 @@ class Builder:
         if name:
             self.names.append(name)
         self.unlabelled += labels is None
-        self.largest = max(self.largest, *known, -1)
-        self.rows.append((offset, length, first, row, len(known), UNLABELLED if labels is None else 0))
+        self.splits |= {split} - {""}
+        flags = (UNLABELLED if labels is None else 0) | SPLIT_FLAGS.get(split, 0)
+        self.rows.append((offset, length, first, row, len(known), flags))
+
+    def _number(self, label: int | str) -> int:
+        """A class number; words stand above all numbers until their order is known."""
+        if isinstance(label, str):
+            return MAX_CLASSES + self.words.setdefault(label, len(self.words))
+        if not 0 <= label < MAX_CLASSES:
+            raise ValueError(f"{self.header.path}: label {label} is out of range 0 to {MAX_CLASSES - 1}")
+        return label
 
     def done(self) -> ShardIndex:
         """The index of all that was added."""
@@ -134,12 +195,33 @@ class Builder:
             columns = np.array(self.rows, np.uint64).T
             for name, column in zip(("offset", "length", "label", "row", "labels", "flags"), columns):
                 records[name] = column
+        extra, single = np.array(self.extra, np.uint32), records["labels"] == 1
+        names = self.header.names
+        if self.words:
+            names, numbered = self._ordered({*records["label"][single].tolist(), *extra.tolist()})
+            records["label"][single] = numbered(records["label"][single])
+            extra = numbered(extra)
+        largest = max(records["label"][single].max(initial=0), extra.max(initial=0))
+        labelled = bool(single.any() or len(extra))
         header = replace(
-            self.header, samples=len(self.rows), extra_labels=len(self.extra), unlabelled=self.unlabelled,
-            multi=self.multi, classes=max(self.largest + 1, len(self.header.names)),
+            self.header, samples=len(self.rows), extra_labels=len(extra), unlabelled=self.unlabelled,
+            multi=self.multi, classes=max((int(largest) + 1) * labelled, len(names)), names=names,
+            splits=named_splits(self.splits), left_out=self.left_out.as_dict(),
+            labels_hash=hash_of_labels(records, extra, names),
         )  # fmt: skip
-        text = np.frombuffer(_packed(self.names), np.uint8)
-        return ShardIndex(header, records, np.array(self.extra, np.uint32), text)
+        return ShardIndex(header, records, extra, np.frombuffer(_packed(self.names), np.uint8))
+
+    def _ordered(self, used: set[int]) -> tuple[tuple[str, ...], Callable[[np.ndarray], np.ndarray]]:
+        """(class names in their order, from the numbers in `used` to their places there)."""
+        words = list(self.words)
+        name_of = {n: words[n - MAX_CLASSES] if n >= MAX_CLASSES else str(n) for n in used}
+        names = order_class_names(name_of.values())
+        if len(names) > MAX_CLASSES:
+            raise ValueError(f"{self.header.path}: {len(names)} classes, at most {MAX_CLASSES} are possible")
+        place = {name: number for number, name in enumerate(names)}
+        keys = np.array(sorted(name_of), np.uint32)
+        values = np.array([place[name_of[int(key)]] for key in keys], np.uint32)
+        return names, lambda numbers: values[np.searchsorted(keys, numbers)]
 
 
 def index_path(path: str, form: str) -> Path:
@@ -176,7 +258,7 @@ def read_index(target: Path) -> ShardIndex:
     """An index, mapped: what is not looked at is not read. Raises ValueError when it is none, of another
     version, or cut."""
     with target.open("rb") as file:
-        line = file.readline()
+        line = file.readline(_MOST_FACTS)
     header = _header(line, target)
     whole = np.memmap(target, np.uint8, mode="r")
     start = len(line)
@@ -191,30 +273,40 @@ def _header(line: bytes, target: Path) -> Header:
     try:
         facts = json.loads(line)
         if facts["magic"] == _MAGIC:
-            return Header(**{**facts, "names": tuple(facts["names"])})
-        path = facts["path"]
-    except (ValueError, KeyError, TypeError):
+            lists = {name: tuple(map(str, facts[name])) for name in ("names", "splits", "columns")}
+            header = Header(**{**facts, **lists})
+            numbers = (header.samples, header.extra_labels, header.classes, header.unlabelled)
+            LeftOut.of_dict(header.left_out)
+            if all(type(n) is int and n >= 0 for n in numbers) and header.classes <= MAX_CLASSES:
+                return header
+            raise ValueError("numbers out of range")
+        path = str(facts["path"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{target} is no index; remove it and run scalevit data index again") from None
     raise ValueError(f"{target} is of another version of scalevit; run scalevit data index {path}")
 
 
-def open_index(path: str, form: str, now: FileVersion | None) -> ShardIndex | None:
-    """The index beside a shard, None when there is none; ValueError when the shard, as it is `now`, changed
-    after it."""
+def open_index(
+    path: str, form: str, now: FileVersion | None, options: ListingOptions = DEFAULTS
+) -> ShardIndex | None:
+    """The index beside a shard, None when there is none of these options; ValueError when the shard, as it is
+    `now`, changed after it."""
     target = index_path(path, form)
-    if not target.exists():
+    if not target.is_file():
         return None
     index = read_index(target)
+    if index.header.form != form or index.header.options != options.as_dict():
+        return None
     if now and (index.header.size, index.header.changed) != tuple(now):
         raise ValueError(f"{path} changed after it was indexed; run scalevit data index {path}")
     return replace(index, header=replace(index.header, path=path))  # a shard may have moved with its index
 
 
 def shard_stamp(path: str, form: str) -> FileVersion:
-    """What the shard is known by; a folder by what lies in it, how much, and the latest change of a class's
-    listing."""
+    """Size and time of change that a shard is known by; of a folder, how many entries it has and the latest
+    change of a class's listing."""
     if form != "folder":
         return file_version(path)
-    items = [item for item in os.scandir(path) if item.name[0] != "."]
+    items = [item for item in os.scandir(path) if not is_system_name(item.name)]
     times = [item.stat().st_mtime_ns for item in items if item.is_dir()]
     return FileVersion(len(items), str(max(times, default=0)))
