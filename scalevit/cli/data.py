@@ -6,22 +6,21 @@ import argparse
 import errno
 import os
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scalevit.config.progress import Progress, open_display, printable
 from scalevit.config.result import CHECK_FAILED, DONE, RESUMABLE, CommandResult
+from scalevit.data.options import ListingOptions
 
 if TYPE_CHECKING:
     from scalevit.data.dataset import ImageDataset
     from scalevit.data.dedup.search import Match
-
-#: Seconds between lines of progress.
-_EVERY = 30.0
+    from scalevit.data.left_out import LeftOut
 
 SUMMARY = "Index, check, pack, preview and de-duplicate images: a folder of classes, tars, or parquet tables."
 
@@ -31,8 +30,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for word, (_, summary, declare) in WORDS.items():
         inner = words.add_parser(word, help=summary, description=summary)
         inner.add_argument(
-            "path", help="a folder, a tar, a table, a folder of these, or a pattern or address"
+            "path", help="a folder, a tar, a table, a list, a folder of these, or a pattern or address"
         )
+        for key in ("image", "label", "split"):
+            inner.add_argument(f"--{key}-key", default="", metavar="NAME", help=f"column or key of the {key}")
+        inner.add_argument("--follow-links", action="store_true", help="also links that leave the data set")
+        inner.add_argument("--strict", action="store_true", help="fail when anything is left out")
         declare(inner)
 
 
@@ -53,6 +56,27 @@ def main(args: argparse.Namespace) -> CommandResult:
         return CommandResult(reason, {"stopped": reason}, RESUMABLE)
 
 
+def _options(args: argparse.Namespace) -> ListingOptions:
+    return ListingOptions(args.image_key, args.label_key, args.split_key, args.follow_links)
+
+
+def _open(args: argparse.Namespace) -> ImageDataset:
+    """The dataset of a command; what it leaves out is said, and an error with --strict."""
+    from scalevit.data.dataset import open_dataset
+
+    dataset = open_dataset(args.path, _options(args))
+    if args.word not in ("check", "stats"):
+        for note in dataset.notes():
+            _say(note)
+    _refuse_left_out(args, dataset.left_out)
+    return dataset
+
+
+def _refuse_left_out(args: argparse.Namespace, left_out: LeftOut) -> None:
+    if args.strict and left_out.total:
+        raise ValueError(f"{args.path}: {left_out.lines()[0]}")
+
+
 def _file(path: Path) -> Path:
     """A file to be written, known to be possible before the work for it is done."""
     if not path.parent.is_dir():
@@ -71,15 +95,21 @@ def _index(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.index.build import build
 
     with _bar("indexing") as progress:
-        built = build(args.path, workers=args.workers, progress=progress)
+        built = build(
+            args.path, workers=args.workers, progress=progress, options=_options(args),
+            waiting=lambda: _say(f"another process indexes {args.path}: this one waits for it"),
+        )  # fmt: skip
     lines = [
         f"{built.samples} samples in {built.shards} shards, {built.kept} of which were indexed already; "
         f"{built.bytes / max(1, built.samples):.1f} bytes of index a sample"
     ]
     lines += [f"  broken  {name}" for name in built.broken[:20]]
+    lines += [f"  {line}" for line in built.left_out.lines()]
+    _refuse_left_out(args, built.left_out)
     data = {
         "shards": built.shards, "kept": built.kept, "samples": built.samples, "bytes": built.bytes,
         "bytes_per_sample": built.bytes / max(1, built.samples), "broken": list(built.broken),
+        "left_out": built.left_out.as_dict(),
     }  # fmt: skip
     return CommandResult("\n".join(lines), data)
 
@@ -90,13 +120,18 @@ def _declare_nothing(parser: argparse.ArgumentParser) -> None:
 
 def _check(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.check import check
-    from scalevit.data.dataset import open_dataset
 
+    dataset = _open(args)
     with _bar("checking") as progress:
-        findings = check(open_dataset(args.path), max(1, args.workers), progress)
-    data = findings.as_dict()
+        findings = check(dataset, max(1, args.workers), progress)
+    left_out = dataset.left_out
+    data = {**findings.as_dict(), "split": dataset.split, "left_out": left_out.as_dict()}
     whole = not (findings.broken or findings.changed)
-    lines = [f"{findings.samples} samples read and decoded: {'all whole' if whole else 'some are not'}"]
+    verdict = "all whole" if whole else "some are not"
+    if whole and left_out.total:
+        verdict = f"whole, but {left_out.total} files, rows or members are left out"
+    lines = [f"{findings.samples} samples read and decoded: {verdict}"]
+    lines += [f"  {note}" for note in dataset.notes()]
     for kind, found in data["listed"].items():
         lines += [f"  {kind:<14} {line}" for line in found]
     return CommandResult("\n".join(lines), {**data, "whole": whole}, DONE if whole else CHECK_FAILED)
@@ -104,10 +139,13 @@ def _check(args: argparse.Namespace) -> CommandResult:
 
 def _stats(args: argparse.Namespace) -> CommandResult:
     from scalevit.data.check import stats
-    from scalevit.data.dataset import open_dataset
 
-    facts = stats(open_dataset(args.path))
+    dataset = _open(args)
+    facts = stats(dataset)
     lines = [f"{name.replace('_', ' '):<18} {value}" for name, value in facts.items()]
+    lines += dataset.notes()
+    facts |= {"class_names": list(dataset.class_names), "split": dataset.split}
+    facts |= {"left_out": dataset.left_out.as_dict(), "content_id": dataset.content_id()}
     if facts["measured"] < facts["samples"]:
         lines.append(f"sizes are known after: scalevit data index {args.path}")
     return CommandResult("\n".join(lines), facts)
@@ -128,11 +166,10 @@ def _declare_pack(parser: argparse.ArgumentParser) -> None:
 
 
 def _pack(args: argparse.Namespace) -> CommandResult:
-    from scalevit.data.dataset import open_dataset
     from scalevit.data.exclusions import NO_EXCLUSIONS, read_exclusions
     from scalevit.data.pack import PackOptions, pack
 
-    store = open_dataset(args.path)
+    store = _open(args)
     excluded = read_exclusions(args.exclude, store) if args.exclude else NO_EXCLUSIONS
     samples = store.samples - len(excluded)
     shards = max(1, round(samples / args.samples_per_shard))
@@ -159,13 +196,16 @@ def _preview(args: argparse.Namespace) -> CommandResult:
 
     from scalevit.artifacts.atomic_write import atomic_path
     from scalevit.config.run import Data
-    from scalevit.data.dataset import open_dataset
     from scalevit.data.registry import FAMILIES, batches_of
 
     out, procedural = _file(Path(args.out)), args.path in FAMILIES
-    classes = 512 if procedural else open_dataset(args.path).classes
+    dataset = None if procedural else _open(args)
     transform = "none" if procedural else args.transform
-    data = Data(args.path, seed=args.seed, transform=transform, tolerate=1.0)
+    keys = {"image": args.image_key, "label": args.label_key, "split": args.split_key}
+    data = Data(
+        args.path, seed=args.seed, transform=transform, tolerate=1.0, follow_links=args.follow_links, **keys
+    )
+    classes = 0 if dataset is not None and dataset.unlabelled else dataset.classes if dataset else 512
     batch = batches_of(data, image=args.image, classes=classes, batch=args.count)[0]
     with atomic_path(out) as part:
         Image.fromarray(_sheet(batch.images.numpy())).save(part, "PNG")
@@ -213,7 +253,7 @@ def _dedup(args: argparse.Namespace) -> CommandResult:
         raise ValueError(f"--radius must lie between 0 and 7, found {args.radius}")
     if args.distance is not None and not (args.confirm and args.distance >= 0):
         raise ValueError("--distance goes with --confirm MODEL, and must not be negative")
-    out, train = _file(Path(args.out)), open_dataset(args.path)
+    out, train = _file(Path(args.out)), _open(args)
     if not train.measured:
         raise ValueError(f"{args.path} has no perceptual hashes yet; run scalevit data index {args.path}")
     found: dict[int, tuple[Match, str]] = {}
@@ -269,30 +309,14 @@ def _alike(
 
 
 @contextmanager
-def _bar(what: str):
-    """A progress bar on stderr, and where that is no terminal a line now and then; gives a function of (done,
-    all)."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console, told = Console(stderr=True), time.monotonic()
-
-    def line(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() >= told + _EVERY:
-            told = time.monotonic()
-            _say(f"{what}: {done} of {total}")
-
-    if not console.is_terminal:
-        yield line
-        return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def _bar(title: str) -> Iterator[Progress]:
+    """Progress of a task on the display that all commands share."""
+    with open_display() as display:
+        yield display.progress(title)
 
 
 def _say(text: str) -> None:
-    print(f"scalevit: {text}", file=sys.stderr, flush=True)
+    print(f"scalevit: {printable(text)}", file=sys.stderr, flush=True)
 
 
 WORDS: dict[str, tuple[Callable, str, Callable]] = {

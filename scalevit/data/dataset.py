@@ -27,7 +27,7 @@ from scalevit.data.index.manifest import (
 )
 from scalevit.data.index.read import ShardIndex, open_index, shard_stamp
 from scalevit.data.left_out import LeftOut
-from scalevit.data.listing import Listing, ShardPaths, list_source
+from scalevit.data.listing import Listing, list_source
 from scalevit.data.options import DEFAULTS, ListingOptions
 
 #: Each scans a shard, and names and reads one of its samples.
@@ -252,7 +252,9 @@ def _open_split(listing: Listing, split: str, options: ListingOptions) -> ImageD
     )  # fmt: skip
 
 
-def _open_shard(path: str, form: str, options: ListingOptions, listing: Listing | None = None) -> ShardIndex:
+def _open_shard(
+    path: str, form: str, options: ListingOptions = DEFAULTS, listing: Listing | None = None
+) -> ShardIndex:
     index = open_index(path, form, shard_stamp(path, form), options)
     return index or FORMATS[form].scan(path, options, listing.boundary if listing else "")
 
@@ -260,9 +262,7 @@ def _open_shard(path: str, form: str, options: ListingOptions, listing: Listing 
 def _of_row_split(dataset: ImageDataset, split: str) -> ImageDataset:
     """The samples of a dataset whose rows name this split; rows that name none are left out."""
     shards = [shard.of_split(split) for shard in dataset.shards]
-    rest = dataset.samples - sum(
-        int((shard.records["flags"] >> 3 > 0).sum()) for shard in dataset.shards
-    )
+    rest = dataset.samples - sum(int((shard.records["flags"] >> 3 > 0).sum()) for shard in dataset.shards)
     beside = dataset.beside.merge([])
     if rest:
         beside.add("a row that names no split", dataset.source, rest)
@@ -273,8 +273,3 @@ def _of_row_split(dataset: ImageDataset, split: str) -> ImageDataset:
         facts=replace(facts, names=dataset.facts.names, classes=dataset.facts.classes),
         split=split, others=others, beside=beside, _maps={},
     )  # fmt: skip
-
-
-def shard_paths(source: str, options: ListingOptions = DEFAULTS) -> dict[str, ShardPaths]:
-    """The shards of each split of a source."""
-    return list_source(source, options).splits

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from scalevit.config.progress import printable as escaped
 
 #: So many names of each reason are kept.
 NAMED = 5
@@ -61,12 +62,6 @@ class LeftOut:
 
 
 def printable(name: str) -> str:
-    """A file's name for a message: bytes that are no text, control characters and marks of direction are
-    escaped, and a long name is shortened."""
-    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    if len(name) > _LONGEST:
-        name = f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
-    return "".join(
-        repr(letter)[1:-1] if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp") else letter
-        for letter in name
-    )
+    """A file's name for a message: what is no text is escaped, and a long name is shortened."""
+    name = escaped(name)
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"

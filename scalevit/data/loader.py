@@ -81,7 +81,7 @@ class Batches:
     batch counts images over all `world` devices; this one takes the share number `rank`. workers=0 makes
     batches in the calling thread when they are asked for; otherwise that many threads work ahead. tolerate:
     the share of broken samples above which iterating is a ValueError that points at `where`. pin: into
-    memory that a GPU copies from while it computes."""
+    memory that a GPU copies from while it computes. notes: lines for the user when a run begins."""
 
     def __init__(
         self,
@@ -95,12 +95,14 @@ class Batches:
         tolerate: float = 1.0,
         where: str = "",
         pin: bool = False,
+        notes: tuple[str, ...] = (),
     ) -> None:
         if batch % world:
             raise ValueError(f"a batch of {batch} images cannot be shared evenly by {world} devices")
         assert 0 <= rank < world
         self.source, self.order, self.batch, self.rank, self.world = source, order, batch, rank, world
         self.workers, self.pin, self.tally = workers, pin, CorruptCounter(tolerate, where)
+        self.notes = notes
         self._kept: Samples | None = None
         self._rendering = threading.Lock()
 

@@ -50,6 +50,11 @@ class Mixed:
         self.sources, self.classes = sources, classes
 
     @property
+    def notes(self) -> list[str]:
+        """Lines for the user on all sources."""
+        return [note for source in self.sources for note in getattr(source, "notes", ())]
+
+    @property
     def samples(self) -> int:
         """Of all together; 0 when one is endless."""
         counts = [source.samples for source in self.sources]

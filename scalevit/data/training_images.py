@@ -66,6 +66,11 @@ class TrainingImages:
         self.view = VIEWS[transform]
 
     @property
+    def notes(self) -> list[str]:
+        """Lines for the user: the split that is used, and what is left out."""
+        return self.store.notes()
+
+    @property
     def samples(self) -> int:
         return self.store.samples - len(self.excluded)
 

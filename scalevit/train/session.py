@@ -67,6 +67,8 @@ class Session:
         origin = session.resume()
         reporter.open_displays(session.state.step)
         reporter.log_event(f"{run.name}: {origin}; training to step {run.schedule.steps}")
+        for note in batches.notes:
+            reporter.log_event(note)
         session.choose_fp8_layers()
         reporter.record_start(session.state.step, session.state.seconds)
         return session

@@ -165,7 +165,7 @@ def test_an_index_of_another_version_is_said_to_be_and_made_anew(folder, capsys)
     build(str(folder))
     target = index_path(str(folder), "folder")
     new = target.read_bytes()
-    target.write_bytes(new.replace(b"scalevit index 3", b"scalevit index 2"))
+    target.write_bytes(new.replace(b"scalevit index 4", b"scalevit index 3"))
     (folder / ".scalevit-index.parts").mkdir()
     (folder / ".scalevit-index.parts/listing").write_bytes(target.read_bytes())  # it was interrupted, too
     assert main(["data", "stats", str(folder)]) == 2

@@ -64,9 +64,7 @@ def _nothing(path: str, classes: list[str], left_out: LeftOut) -> str:
     return f"{path} holds no folder for each class, and no image; expected {path}/CLASS/IMAGE.jpg{more}"
 
 
-def class_folders(
-    root: Path, boundary: str, left_out: LeftOut, *, follow_links: bool = False
-) -> list[str]:
+def class_folders(root: Path, boundary: str, left_out: LeftOut, *, follow_links: bool = False) -> list[str]:
     """Names of the class folders of a data set, in the order of their class numbers; images that lie beside
     class folders are left out."""
     folders, beside = [], list[str]()

@@ -77,6 +77,16 @@ def read_arrays(images: Path) -> LabelledArrays:
     return LabelledArrays(x, y)
 
 
+def arrays_of_idx(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(images, labels, 0 of the train split and 1 of the test split) of a folder's files; None where a split
+    is missing."""
+    pairs = idx_files(folder)
+    if len(pairs) < len(_BEGINNINGS):
+        return None
+    (x, y, _), (z, t, _) = (read_arrays(images) for images, _ in pairs.values())
+    return np.concatenate([x, z]), np.concatenate([y, t]), np.repeat([0, 1], [len(y), len(t)])
+
+
 def scan(path: str, options: ListingOptions = DEFAULTS, boundary: str = "") -> ShardIndex:
     """Index of the images of a file."""
     header = Header("idx", path, *file_version(path), options=options.as_dict())

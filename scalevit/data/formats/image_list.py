@@ -182,9 +182,7 @@ def _share_found(rows: Sequence[Sequence[Any]], column: int, names: ImageNames) 
 
 def images_below(folder: str, boundary: str, left_out: LeftOut, follow_links: bool = False) -> ImageNames:
     """The images that a list in this folder may name."""
-    return ImageNames(
-        dict(image_files(folder, boundary, left_out, follow_links=follow_links, sidecars=True))
-    )
+    return ImageNames(dict(image_files(folder, boundary, left_out, follow_links=follow_links, sidecars=True)))
 
 
 def names_images(path: Path, images: ImageNames) -> bool:

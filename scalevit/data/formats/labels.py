@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ LABEL_NAMES = (
     "label", "labels", "cls", "class", "class_id", "class_name", "class_label", "target", "targets", "y",
     "category", "category_id", "fine_label", "label_id", "target_id", "species",
 )  # fmt: skip
+_NEGATIVE = re.compile(r"-\d+")
 #: A class's name is at most so long.
 _LONGEST_NAME = 1000
 
@@ -37,7 +39,9 @@ def labels_from(data: bytes, name: str, key: str = "") -> Labels:
     if not text.startswith(("{", "[", '"')) and not name.endswith(".json"):
         if name.endswith(".txt"):
             return None  # a caption
-        return _checked((text,) if text != "-1" and "\n" not in text else None, text, name)
+        if "\n" in text or _NEGATIVE.fullmatch(text) or len(text) > _LONGEST_NAME:
+            raise _no_class(text, name)
+        return (text,)
     try:
         value: Any = json.loads(text)
     except (ValueError, RecursionError):
@@ -48,12 +52,6 @@ def labels_from(data: bytes, name: str, key: str = "") -> Labels:
         return label_values(value, name)
     except ValueError:
         raise _no_class(text, name) from None
-
-
-def _checked(labels: Labels, text: str, name: str) -> Labels:
-    if labels is None and text != "-1":
-        raise _no_class(text, name)
-    return labels
 
 
 def _has_key(value: dict[str, Any], key: str, name: str) -> bool:

@@ -82,9 +82,7 @@ def _followed(member: TarMember, files: Mapping[str, TarMember], left_out: LeftO
     return target._replace(name=member.name)
 
 
-def _images(
-    path: str, sample: Sample, chosen: str, left_out: LeftOut
-) -> Iterator[tuple[TarMember, Sample]]:
+def _images(path: str, sample: Sample, chosen: str, left_out: LeftOut) -> Iterator[tuple[TarMember, Sample]]:
     """The image of a sample with its members; several where names with dots share a key. Raises ValueError
     where several members may be the image."""
     if chosen:

@@ -1,4 +1,5 @@
-"""`scalevit data index`: read and decode every sample once and write what was found beside its shard.
+"""Index builder, `scalevit data index`: every sample is read and decoded once, and its facts are written
+beside its shard.
 
 One pool works on all shards: each is begun (listed), measured in chunks of samples whose results are kept,
 and ended. An interrupted pass goes on with the chunks that are missing.
@@ -6,6 +7,7 @@ and ended. An interrupted pass goes on with the chunks that are missing.
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -14,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scalevit.artifacts.atomic_write import atomic_write
-from scalevit.data.dataset import FORMATS, shard_paths
+from scalevit.data.dataset import FORMATS
 from scalevit.data.decode import BrokenImage, decode
 from scalevit.data.dedup.phash import luminance, phash
 from scalevit.data.index import manifest
@@ -33,12 +35,16 @@ from scalevit.data.index.read import (
     MEASURED,
     Header,
     ShardIndex,
+    cache_path,
     index_path,
     open_index,
     read_index,
     shard_stamp,
     write_index,
 )
+from scalevit.data.left_out import LeftOut
+from scalevit.data.listing import ShardPaths, list_source
+from scalevit.data.options import DEFAULTS, ListingOptions
 
 CHUNK = 1024
 #: What a chunk's result holds of each sample.
@@ -58,6 +64,7 @@ class Built:
     samples: int
     broken: tuple[str, ...]
     bytes: int
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 class Begun(NamedTuple):
@@ -75,13 +82,47 @@ class Ended(NamedTuple):
     bytes: int
 
 
-def build(source: str, *, workers: int = 0, progress: Progress | None = None) -> Built:
-    """Index every shard of a source in so many processes. `progress(done, all)` counts samples; how many
-    there are in shards that were not yet listed is guessed.
+class ShardFormat(NamedTuple):
+    """How shards are scanned. boundary: the folder that files may lie in."""
+
+    form: str
+    options: ListingOptions = DEFAULTS
+    boundary: str = ""
+
+
+def build(
+    source: str,
+    *,
+    workers: int = 0,
+    progress: Progress | None = None,
+    options: ListingOptions = DEFAULTS,
+    waiting: Callable[[], None] = lambda: None,
+) -> Built:
+    """Index every shard of every split of a source in so many processes. `progress(done, all)` counts
+    samples; how many there are in shards that were not yet listed is guessed. `waiting` is called when
+    another process indexes the same source: this one begins when it has ended.
 
     Raises ValueError for a shard that cannot be scanned, and naming what was read when a process died; what
     was finished before stays finished."""
-    paths, form = shard_paths(source)
+    listing = list_source(source, options)
+    with _alone(source, waiting), _clean_module_path():
+        parts = [
+            _build_split(
+                split, shards, ShardFormat(shards.form, options, listing.boundary), workers, progress
+            )
+            for split, shards in listing.splits.items()
+        ]
+    return Built(
+        sum(part.shards for part in parts), sum(part.kept for part in parts),
+        sum(part.samples for part in parts), sum((part.broken for part in parts), ()),
+        sum(part.bytes for part in parts), listing.left_out.merge(part.left_out for part in parts),
+    )  # fmt: skip
+
+
+def _build_split(
+    split: str, shards: ShardPaths, form: ShardFormat, workers: int, progress: Progress | None
+) -> Built:
+    paths = shards.paths
     work = _Pass(form, progress or (lambda done, total: None), len(paths))
     is_small = len(paths) == 1 and _begin(paths[0], form).samples <= CHUNK
     is_alone = workers < 2 or is_small
@@ -94,9 +135,47 @@ def build(source: str, *, workers: int = 0, progress: Progress | None = None) ->
             pool.shutdown(cancel_futures=True)
             raise
     ends = [work.ends[path] for path in paths]
-    manifest.write_manifest(source, paths, [end.header for end in ends])
+    headers = [end.header for end in ends]
+    manifest.write_manifest(shards.folder, paths, headers, split)
     broken = tuple(name for end in ends for name in end.broken)
-    return Built(len(paths), work.kept, work.listed, broken, sum(end.bytes for end in ends))
+    left_out = LeftOut().merge(LeftOut.of_dict(header.left_out) for header in headers)
+    return Built(len(paths), work.kept, work.listed, broken, sum(end.bytes for end in ends), left_out)
+
+
+@contextmanager
+def _alone(source: str, waiting: Callable[[], None]) -> Iterator[None]:
+    """One process at a time indexes a source; where no lock can be had, nobody waits."""
+    try:
+        target = cache_path(source, ".lock")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _clean_module_path() -> Iterator[None]:
+    """Processes that are started here import nothing from the current folder."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONSAFEPATH")
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:
@@ -117,7 +196,7 @@ class _Pass:
     """Shards on their way. begun: how many were listed, with `listed` samples, of which `done` are measured.
     chunks: of each shard, those that are not measured."""
 
-    form: str
+    form: ShardFormat
     progress: Progress
     shards: int
     begun: int = 0
@@ -183,13 +262,16 @@ class _Pass:
 # --------------------------------------------------------------------------- what the processes do
 
 
-def _parts(path: str, form: str) -> Path:
+def _parts(path: str, form: ShardFormat) -> Path:
     """The folder of an unfinished pass over a shard."""
-    target = index_path(path, form)
-    return target.with_name(target.name + ".parts")
+    target = index_path(path, form.form)
+    parts = target.with_name(target.name + ".parts")
+    if parts.is_symlink():
+        raise ValueError(f"{parts} is a link; remove it")
+    return parts
 
 
-def _begin(path: str, form: str) -> Begun:
+def _begin(path: str, form: ShardFormat) -> Begun:
     """List a shard that needs a new pass."""
     index = _whole(path, form)
     if index is not None:
@@ -197,26 +279,27 @@ def _begin(path: str, form: str) -> Begun:
     return Begun(_scanned(path, form, _parts(path, form)).header.samples, False)
 
 
-def _whole(path: str, form: str) -> ShardIndex | None:
+def _whole(path: str, form: ShardFormat) -> ShardIndex | None:
     """The index of a shard that needs no new pass."""
     try:
-        index = open_index(path, form, shard_stamp(path, form))
+        index = open_index(path, form.form, shard_stamp(path, form.form), form.options)
     except ValueError:
         return None  # stale, cut or of another version: made again
     return index if index is not None and index.header.measured else None
 
 
-def _scanned(path: str, form: str, parts: Path) -> ShardIndex:
+def _scanned(path: str, form: ShardFormat, parts: Path) -> ShardIndex:
     """The shard's listing, kept in `parts`: an interrupted pass's one, if the shard is still the same."""
     listing = parts / "listing"
-    now = shard_stamp(path, form)
+    now = shard_stamp(path, form.form)
     if listing.exists():
         with suppress(ValueError):  # of another version
             index = read_index(listing)
-            if (index.header.size, index.header.changed) == tuple(now):
-                return index
+            same = (index.header.size, index.header.changed) == tuple(now)
+            if same and index.header.options == form.options.as_dict():
+                return replace(index, boundary=form.boundary)
         shutil.rmtree(parts)
-    index = FORMATS[form].scan(path)
+    index = FORMATS[form.form].scan(path, form.options, form.boundary)
     write_index(index, listing)
     return index
 
@@ -225,13 +308,13 @@ def _result(parts: Path, start: int) -> Path:
     return parts / f"{start:012d}.npy"
 
 
-def _measure_chunk(path: str, form: str, start: int, stop: int) -> None:
+def _measure_chunk(path: str, form: ShardFormat, start: int, stop: int) -> None:
     """Measure a chunk of a listing and keep the result, unless it is there."""
     parts, reader = _parts(path, form), sequential_reader()
     target = _result(parts, start)
     if target.exists():
         return
-    index = read_index(parts / "listing")
+    index = replace(read_index(parts / "listing"), boundary=form.boundary)
     found = index.records[start:stop].copy()
     with target.with_suffix(".held").open("wb") as held:
         for place in range(len(found)):
@@ -241,12 +324,12 @@ def _measure_chunk(path: str, form: str, start: int, stop: int) -> None:
         np.save(file, found)
 
 
-def _held(path: str, form: str) -> list[str]:
+def _held(path: str, form: ShardFormat) -> list[str]:
     """The samples that chunks without a result are at."""
     parts = _parts(path, form)
     held = [file for file in sorted(parts.glob("*.held")) if not file.with_suffix(".npy").exists()]
     numbers = [int.from_bytes(file.read_bytes(), "little") for file in held]
-    return [FORMATS[form].name(read_index(parts / "listing"), number) for number in numbers]
+    return [FORMATS[form.form].name(read_index(parts / "listing"), number) for number in numbers]
 
 
 def _measure(index: ShardIndex, number: int, record: np.ndarray, reader: CachedReader) -> None:
@@ -263,9 +346,9 @@ def _measure(index: ShardIndex, number: int, record: np.ndarray, reader: CachedR
         record["flags"] |= BROKEN
 
 
-def _end(path: str, form: str) -> Ended:
+def _end(path: str, form: ShardFormat) -> Ended:
     """Put a shard's chunks together, and the index in its place, unless it is there."""
-    target, parts = index_path(path, form), _parts(path, form)
+    target, parts = index_path(path, form.form), _parts(path, form)
     if parts.exists():
         index = read_index(parts / "listing")
         records = index.records.copy()
@@ -279,5 +362,5 @@ def _end(path: str, form: str) -> Ended:
     index = read_index(target)
     bad = np.flatnonzero(index.records["flags"] & BROKEN)
     return Ended(
-        index.header, [FORMATS[form].name(index, int(number)) for number in bad], target.stat().st_size
+        index.header, [FORMATS[form.form].name(index, int(number)) for number in bad], target.stat().st_size
     )

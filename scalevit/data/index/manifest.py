@@ -1,8 +1,8 @@
 """Manifest of a source of many shards: facts of all together, so that opening it opens none of them.
 
-`scalevit data index` writes it: one JSON line (`DatasetSummary`, padded to a multiple of 64 bytes), where each shard's
-samples start and end (uint64), a hash of each shard's stamp (uint64), and the shards' paths. It lies inside a
-folder of shards, and in the cache for patterns and what is remote or not ours to write.
+`scalevit data index` writes it: one JSON line (`DatasetSummary`, padded to a multiple of 64 bytes), where
+each shard's samples start and end (uint64), a hash of each shard's version (uint64), and the shards' paths.
+It lies inside a folder of shards, and in the cache for patterns and what is remote or not ours to write.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _MOST_FACTS = 1 << 27
 @dataclass(frozen=True)
 class DatasetSummary:
     """Facts of all shards. classes: one more than the largest label. measured: whether each has its
-    index. names: of the classes, where they have any. splits: those that rows name. labels_hash: see content.py.
-    left_out: as LeftOut.as_dict. options: as ListingOptions.as_dict."""
+    index. names: of the classes, where they have any. splits: those that rows name. labels_hash: see
+    content.py. left_out: as LeftOut.as_dict. options: as ListingOptions.as_dict."""
 
     form: str
     shards: int
@@ -57,8 +57,8 @@ class DatasetSummary:
 
 
 def summarise(headers: Sequence[Header]) -> DatasetSummary:
-    """The facts of some shards. Classes of shards with other names are joined by name. Raises ValueError where
-    some shards name their classes, and others number them."""
+    """The facts of some shards. Classes of shards with other names are joined by name. Raises ValueError
+    where some shards name their classes, and others number them."""
     first = headers[0]
     named = [header for header in headers if header.names]
     odd = next((header for header in headers if header.classes and not header.names), None)

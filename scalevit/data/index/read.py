@@ -122,9 +122,7 @@ class ShardIndex:
         records = self.records[rows]
         unlabelled = int(((records["flags"] & UNLABELLED) > 0).sum())
         hashed = hash_of_labels(records, self.labels, self.header.names)
-        header = replace(
-            self.header, samples=len(rows), unlabelled=unlabelled, splits=(), labels_hash=hashed
-        )
+        header = replace(self.header, samples=len(rows), unlabelled=unlabelled, splits=(), labels_hash=hashed)
         return replace(self, header=header, records=records, rows=rows)
 
 

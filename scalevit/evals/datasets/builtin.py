@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from scalevit.evals.datasets.idx import idx_files, open_idx
 from scalevit.evals.datasets.probe_set import ProbeSet, from_arrays
 
 #: Where Debian's packages of data sets put their files.
@@ -48,10 +47,13 @@ def _mnist(name: str) -> ProbeSet:
 
 def _fashion(name: str) -> ProbeSet:
     """Fashion-MNIST, 60 000 + 10 000 images, from Debian's package."""
+    from scalevit.data.formats.idx import arrays_of_idx
+
     for pattern in ("*fashion-mnist*", "dataset*/*fashion-mnist*"):
         for path in sorted(DEBIAN.glob(pattern)):
-            if path.is_dir() and idx_files(path):
-                return open_idx(name, path)
+            arrays = arrays_of_idx(path) if path.is_dir() else None
+            if arrays:
+                return from_arrays(name, *arrays, where=str(path))
     raise ValueError(
         "fashion: not installed here; apt install dataset-fashion-mnist, or give a folder that holds its "
         "four files train-images-idx3-ubyte.gz, …"

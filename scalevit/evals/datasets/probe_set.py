@@ -16,11 +16,6 @@ import numpy as np
 if TYPE_CHECKING:
     from scalevit.data.dataset import ImageDataset
 
-#: As in data/decode.py, whose image libraries a run on procedural images need not load.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-#: Words for the two halves, in lower case; of several words for the query half the first here counts.
-SUPPORT = ("support", "train", "training")
-QUERY = ("query", "test", "testing", "val", "valid", "validation")
 #: Files of so many bytes together are told apart by all their bytes; of more, by names, sizes, times of
 #: change and the bytes of this many of their images, evenly spread.
 ALL_BYTES, SAMPLED = 1 << 28, 64
@@ -38,7 +33,8 @@ class Images(Protocol):
 @dataclass(frozen=True)
 class ProbeSet:
     """support and query images with a label each (numbers or names). whole: centred objects that fill the
-    frame, so that a model's central crop would cut them; fingerprint: of pixels and labels."""
+    frame, so that a model's central crop would cut them; fingerprint: of pixels and labels. class_names: in
+    the order of class numbers, () where labels are numbers."""
 
     name: str
     support: Images
@@ -47,6 +43,7 @@ class ProbeSet:
     query_labels: np.ndarray
     whole: bool
     fingerprint: str
+    class_names: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -64,15 +61,16 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> np.ndarray:
         from scalevit.data.decode import decode
+        from scalevit.data.formats.image_files import read_regular
 
-        return decode(self.paths[index].read_bytes(), str(self.paths[index]))
+        return decode(read_regular(str(self.paths[index])), str(self.paths[index]))
 
 
 class DatasetImages:
-    """Some images of tars or parquet tables, by their numbers there."""
+    """Some images of a dataset, by their numbers there."""
 
-    def __init__(self, store: ImageDataset, numbers: np.ndarray) -> None:
-        self.store, self.numbers = store, numbers
+    def __init__(self, dataset: ImageDataset, numbers: np.ndarray) -> None:
+        self.dataset, self.numbers = dataset, numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -81,7 +79,7 @@ class DatasetImages:
         from scalevit.data.decode import decode
 
         number = int(self.numbers[index])
-        return decode(self.store.encoded(number), self.store.name(number))
+        return decode(self.dataset.encoded(number), self.dataset.name(number))
 
 
 class ImageSubset:
@@ -119,22 +117,6 @@ def from_arrays(
     return validate_probe_set(
         ProbeSet(name, x[support], y[support], x[~support], y[~support], True, fingerprint), where
     )
-
-
-def parse_split_words(words: np.ndarray) -> np.ndarray:
-    """(n,) from a word for each image: 0 support, 1 query, 2 left out (validation images where there are test
-    images), -1 for a word that says nothing."""
-    words = np.char.lower(words.astype(str))
-    query = next((word for word in QUERY if (words == word).any()), "")
-    known = [np.isin(words, SUPPORT), words == query, np.isin(words, QUERY)]
-    return np.select(known, [0, 1, 2], -1)
-
-
-def split_folders(path: Path) -> tuple[Path, Path] | None:
-    """The folders (support, query) in a folder, by their names in any case; None unless both are there."""
-    there = {p.name.lower(): p for p in sorted(path.iterdir()) if p.is_dir()}
-    support, query = (next((there[w] for w in words if w in there), None) for words in (SUPPORT, QUERY))
-    return (support, query) if support and query else None
 
 
 def split_by_class(labels: np.ndarray) -> np.ndarray:

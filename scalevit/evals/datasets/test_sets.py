@@ -1,27 +1,28 @@
 """Test sets of classifiers in their usual layouts, and which of the head's classes each label means.
 
+- Anything that data/listing.py lists: its test split, or its val split if that has no labels, or all.
 - ImageNet val, Sketch, A, R: one folder a class, named by its WordNet id; A and R have 200 of the 1000.
-- V2: folders named 0 … 999, in numerical order. ObjectNet: objectnet.py. Any other names, with a map.
-- val flat, with a file of labels (labelfiles.py); ReaL: a list of classes for each of its images.
+- V2: folders named 0 … 999. ObjectNet: objectnet.py. Any other names, with a map.
+- val flat, with a file of labels (label_file.py); ReaL: a list of classes for each of its images.
 - C: CORRUPTION/SEVERITY/CLASS/image: one test set for each corruption and severity.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scalevit.data.class_names import listed, order_class_names
+from scalevit.data.options import DEFAULTS, ListingOptions
 from scalevit.evals.datasets import objectnet
-from scalevit.evals.datasets.idx import idx_files
-from scalevit.evals.datasets.open import open_probe_set
-from scalevit.evals.datasets.probe_set import SUFFIXES, ImageFiles, Images, ProbeSet, split_folders
-from scalevit.evals.datasets.shards import shards_at
+from scalevit.evals.datasets.builtin import BUILTIN
+from scalevit.evals.datasets.label_file import classes_in, read_json, read_labels
+from scalevit.evals.datasets.open import arrays_at, open_probe_set, query_split
+from scalevit.evals.datasets.probe_set import DatasetImages, ImageFiles, Images, ProbeSet
 from scalevit.evals.datasets.wordnet import (
     HEADS,
     IMAGENET,
@@ -32,13 +33,15 @@ from scalevit.evals.datasets.wordnet import (
 )
 from scalevit.evals.metrics import Truth
 
-_VAL = re.compile(r"val_(\d{8})")
+if TYPE_CHECKING:
+    from scalevit.data.dataset import ImageDataset
 
 
 @dataclass(frozen=True)
 class TestSet:
     """Images and the right classes of each (none: the image does not count). whole: see ProbeSet. names: of
-    classes, where the data tell them. corruption: the kind, in ImageNet-C's layout."""
+    classes, where the data tell them. corruption: the kind, in ImageNet-C's layout. notes: lines for the
+    user on the split that is used and what was left out."""
 
     __test__ = False  # a name that pytest would take for a test
 
@@ -48,6 +51,7 @@ class TestSet:
     whole: bool = False
     names: Mapping[int, str] = field(default_factory=dict)
     corruption: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def open_test_sets(
@@ -58,168 +62,204 @@ def open_test_sets(
     real: bool = False,
     label_map: Path | None = None,
     halved: bool = False,
+    class_names: Sequence[str] = (),
+    options: ListingOptions = DEFAULTS,
 ) -> list[TestSet]:
     """The test sets at `target` for a head of `outputs` classes; several for ImageNet-C's layout.
 
     labels: a text or JSON file with the labels of the images in the order of their names; real: ReaL's.
-    label_map: JSON from folder names to a class or several. halved: only the query half counts, as the model
-    was trained on the other one. Raises ValueError for labels that cannot be told."""
+    label_map: JSON from class names of the data to a class or several. halved: only the query half counts, as
+    the model was trained on the other one. class_names: of the model's outputs; classes are found by name.
+    Raises ValueError for labels that cannot be told, and for a class that the model does not know."""
     path = Path(target)
-    if halved or not path.is_dir() or shards_at(path) or idx_files(path):
-        return [_of_probe_set(open_probe_set(target), outputs)]
-    if real or labels is not None:
+    head = Head(outputs, tuple(class_names), None if label_map is None else _read_map(label_map, outputs))
+    if halved or target in BUILTIN:
+        return [_of_probe_set(open_probe_set(target, options), head)]
+    if path.is_dir() and (real or labels is not None):
         images = _all_images(path)
-        truth = read_labels(labels or real_labels(), images, outputs)
+        truth = read_labels(labels or real_labels(), images, outputs, class_names)
         truth = [map_imagenet_classes(row, outputs) for row in truth] if real else truth
         return [TestSet(path.name, ImageFiles(images), truth)]
-    mapping = None if label_map is None else _read_map(label_map, outputs)
-    known = objectnet.mappings_at(path) if mapping is None else None
+    known = objectnet.mappings_at(path) if head.mapping is None else None
     if known:
-        return [_objectnet(path, known, outputs)]
-    parts = _corruptions(path)
+        return [_objectnet(path, known, head)]
+    parts = _corruptions(path) if path.is_dir() else []
     if parts:
-        return [_folders(part, outputs, mapping, corruption=part.parent.name) for part in parts]
-    train, test = split_folders(path) or (path, path)
-    return [replace(_folders(test, outputs, mapping, classes=train), name=path.name)]
+        return [replace(_corruption(part, head, options), corruption=part.parent.name) for part in parts]
+    arrays = arrays_at(path)
+    if arrays and not any(part.split is not None for part in arrays.values()) and "" in arrays:
+        x, y, _ = arrays[""]
+        images = x[..., 0] if x.shape[3:] == (1,) else x
+        return [_labelled(path.stem, images, y, head, str(path), whole=True)]
+    if arrays:
+        return [_of_probe_set(open_probe_set(target, options), head)]
+    return [_of_splits(target, head, options)]
 
 
-def _of_probe_set(found: ProbeSet, outputs: int) -> TestSet:
-    """The query half. A head with as many classes as the set was trained on them in their order; for any
-    other the labels are the numbers of its classes."""
-    names, labels = np.unique(found.support_labels), found.query_labels
-    if len(names) == outputs or labels.dtype.kind not in "iu":
-        labels = np.searchsorted(names, labels)
-    if labels.max() >= outputs:
-        raise ValueError(f"label {labels.max()}: the head has classes 0 to {outputs - 1}")
-    said = dict(enumerate(map(str, names))) if names.dtype.kind in "US" else {}
-    return TestSet(found.name, found.query, [(int(label),) for label in labels], found.whole, said)
+@dataclass(frozen=True)
+class Head:
+    """A classifier's outputs. names: of its classes, () where it knows none. mapping: the user's own, from a
+    class's name in the data to classes."""
+
+    outputs: int
+    names: tuple[str, ...] = ()
+    mapping: Mapping[str, tuple[int, ...]] | None = None
+
+
+def _of_probe_set(found: ProbeSet, head: Head) -> TestSet:
+    """The query half. A head without names that has as many classes as the set was trained on them in their
+    order; for any other, labels that are numbers are the numbers of its classes."""
+    labels = found.query_labels
+    if labels.dtype.kind in "iu" and not found.class_names:
+        classes = np.unique(found.support_labels)
+        numbers = np.searchsorted(classes, labels) if len(classes) == head.outputs else labels
+        return _labelled(found.name, found.query, numbers, head, found.name, whole=found.whole)
+    every = found.class_names or order_class_names(map(str, found.support_labels))
+    return _named(
+        found.name, found.query, [(str(label),) for label in labels], every, head, found.name,
+        whole=found.whole,
+    )  # fmt: skip
+
+
+def _of_splits(target: str, head: Head, options: ListingOptions) -> TestSet:
+    """The test split of a source, or its val split, or all of it."""
+    from scalevit.data.dataset import open_splits
+
+    splits = open_splits(target, options)
+    dataset = splits.get(query_split(splits)) or splits.get("") or next(iter(splits.values()))
+    every = splits["train"].class_names if "train" in splits else dataset.class_names
+    name = Path(target).name if Path(target).is_dir() else Path(target).stem
+    return replace(_of_dataset(dataset, every, head), name=name)
+
+
+def _corruption(folder: Path, head: Head, options: ListingOptions) -> TestSet:
+    from scalevit.data.dataset import open_dataset
+
+    dataset = open_dataset(str(folder), options)
+    return replace(
+        _of_dataset(dataset, dataset.class_names, head), name=f"{folder.parent.name} {folder.name}"
+    )
+
+
+def _of_dataset(dataset: ImageDataset, every: Sequence[str], head: Head) -> TestSet:
+    """A whole dataset; every: names of all classes that it may have."""
+    images, where = DatasetImages(dataset, np.arange(dataset.samples)), dataset.source
+    if dataset.unlabelled == dataset.samples:
+        raise ValueError(f"{where}: no image has a label{dataset.hint()}")
+    labels = [dataset.labels(number) for number in range(dataset.samples)]
+    notes = tuple(dataset.notes())
+    if dataset.class_names:
+        names = [tuple(dataset.class_names[k] for k in some) for some in labels]
+        return replace(_named(where, images, names, every, head, where), notes=notes)
+    if head.mapping is not None:
+        names = [tuple(str(k) for k in some) for some in labels]
+        return replace(_named(where, images, names, sorted({n for some in names for n in some}), head, where))
+    truth = [tuple(some.tolist()) for some in labels]
+    _check_range(truth, head, where)
+    return TestSet(where, images, truth, notes=notes)
+
+
+def _named(
+    name: str, images: Images, labels: Sequence[tuple[str, ...]], every: Sequence[str], head: Head,
+    where: str, *, whole: bool = False,
+) -> TestSet:  # fmt: skip
+    """A test set of labels that are names, out of `every` name that there may be."""
+    known = classes_of(every, head, where)
+    unknown = next((one for some in labels for one in some if one not in known), None)
+    if unknown is not None:
+        raise ValueError(f"{where}: {unknown} is no class of its train split ({listed(every)})")
+    names = {found[0]: one for one, found in known.items() if len(found) == 1}
+    truth = [tuple(k for one in some for k in known[one]) for some in labels]
+    return TestSet(name, images, truth, whole, names)
+
+
+def _labelled(
+    name: str, images: Images, labels: np.ndarray, head: Head, where: str, *, whole: bool = False
+) -> TestSet:
+    """A test set of an array of labels: numbers of classes, or names."""
+    if labels.dtype.kind not in "iu" or head.mapping is not None:
+        words = [(str(label),) for label in labels]
+        return _named(name, images, words, order_class_names(w for (w,) in words), head, where, whole=whole)
+    truth = [(int(label),) for label in labels]
+    _check_range(truth, head, where)
+    return TestSet(name, images, truth, whole)
+
+
+def _check_range(truth: Truth, head: Head, where: str) -> None:
+    largest = max((label for some in truth for label in some), default=0)
+    if largest >= head.outputs:
+        raise ValueError(f"{where}: label {largest}: the head has classes 0 to {head.outputs - 1}")
 
 
 def _all_images(path: Path) -> list[Path]:
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    from scalevit.data.formats.folder import images_of
+    from scalevit.data.left_out import LeftOut
+
+    found = list(images_of(path, LeftOut()))
     if not found:
         raise ValueError(f"{path}: no images")
-    return sorted(found, key=lambda p: p.name)
+    return sorted(found, key=lambda p: (p.name, p))
 
 
 def _corruptions(path: Path) -> list[Path]:
     """CORRUPTION/SEVERITY folders, severities 1 to 5."""
-    severities = [p for p in sorted(path.glob("*/*")) if p.is_dir()]
+    severities = [p for p in sorted(path.glob("*/*")) if p.is_dir() and not p.name.startswith(".")]
     layout = severities and all(
         p.name in "12345" and any(q.is_dir() for q in p.iterdir()) for p in severities
     )
     return severities if layout else []
 
 
-def _folders(
-    path: Path,
-    outputs: int,
-    mapping: Mapping[str, tuple[int, ...]] | None,
-    *,
-    classes: Path | None = None,
-    corruption: str = "",
-) -> TestSet:
-    """classes: another folder whose folders are all the classes, where some may be missing at `path`."""
-    folders = sorted(p for p in path.iterdir() if p.is_dir())
-    images = [(p, f.name) for f in folders for p in sorted(f.rglob("*")) if p.suffix.lower() in SUFFIXES]
-    if not images:
-        raise ValueError(f"{path}: no images in folders of classes (CLASS/image.jpg)")
-    every = sorted(p.name for p in (classes or path).iterdir() if p.is_dir())
-    known = classes_of(every, outputs, mapping, str(path))
-    unknown = [folder for _, folder in images if folder not in known]
-    if unknown:
-        raise ValueError(f"{path}: {unknown[0]} is no class of {classes}")
-    names = {found[0]: name for name, found in known.items() if len(found) == 1}
-    name = f"{corruption} {path.name}".lstrip()
-    truth = [known[folder] for _, folder in images]
-    return TestSet(name, ImageFiles([p for p, _ in images]), truth, names=names, corruption=corruption)
+def _objectnet(path: Path, mappings: Path, head: Head) -> TestSet:
+    from scalevit.data.dataset import open_dataset
 
-
-def _objectnet(path: Path, mappings: Path, outputs: int) -> TestSet:
     of_1000 = objectnet.read_mappings(mappings)
-    known = {folder: map_imagenet_classes(classes, outputs) for folder, classes in of_1000.items()}
-    found = _folders(objectnet.images_at(path), outputs, known)
-    return TestSet("objectnet", objectnet.Inside(found.images), found.truth, names=found.names)
+    known = {folder: map_imagenet_classes(classes, head.outputs) for folder, classes in of_1000.items()}
+    dataset = open_dataset(str(objectnet.images_at(path)))
+    found = _of_dataset(dataset, dataset.class_names, replace(head, mapping=known))
+    return replace(found, name="objectnet", images=objectnet.Inside(found.images))
 
 
 # --------------------------------------------------------------------------- which class a label means
 
 
-def classes_of(
-    names: Sequence[str], outputs: int, mapping: Mapping[str, tuple[int, ...]] | None, where: str
-) -> dict[str, tuple[int, ...]]:
-    """What each folder's name means: by the map; a number is itself; the order of names, when there are as
-    many as the head has classes; WordNet ids among the classes of ImageNet's usual heads. A name that the map
-    leaves out means no class, and its images do not count."""
+def classes_of(names: Sequence[str], head: Head, where: str) -> dict[str, tuple[int, ...]]:
+    """The classes that each name means: by the user's map; by the model's own names; WordNet ids among the
+    classes of ImageNet's usual heads; the order of names, when there are as many as the head has classes;
+    numbers from 0 as they are. A name that the map leaves out means no class, and its images do not count.
+    Raises ValueError where that cannot be told."""
+    mapping, outputs = head.mapping, head.outputs
     if mapping is not None:
         if not set(names) & set(mapping):
             raise ValueError(f"{where}: the map knows none of its folders, such as {names[0]!r}")
         return {name: mapping.get(name, ()) for name in names}
-    if all(name.isdigit() for name in names):
-        numbers = {name: (int(name),) for name in names}
-        v2 = len(names) == IMAGENET and max(numbers.values()) < (IMAGENET,)
-        return {name: map_imagenet_classes(one, outputs) for name, one in numbers.items()} if v2 else numbers
-    if len(names) == outputs:
-        return {name: (i,) for i, name in enumerate(sorted(names))}
-    if outputs in HEADS and all(WORDNET.fullmatch(name) for name in names):
+    unknown = [name for name in names if name not in head.names]
+    if head.names and not unknown:
+        return {name: (head.names.index(name),) for name in names}
+    synsets = outputs in HEADS and all(WORDNET.fullmatch(name) for name in names)
+    if synsets and (len(names) != outputs or not head.names):
+        if len(names) == outputs and outputs != IMAGENET:
+            return {name: (number,) for number, name in enumerate(order_class_names(names))}
         return {name: (output_of_synset(name, outputs, where),) for name in names}
+    numbers = all(name.isascii() and name.isdigit() for name in names)
+    if numbers and len(names) == IMAGENET and max(map(int, names)) < IMAGENET and outputs in HEADS:
+        return {name: map_imagenet_classes((int(name),), outputs) for name in names}
+    if head.names:
+        raise ValueError(
+            f"{where}: class {unknown[0]!r} is none of the model's {len(head.names)} "
+            f"({listed(head.names)}); say which is which (--map)"
+        )
+    if len(names) == outputs:
+        return {name: (i,) for i, name in enumerate(order_class_names(names))}
+    if numbers and min(map(int, names)) == 0:
+        return {name: (int(name),) for name in names}
     raise ValueError(
         f"{where}: {len(names)} folders for a head of {outputs} classes; say which is which (--map)"
     )
 
 
 def _read_map(path: Path, outputs: int) -> Mapping[str, tuple[int, ...]]:
-    found = _read_json(path)
+    found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected a JSON object from folder names to classes")
-    return {name: _several(value, outputs, path) for name, value in found.items()}
-
-
-def read_labels(path: Path, images: Sequence[Path], outputs: int) -> Truth:
-    """Labels of images in the order of their names: JSON, a list of classes or of lists of them, or an object
-    from file names to such; or text, a line a class, or a file's name and a class, as `val.txt` and Kaggle's
-    `LOC_val_solution.csv` have them. A class is a number or a WordNet id. ReaL's 50 000 serve for a part of
-    ImageNet's validation images, too, by their numbers."""
-    found = _read_json(path) if path.suffix == ".json" else _read_lines(path)
-    if isinstance(found, dict):
-        missing = [p.name for p in images if p.name not in found and p.stem not in found]
-        if missing:
-            raise ValueError(f"{path}: no label for {missing[0]}")
-        return [_several(found.get(p.name, found.get(p.stem)), outputs, path) for p in images]
-    rows = [_several(row, outputs, path) for row in found]
-    numbers = [_VAL.search(p.name) for p in images]
-    if len(rows) == 50_000 and all(numbers):
-        return [rows[int(n[1]) - 1] for n in numbers if n]
-    if len(rows) != len(images):
-        raise ValueError(f"{path}: {len(rows)} labels for {len(images)} images")
-    return rows
-
-
-def _read_lines(path: Path) -> dict[str, str] | list[str]:
-    lines = [re.split(r"[\s,]+", line.strip()) for line in path.read_text().splitlines() if line.strip()]
-    if lines and not (lines[0][-1].isdigit() or any(map(WORDNET.fullmatch, lines[0]))):
-        lines = lines[1:]  # what the columns are called
-    if any(len(line) > 1 for line in lines):
-        return {line[0]: line[1] for line in lines if len(line) > 1}
-    return [line[0] for line in lines]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise ValueError(f"{path}: no JSON") from None
-
-
-def _several(value: Any, outputs: int, where: Path) -> tuple[int, ...]:
-    """One class or several, each a number or a WordNet id."""
-    values = value if isinstance(value, list | tuple) else [value]
-    found = []
-    for one in values:
-        if isinstance(one, str) and WORDNET.fullmatch(one):
-            found.append(output_of_synset(one, outputs, str(where)))
-        elif isinstance(one, bool) or not re.fullmatch(r"-?\d+", str(one)):
-            raise ValueError(f"{where}: a class must be a number or a WordNet id, found {one!r:.60}")
-        else:
-            found.append(int(one))
-    return tuple(found)
+    return {name: classes_in(value, outputs, path) for name, value in found.items()}
