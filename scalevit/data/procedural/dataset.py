@@ -18,7 +18,7 @@ from scalevit.data.procedural import atoms, fractals, hashing, strokes
 
 
 @dataclass(frozen=True)
-class Family:
+class ProceduralFamily:
     """render: (class draws, instance draws, side) to ink. draws: how many uniform numbers each takes."""
 
     render: Callable[[Tensor, Tensor, int], Tensor]
@@ -27,9 +27,9 @@ class Family:
 
 
 FAMILIES = {
-    "strokes": Family(strokes.strokes, strokes.CLASS_DRAWS, strokes.INSTANCE_DRAWS),
-    "atoms": Family(atoms.atoms, atoms.CLASS_DRAWS, atoms.INSTANCE_DRAWS),
-    "fractals": Family(fractals.fractals, fractals.CLASS_DRAWS, fractals.INSTANCE_DRAWS),
+    "strokes": ProceduralFamily(strokes.strokes, strokes.CLASS_DRAWS, strokes.INSTANCE_DRAWS),
+    "atoms": ProceduralFamily(atoms.atoms, atoms.CLASS_DRAWS, atoms.INSTANCE_DRAWS),
+    "fractals": ProceduralFamily(fractals.fractals, fractals.CLASS_DRAWS, fractals.INSTANCE_DRAWS),
 }
 #: Colours of paper and ink, and the grain of the paper.
 COLOUR_DRAWS = 7
