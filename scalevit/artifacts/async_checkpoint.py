@@ -1,12 +1,13 @@
-"""Saving beside training: values are copied, and a thread writes them while the next steps run.
+"""Asynchronous checkpointing: tensors are copied to host memory and written by a background thread.
 
-With several processes each writes its own share, and the first one commits the checkpoint once all have
-reported. A save that is still being written is waited for before the next one starts.
+With several processes each writes its own shards, and the first one commits the checkpoint once all have
+written. A save that is still being written is waited for before the next one starts. Ranks wait for each
+other as long as one of them makes progress: a slow disk does not run into the timeout of a collective.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -16,9 +17,8 @@ from scalevit.artifacts.remote import Folder
 
 
 @runtime_checkable
-@runtime_checkable
 class Processes(Protocol):
-    """What saving needs of the processes of a run, as `distributed.world.World` gives it."""
+    """The processes of a run as far as saving needs them; `distributed.world.World` is one."""
 
     @property
     def rank(self) -> int: ...
@@ -33,9 +33,13 @@ class Processes(Protocol):
 
     def all_gather(self, value: Any) -> list[Any]: ...
 
+    def report_work(self) -> None: ...
+
+    def wait_for(self, work: Callable[[], Any]) -> Any: ...
+
 
 class SaveError(OSError):
-    """An error that one process met, raised on all of them."""
+    """An error that one process met while saving, raised on all of them."""
 
 
 Report = tuple[list[dcp.ShardLocation], dcp.WrittenFile]
@@ -43,39 +47,41 @@ Report = tuple[list[dcp.ShardLocation], dcp.WrittenFile]
 
 @dataclass(frozen=True)
 class _Save:
-    """What is known of a save before it is written."""
+    """A save before it is written."""
 
     step: int
-    draft: Folder
-    facts: Mapping[str, Any]
+    staging: Folder
+    extra_state: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class _Pending:
-    own: _Save
+    save: _Save
     report: Future[Report | OSError]
 
 
 class AsyncCheckpointer:
     """Checkpoints below `folder`, of which those of `keep` are kept.
 
-    `start_save`, `poll` and `wait` are called by all processes at the same steps. They give the step of the
-    checkpoint that they put in place, if any; what a process met is SaveError on all of them."""
+    `start_save`, `poll` and `wait` are called by all processes at the same steps. They return the step of the
+    checkpoint that they put in place, if any, and raise SaveError on all processes when one met an error."""
 
     def __init__(self, folder: Folder, world: Processes, keep: checkpoint.Retention) -> None:
         self.folder, self.world, self.keep = folder, world, keep
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="scalevit-save")
         self.pending: _Pending | None = None
 
-    def start_save(self, step: int, pieces: Iterable[dcp.Shard], facts: Mapping[str, Any]) -> int | None:
-        """Copy what is to be saved, and begin to write it."""
+    def start_save(
+        self, step: int, shards: Iterable[dcp.Shard], extra_state: Mapping[str, Any]
+    ) -> int | None:
+        """Copy the shards, and begin to write them."""
         before = self.wait()
-        copied = [replace(piece, data=piece.data.detach().to("cpu", copy=True)) for piece in pieces]
-        draft = self.world.broadcast(self._draft(step) if self.world.is_main else None)
-        if isinstance(draft, OSError):
-            raise SaveError(*draft.args)
-        own = _Save(step, draft, facts)
-        self.pending = _Pending(own, self.pool.submit(self._write, own, copied))
+        copies = [replace(shard, data=shard.data.detach().to("cpu", copy=True)) for shard in shards]
+        staging = self.world.broadcast(self._create_staging(step) if self.world.is_main else None)
+        if isinstance(staging, OSError):
+            raise SaveError(*staging.args)
+        save = _Save(step, staging, extra_state)
+        self.pending = _Pending(save, self.pool.submit(self._write, save, copies))
         return before
 
     def poll(self) -> int | None:
@@ -89,37 +95,39 @@ class AsyncCheckpointer:
         if self.pending is None:
             return None
         pending, self.pending = self.pending, None
-        reports = self.world.all_gather(pending.report.result())
+        reports = self.world.all_gather(self.world.wait_for(pending.report.result))
         error = next((report for report in reports if isinstance(report, OSError)), None)
         if self.world.size > 1:
-            if self.world.is_main and error is None:
-                error = self._committed(pending.own, reports)
-            error = self.world.broadcast(error)
+            main_commits = self.world.is_main and error is None
+            done = self.world.wait_for(lambda: self._commit(pending.save, reports) if main_commits else error)
+            error = self.world.broadcast(done)
         if error is not None:
             if self.world.is_main:
                 checkpoint.remove_staging(self.folder)
             raise SaveError(*error.args)
-        return pending.own.step
+        return pending.save.step
 
-    def _draft(self, step: int) -> Folder | OSError:
+    def _create_staging(self, step: int) -> Folder | OSError:
         try:
             return checkpoint.create_staging(self.folder, step)
         except OSError as error:
             return error
 
-    def _write(self, own: _Save, pieces: list[dcp.Shard]) -> Report | OSError:
+    def _write(self, save: _Save, shards: list[dcp.Shard]) -> Report | OSError:
         try:
-            report = dcp.write_shards(own.draft, self.world.rank, pieces)
+            report = dcp.write_shards(save.staging, self.world.rank, shards, self.world.report_work)
         except OSError as error:
             return error
         # alone, a process waits for nobody: its thread puts the checkpoint in place, too
-        return report if self.world.size > 1 else self._committed(own, [report]) or report
+        return report if self.world.size > 1 else self._commit(save, [report]) or report
 
-    def _committed(self, own: _Save, reports: Sequence[Report]) -> OSError | None:
-        places = [place for report in reports for place in report[0]]
+    def _commit(self, save: _Save, reports: Sequence[Report]) -> OSError | None:
+        locations = [location for report in reports for location in report[0]]
         try:
-            checkpoint.commit(own.draft, own.step, places, [file for _, file in reports], own.facts)
-            checkpoint.collect_garbage(self.folder, self.keep)
+            checkpoint.commit(
+                save.staging, save.step, locations, [file for _, file in reports], save.extra_state
+            )
+            checkpoint.collect_garbage(self.folder, self.keep, save.step)
         except OSError as error:
             return error
         return None

@@ -1,4 +1,4 @@
-"""The folder of one run: who may use it, what it holds, and what would be wrong with using it.
+"""Run folder: its files, its lock, whether it is complete, and what prevents a run from using it.
 
 run.yaml · records.jsonl · log.txt · checkpoints/step_N/ · model/ · .lock
 """
@@ -6,20 +6,28 @@ run.yaml · records.jsonl · log.txt · checkpoints/step_N/ · model/ · .lock
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import json
 import os
+import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from scalevit import config
 from scalevit.artifacts import checkpoint, records
+from scalevit.artifacts import lock as file_lock
 from scalevit.artifacts.atomic_write import atomic_write_text
 from scalevit.artifacts.printable import printable
 from scalevit.artifacts.redact import redact
 from scalevit.artifacts.remote import Folder, RemotePath, path_or_remote
 
 CONFIG, LOG, LOCK, CHECKPOINTS, MODEL = "run.yaml", "log.txt", ".lock", "checkpoints", "model"
+
+
+#: Bytes of a safetensors header that are read.
+_LARGEST_HEADER = 1 << 27
 
 
 def checkpoint_folder(run: config.Run, out: Path) -> Folder:
@@ -29,32 +37,61 @@ def checkpoint_folder(run: config.Run, out: Path) -> Folder:
 
 
 def checkpoint_folder_in(out: Path) -> Folder:
-    """The same, of whatever run the folder holds."""
-    return (
-        checkpoint_folder(config.load(str(out / CONFIG)), out)
-        if (out / CONFIG).exists()
-        else out / CHECKPOINTS
-    )
+    """Where the checkpoints of the run lie that the folder `out` holds."""
+    if not (out / CONFIG).exists():
+        return out / CHECKPOINTS
+    return checkpoint_folder(config.load(str(out / CONFIG)), out)
 
 
 def folder_errors(run: config.Run, out: Path) -> list[str]:
     """Why `out` cannot be this run's folder, one line each; creates nothing."""
-    with_address = checkpoint_folder(run, out)
-    if isinstance(with_address, RemotePath):
+    folder = checkpoint_folder(run, out)
+    if isinstance(folder, RemotePath):
         try:
-            with_address.size()
+            folder.size()
         except (OSError, ValueError) as error:
             return [f"train.checkpoints={run.train.checkpoints}: {error}"]
-    parent = next(path for path in [out, *out.absolute().parents] if path.exists())
+    parent = _existing_parent(out)
     if not parent.is_dir():
         return [f"--out {out}: {parent} is a file, not a folder"]
     if not os.access(parent, os.W_OK | os.X_OK):
         return [f"--out {out}: no permission to write into {parent}"]
+    errors = _space_errors(run, out, folder)
     if (out / CONFIG).exists():
-        return _other_run_errors(run, out)
-    if records.read_records(out) or checkpoint.list_checkpoints(out / CHECKPOINTS):
+        return errors + (_other_run_errors(run, out) or _lost_weights_errors(out))
+    if (out / records.FILE).exists() or checkpoint.list_checkpoints(out / CHECKPOINTS):
         return [f"--out {out}: holds records or checkpoints, but no {CONFIG} says of which run"]
-    return []
+    return errors
+
+
+def _lost_weights_errors(out: Path) -> list[str]:
+    """A run that has ended, whose weights are damaged and cannot be exported again."""
+    ended = any(row["kind"] == "run" for row in records.read_records(out))
+    if not ended or not (out / MODEL).exists() or weights_are_whole(out / MODEL) or _can_export(out):
+        return []
+    return [f"--out {out}: {MODEL}/ is damaged and no checkpoint is left; remove the folder to train anew"]
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+
+
+def _space_errors(run: config.Run, out: Path, folder: Folder) -> list[str]:
+    """A disk that cannot hold the checkpoints of a run at their least size: the fp32 weights, and their
+    average where one is kept, as often as checkpoints are kept and once more for the one being written."""
+    if isinstance(folder, RemotePath) or checkpoint.list_checkpoints(folder):
+        return []
+    shape, model = run.model.resolve(), run.model
+    weights = 4 * shape.parameters(model.image, model.pool, model.classes)
+    saves = run.schedule.steps // run.train.save_every if run.train.save_every else 1
+    count = min(run.train.keep_last + 1, max(1, saves))
+    needed = count * weights * (2 if run.train.averages else 1)
+    place = _existing_parent(folder)
+    free = shutil.disk_usage(place).free
+    if needed <= free:
+        return []
+    gib, text = 1 << 30, "checkpoints need at least"
+    return [f"--out {out}: {text} {needed / gib:.1f} GiB; {place} has {free / gib:.1f} GiB free"]
 
 
 def _other_run_errors(run: config.Run, out: Path) -> list[str]:
@@ -83,36 +120,59 @@ def config_differences(one: config.Run, other: config.Run) -> list[str]:
 
 
 def is_complete(out: Path) -> bool:
-    """Whether the run has come to its end: the row that it writes last, about itself, is there."""
-    return any(row["kind"] == "run" for row in records.read_records(out))
+    """Whether the run has ended, and its weights are whole: the row that a run writes last, about itself, is
+    there, and so is model/, unless nothing is left to export it from."""
+    if not any(row["kind"] == "run" for row in records.read_records(out)):
+        return False
+    return weights_are_whole(out / MODEL) or (not (out / MODEL).exists() and not _can_export(out))
+
+
+def _can_export(out: Path) -> bool:
+    try:
+        return bool(checkpoint.list_checkpoints(checkpoint_folder_in(out)))
+    except (OSError, ValueError):
+        return False
+
+
+def weights_are_whole(model: Path) -> bool:
+    """Whether a model folder holds a config.json and a model.safetensors as long as its header says."""
+    weights = model / "model.safetensors"
+    try:
+        size = weights.stat().st_size
+        with weights.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header: Any = json.loads(file.read(length)) if 0 < length < min(size, _LARGEST_HEADER) else {}
+        end = max(about["data_offsets"][1] for name, about in header.items() if name != "__metadata__")
+        return size == 8 + length + end and isinstance(json.loads((model / "config.json").read_bytes()), dict)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return False
+
+
+def _print_warning(text: str) -> None:
+    print(f"scalevit: {printable(text)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
-def lock(run: config.Run, out: Path) -> Iterator[None]:
-    """Create the folder with the complete run.yaml and hold its lock. Raises ValueError when another
-    process is training into it; the lock goes with the process that holds it, however that ends."""
+def lock(run: config.Run, out: Path, warn: Callable[[str], None] = _print_warning) -> Iterator[None]:
+    """Create the folder with the complete run.yaml and hold its lock, and that of its checkpoints where they
+    lie elsewhere. The lock goes with the process that holds it, however that ends. warn: is told when a file
+    system has no locks. Raises ValueError when another process is training into one of the folders."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{out}: another process is training into this folder") from None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(file_lock.lock(out / LOCK, warn))
         text = config.dump(config.with_explicit_shape(run))
         if not (out / CONFIG).exists() or (out / CONFIG).read_text() != text:
             atomic_write_text(out / CONFIG, text)
+        folder = checkpoint_folder(run, out)
+        if isinstance(folder, Path) and folder != out / CHECKPOINTS:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock.lock(folder / LOCK, warn))
         yield
 
 
 def is_locked(out: Path) -> bool:
-    """Whether a process is training into the folder now."""
-    try:
-        with (out / LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    """Whether a process is training into the folder now; takes no lock and creates no file."""
+    return file_lock.is_locked(out / LOCK)
 
 
 class LogFile:

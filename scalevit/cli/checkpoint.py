@@ -58,7 +58,7 @@ def _entries(folder: Folder) -> list[checkpoint.SavedCheckpoint]:
 
 
 def listing(found: list[checkpoint.SavedCheckpoint]) -> CommandResult:
-    rows = [checkpoint.summary(entry) for entry in found]
+    rows = [checkpoint.summarize(entry) for entry in found]
     lines = [
         f"step {row['step']:>9}  {row['bytes'] / 2**20:>10.1f} MiB  {row['files']:>5} files  "
         f"{row['damage'][0] if row['damage'] else 'sizes right'}"

@@ -1,5 +1,6 @@
-"""Devices and processes: the only file that knows how many there are. Everything comes from the environment
-that torchrun sets; without it there is one process, and nothing of torch.distributed is imported.
+"""Process group: rank, world size, device and collectives of the processes that torchrun started.
+
+Without torchrun there is a single process, and nothing of torch.distributed is imported.
 
 Three ways to share a model, `config.Parallel.strategy`: "ddp" keeps it whole on every device and averages
 gradients; "fsdp" gives every device a share of weights, gradients and optimizer state (FSDP2, fp32 all the
@@ -15,7 +16,7 @@ import functools
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,11 +26,11 @@ import torch
 from torch import Tensor
 
 from scalevit.artifacts import dcp
-from scalevit.config.result import USER_ERROR
 from scalevit.config.run import Parallel
 from scalevit.config.validate import parallel_errors
+from scalevit.distributed.launch_environment import LaunchEnvironment
 from scalevit.distributed.shards import global_offset, is_sharded, local_tensor
-from scalevit.distributed.watchdog import Watchdog, connect
+from scalevit.distributed.watchdog import Watchdog, connect, exit_status
 
 #: Seconds that a collective outlasts `parallel.timeout`.
 GRACE = 60.0
@@ -37,8 +38,10 @@ GRACE = 60.0
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers. mesh: dimensions "replicate", "shard" or both; watchdog: how they know of
-    each other that they live. Both None for one process."""
+    """This process among the processes of its job.
+
+    mesh: a DeviceMesh with the dimensions "replicate", "shard" or both; watchdog: notices processes that fail
+    or hang. Both are None for a single process."""
 
     rank: int
     size: int
@@ -48,18 +51,32 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this is rank 0, which writes and prints for all."""
         return self.rank == 0
 
-    def mark_progress(self, step: int, doing: int) -> None:
-        """This process begins to do this, of `heartbeat.DOING`, in this step."""
+    def mark_progress(self, step: int, phase: int) -> None:
+        """This process begins a phase, of `watchdog.PHASES`, of a step."""
         if self.watchdog is not None:
-            self.watchdog.at(step, doing)
+            self.watchdog.mark_progress(step, phase)
+
+    def report_work(self) -> None:
+        """A piece of long work is done, so that ranks that wait for this one go on waiting."""
+        if self.watchdog is not None:
+            self.watchdog.report_work()
+
+    def wait_for(self, work: Callable[[], Any]) -> Any:
+        """Do `work`, and wait until all ranks have done theirs, as long as any of them reports work: a slow
+        disk does not run into the timeout of a collective."""
+        return work() if self.watchdog is None else self.watchdog.wait_for(work)
+
+    def run_on_main(self, work: Callable[[], Any]) -> Any:
+        """The result of `work` on rank 0, on every rank; what rank 0 raises ends all of them."""
+        return self.broadcast(self.wait_for(work if self.is_main else lambda: None))
 
     # ----------------------------------------------------------------- agreeing
 
     def raise_on_all_ranks(self, error: Exception | None) -> None:
-        """Raise what the first process met, there; the others leave without a word, all with one status."""
+        """Raise the error that rank 0 met, there; the others exit silently, all with one status."""
         if self.size == 1:
             if error is not None:
                 raise error
@@ -68,7 +85,7 @@ class World:
         if error is not None:
             assert self.watchdog is not None
             self.watchdog.agreed = True
-            raise error if self.is_main else SystemExit(USER_ERROR)
+            raise error if self.is_main else SystemExit(exit_status(error))
 
     def broadcast(self, value: Any) -> Any:
         """What the first process says."""
@@ -132,36 +149,37 @@ class World:
 SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
 
 
-# --------------------------------------------------------------------------- joining and leaving
+# --------------------------------------------------------------------------- process group
 
 
 def world_size() -> int:
-    """How many processes torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Number of processes of the job; 1 without torchrun. Raises ValueError, see LaunchEnvironment."""
+    return LaunchEnvironment.read().size
 
 
 @contextlib.contextmanager
 def process_group(parallel: Parallel) -> Iterator[World]:
-    """Meet the other processes. One that fails, dies, or keeps the others waiting for `parallel.timeout`
-    seconds ends the job. What it met becomes a SystemExit when a line has said all there is to say."""
-    place = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", place) if torch.cuda.is_available() else torch.device("cpu")
-    if world_size() == 1:
+    """Initialise torch.distributed's process group and the watchdog, or a single process without torchrun.
+
+    A process that fails, dies, or keeps the others waiting for `parallel.timeout` seconds ends the job. Its
+    error becomes a SystemExit when a line has said everything. Raises ValueError, see LaunchEnvironment."""
+    launch = LaunchEnvironment.read()
+    device = torch.device("cuda", launch.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if launch.size == 1:
         yield World(0, 1, device)
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # who hangs is named by then; this is for a hang that nobody can tell from work
+    # the watchdog names who hangs by then; this is for a hang that it cannot tell from work
     limit = timedelta(seconds=parallel.timeout + GRACE)
-    rank = int(os.environ["RANK"])
+    store = _prefixed_store(launch.rank, limit)
     torch.distributed.init_process_group(
-        backend, store=_prefixed_store(rank, limit), rank=rank, world_size=world_size(), timeout=limit
+        backend, store=store, rank=launch.rank, world_size=launch.size, timeout=limit
     )
-    watchdog = _start_watchdog(parallel)
+    watchdog = _start_watchdog(parallel, launch)
     try:
-        mesh = init_mesh(parallel, world_size(), device)
-        yield World(torch.distributed.get_rank(), world_size(), device, mesh, watchdog)
+        yield World(launch.rank, launch.size, device, init_mesh(parallel, launch.size, device), watchdog)
         watchdog.stop()
         torch.distributed.barrier()
     except Exception as error:
@@ -178,50 +196,45 @@ def process_group(parallel: Parallel) -> Iterator[World]:
 
 @functools.cache
 def _rendezvous_store() -> Any:
-    """What torchrun's environment leads to; kept, since whoever holds it for the others does so once."""
+    """The store of torchrun's environment; cached, since the process that serves it may do so only once."""
     return next(torch.distributed.rendezvous("env://"))[0]
 
 
 def _prefixed_store(rank: int, limit: timedelta) -> Any:
-    """A part of the store for this time that the processes meet: what an earlier run of the same processes
-    left there, as the first of fine-tuning's, leads nowhere."""
+    """A part of the store for this process group: keys of an earlier one of the same processes, as of the
+    first run of a fine-tuning sweep, are out of the way."""
     times = _rendezvous_store().add(f"scalevit/{rank}", 1)
     part = torch.distributed.PrefixStore(f"scalevit/{times}", _rendezvous_store())
     part.set_timeout(limit)
     return part
 
 
-def _start_watchdog(parallel: Parallel) -> Watchdog:
+def _start_watchdog(parallel: Parallel, launch: LaunchEnvironment) -> Watchdog:
     token = [uuid.uuid4().hex]
     torch.distributed.broadcast_object_list(token, src=0)
-    watchdog = connect(torch.distributed.get_rank(), world_size(), parallel.timeout, token[0])
+    watchdog = connect(launch.rank, launch.size, parallel.timeout, token[0])
     watchdog.start()
     return watchdog
 
 
 def exit_all(code: int) -> None:
-    """Of several processes, let only the first one print its answer, and end each with `code` as soon as its
-    work is done: threads of torch.distributed sometimes abort a process that has nothing left to do."""
+    """Let only rank 0 print the command's result, and end each process with `code` as soon as its work is
+    done: threads of torch.distributed sometimes abort a process that has nothing left to do."""
 
     def end() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
-    if world_size() > 1:
+    launch = LaunchEnvironment.read()
+    if launch.size > 1:
         atexit.register(end)
-        if os.environ.get("RANK", "0") != "0":
+        if launch.rank != 0:
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
-# --------------------------------------------------------------------------- sharing a model
-
-
-# --------------------------------------------------------------------------- recomputing
-
-
 def init_mesh(parallel: Parallel, size: int, device: torch.device) -> Any:
-    """The mesh of `size` processes for this way to share a model; the process group exists already."""
+    """The DeviceMesh of `size` processes for a sharding strategy; the process group exists already."""
     from torch.distributed.device_mesh import init_device_mesh
 
     if parallel.strategy == "ddp":
@@ -233,5 +246,8 @@ def init_mesh(parallel: Parallel, size: int, device: torch.device) -> Any:
 
 
 def world_errors(parallel: Parallel, batch: int) -> list[str]:
-    """Why this many processes cannot train so, with what would be possible."""
-    return parallel_errors(parallel, batch, world_size())
+    """Why this number of processes cannot train, with what would be possible."""
+    try:
+        return parallel_errors(parallel, batch, world_size())
+    except ValueError as error:
+        return [str(error)]

@@ -15,6 +15,7 @@ from torch import nn
 from scalevit import config
 from scalevit.artifacts import checkpoint, dcp, records, run_folder
 from scalevit.artifacts.async_checkpoint import AsyncCheckpointer, SaveError
+from scalevit.artifacts.remote import StoreUnavailable
 from scalevit.data.loader import Batches
 from scalevit.distributed import world as mesh
 from scalevit.distributed.watchdog import FINISHING
@@ -136,9 +137,9 @@ class Session:
 
     def resume(self) -> str:
         """Restore the newest complete checkpoint, else the start weights, else nothing; says which."""
-        newest = self.newest_checkpoint() if self.state.world.is_main else None
-        self.state.world.raise_on_all_ranks(newest if isinstance(newest, ValueError) else None)
-        newest = self.state.world.broadcast(newest)
+        world = self.state.world
+        newest, error = world.run_on_main(self.newest_checkpoint)
+        world.raise_on_all_ranks(error)
         if newest is not None:
             scalars = checkpoint.read_extra_state(newest.folder)
             restore(self.state, dcp.ShardReader(newest.folder), scalars)
@@ -152,19 +153,19 @@ class Session:
             load_start_weights(self.state, self.run)
         return f"from {self.run.start.weights or 'the start'}"
 
-    def newest_checkpoint(self) -> checkpoint.SavedCheckpoint | ValueError | None:
-        """The newest complete checkpoint of this run, or the trunk's that it branches off."""
+    def newest_checkpoint(self) -> tuple[checkpoint.SavedCheckpoint | None, Exception | None]:
+        """The newest complete checkpoint of this run, or the trunk's that it branches off; or an error."""
         folder = self.checkpointer.folder
-        checkpoint.remove_staging(folder)
         try:
-            newest = checkpoint.latest(folder, self.reporter.log_event)
+            checkpoint.remove_staging(folder)
+            newest = checkpoint.latest(folder, self.reporter.log_event, self.state.world.report_work)
             if newest is None and self.run.branch.trunk:
                 newest = cooldown_branch.parent_checkpoint(self.run.branch)
-        except ValueError as error:
-            return error
+        except (ValueError, StoreUnavailable) as error:
+            return None, error
         except OSError as error:
-            return ValueError(f"{folder}: {error}")
-        return newest
+            return None, ValueError(f"{folder}: {error}")
+        return newest, None
 
     def rewind(self, state: State, why: str) -> None:
         """Rewind to the last checkpoint after a bad step, with a record and a line of the log."""
@@ -212,8 +213,8 @@ class Session:
         state, run = self.state, self.run
         state.world.mark_progress(state.step, FINISHING)
         rows = self.evaluate(floors=not run.branch.trunk)  # a branch's floors are its trunk's
-        if state.world.is_main:
-            export.export_run(run, self.out, state.step)
+        report_work = state.world.report_work
+        state.world.run_on_main(lambda: export.export_run(run, self.out, state.step, report_work))
         self.reporter.record_end(state.step, state.seconds, rows, state.evaluation_seconds)
         where = self.out / run_folder.MODEL
         text = f"{run.name}: done, {state.step} steps in {state.seconds:.0f} s; weights in {where}"

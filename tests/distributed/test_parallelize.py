@@ -178,7 +178,8 @@ def test_json_is_printed_once(tmp_path):
 
 
 def test_hybrid_groups_must_fit(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    for name, value in {"WORLD_SIZE": 4, "RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
     (line,) = world_errors(config.Parallel(strategy="hybrid", shard=3), 8)
     assert "nearest: [2, 4]" in line
 
