@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STUDY  ?= demo
 OUT    ?= runs/$(STUDY)
 
-.PHONY: demo test test-slow check format docs clean
+.PHONY: demo test test-slow test-processors check format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,17 @@ demo: $(VENV)/core  ## a scaling law of Vision Transformers, measured on this ma
 
 test: $(VENV)/dev  ## the whole test suite but the slow cases
 	$(BIN)/python -m pytest -n 2
+
+# what depends on the processor: kernels, optimizers, the model, the authors' numbers
+PROCESSOR_TESTS := tests/kernels/test_cpu.py tests/kernels/test_cpu_products.py tests/kernels/test_attention.py \
+  tests/kernels/test_shapes.py tests/optim/test_optimizers.py tests/model/test_vit.py tests/tools/test_parity.py \
+  tests/distributed/test_activation_checkpointing.py
+ON_PROCESSOR    := $(BIN)/python -m pytest -n 2 --no-header --durations=0 --durations-min=20 $(PROCESSOR_TESTS)
+
+test-processors: $(VENV)/dev  ## a chosen part of the tests, limited to what other processors have
+	ATEN_CPU_CAPABILITY=default SCALEVIT_NATIVE=0 $(ON_PROCESSOR)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 CC="$(or $(CC),cc) -mno-avx512f" $(ON_PROCESSOR)
+	ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 CC="$(or $(CC),cc) -mno-amx-bf16" $(ON_PROCESSOR)
 
 $(VENV)/clusters: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[ray]"

@@ -193,8 +193,8 @@ def _candidates(case: str) -> list[CandidateRule]:
     said = set(re.split(r"[^a-z0-9]+", case.lower()))
     rules = _rules()
     for words in ({"adafactor", "adam", "sgd"}, {"bf16", "f32"}):
-        rules = [rule for rule in rules if not said & words or said & words & set(rule.command)]
-    return [rule for rule in rules if "clip" not in said or "clip" in rule.command] or rules
+        rules = [rule for rule in rules if not said & words or said & words & set(rule.words)]
+    return [rule for rule in rules if "clip" not in said or "clip" in rule.words] or rules
 
 
 @dataclass(frozen=True)

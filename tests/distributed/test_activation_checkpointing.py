@@ -1,4 +1,4 @@
-"""Recomputed activations: the same gradients, and blocks that are still compiled."""
+"""Activation checkpointing: the same gradients, and blocks that are still compiled."""
 
 import os
 import subprocess
@@ -7,27 +7,35 @@ from pathlib import Path
 
 import pytest
 
-#: In a process of its own: the compiler does not look through the checks of shapes that tests add.
+#: In a process of its own: the compiler does not look through the checks of shapes that tests add. The truth is
+#: the same model in float64. A processor's own kernels decide how fp32 rounds, so the error may be a few times
+#: that of the same passes without checkpointing, or of a few units in the last place.
 PROGRAM = """
-import sys, torch
+import copy, sys, torch
 from torch._dynamo.testing import CompileCounter
 from scalevit import config
 from scalevit.distributed import parallelize
-from scalevit.distributed import world as mesh
 from scalevit.model.vit import ViT
 
 words = config.Model(width=32, depth=2, mlp=48, heads=2, patch=4, image=8, classes=3)
 plain, model, counter = ViT(words, seed=0), ViT(words, seed=0), CompileCounter()
-parallelize.recompute(model.blocks, sys.argv[1])
+truth = copy.deepcopy(plain).double()
+parallelize.checkpoint_activations(model.blocks, sys.argv[1])
 for block in model.blocks:
     block.compile(backend=counter, fullgraph=True)
-for one in (plain, model):
-    one.features(torch.linspace(-1, 1, 384).view(2, 3, 8, 8)).square().sum().backward()
-for a, b in zip(plain.parameters(), model.parameters(), strict=True):
+images = torch.linspace(-1, 1, 384).view(2, 3, 8, 8)
+for one in (plain, model, truth):
+    one.features(images.to(next(one.parameters()).dtype)).square().sum().backward()
+checked = 0
+for right, a, b in zip(truth.parameters(), plain.parameters(), model.parameters(), strict=True):
     assert (a.grad is None) == (b.grad is None)
-    if a.grad is not None:
-        torch.testing.assert_close(a.grad, b.grad)
-print(counter.frame_count)
+    if a.grad is None:
+        continue
+    error, usual = ((one.grad - right.grad).abs().max().item() for one in (b, a))
+    unit = torch.finfo(torch.float32).eps * right.grad.abs().max().item()
+    assert error <= 4 * usual + 4 * unit, (error, usual, unit)
+    checked += 1
+print(counter.frame_count, checked)
 """
 
 
@@ -37,4 +45,5 @@ def test_blocks_that_recompute_are_compiled_and_give_the_same_gradients(how):
     command = [sys.executable, "-c", PROGRAM, how]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 1
+    frames, checked = map(int, done.stdout.split())
+    assert frames == 1 and checked > 20

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import interpreted_kernels
 import interpreted_updates
+import machine
 import pytest
 import torch
 from torch.nn import functional as F
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from scalevit import optim
 from scalevit.config.run import Model
 from scalevit.kernels import gelu, norm
-from scalevit.kernels.cpu import build, dispatch
+from scalevit.kernels.cpu import dispatch
 from scalevit.kernels.updates import can_update
 from scalevit.model.attention import Block
 from scalevit.optim import base
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="native kernels 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Tensors of any size are worth a call."""
-    assert build.library() is not None, "tests run with a C compiler"
+    machine.require_native()
     monkeypatch.setattr(dispatch, "MIN_ELEMENTS", 0)
 
 

@@ -2,10 +2,9 @@
 plain PyTorch computes the same, and there is nothing to test."""
 
 import math
-import sys
-from pathlib import Path
 
 import interpreted_kernels
+import machine
 import pytest
 import torch
 from torch import nn
@@ -23,24 +22,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCES = {"fp32": 1e-5, "bf16": 2**-6}
 
 
-def flags():
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
-
-
-AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags()
-BF16 = AVX512 and "avx512_bf16" in flags() and "amx_bf16" not in flags()
-
-pytestmark = pytest.mark.skipif(not (AVX512 and sys.platform == "linux"), reason="needs AVX-512")
-KINDS = [
-    "fp32", pytest.param("bf16", marks=pytest.mark.skipif(not BF16, reason="needs AVX512-bf16"))
-]  # fmt: skip
+KINDS = ["fp32", "bf16"]
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def small(request, monkeypatch):
     """Tensors of any size are worth a call."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    machine.require_native_matmul(parameters.get("kind", "fp32"))
     monkeypatch.setattr(dispatch, "MIN_ELEMENTS", 0)
 
 
@@ -68,7 +57,10 @@ def assert_close(found, kind):
 
 def test_they_run_where_the_processor_can():
     found = build.library()
-    assert found is not None and found.multiplies(0) == 1 and found.multiplies(1) == BF16
+    if machine.COMPILER_IS_LIMITED:
+        pytest.skip("needs CC without -mno flags, which leave instructions of the processor out")
+    assert found is not None and found.multiplies(0) == 1
+    assert found.multiplies(1) == ("avx512_bf16" in machine.FLAGS and "amx_bf16" not in machine.FLAGS)
 
 
 #: rows, inputs, outputs: fewer than a tile, rests in every direction, several parts of a sum over rows
