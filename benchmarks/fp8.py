@@ -259,20 +259,34 @@ def smoothed(values: list[float], window: int) -> Iterator[float]:
 
 
 def run(out: Path) -> None:
-    """Twenty steps in one go, and twenty with a stop between: the same weights?"""
+    """Twenty steps in fp8 in one go, and twenty with a stop between: the same weights?"""
+    stop_and_go_on("fp8")
+
+
+def resume(out: Path) -> None:
+    """The same in bf16."""
+    stop_and_go_on("bf16")
+
+
+def stop_and_go_on(kind: str) -> None:
+    """A run in one go and one that is stopped; raises AssertionError where their weights differ."""
     from scalevit.artifacts import run_folder
     from scalevit.model.weights import load
     from scalevit.train.run import pretrain
 
-    if not GPU:
-        say("refused here:", *precision.precision_errors("fp8"))
+    if precision.precision_errors(kind):
+        say("refused here:", *precision.precision_errors(kind))
         return
+    width = 1024 if GPU else 64
     wide = config.Model(
-        shape="mu/16", width=1024, depth=2, mlp=4096, heads=16, patch=8, image=64, pool="gap", classes=64
+        shape="mu/16", width=width, depth=2, mlp=4 * width, heads=width // 64, patch=8, image=64,
+        pool="gap", classes=64,
     )  # fmt: skip
     whole = config.Run(
         model=wide, schedule=Schedule("rsqrt", lr=1e-3, steps=20, warmup=5, cooldown=5),
-        train=config.Train(batch=256, precision="fp8", compile=True, log_every=5, save_every=10, keep_last=9),
+        train=config.Train(
+            batch=256 if GPU else 8, precision=kind, compile=GPU, log_every=5, save_every=10, keep_last=9,
+        ),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         ends = []
@@ -284,7 +298,8 @@ def run(out: Path) -> None:
             print((place / "log.txt").read_text(), flush=True)
             ends.append(load(str(place / run_folder.MODEL)).state_dict())
         apart = max((a - b).abs().max().item() for a, b in zip(ends[0].values(), ends[1].values()))
-        say(f"largest difference of a weight after a stop: {apart}")
+        say(f"{kind}: largest difference of a weight after a stop: {apart}")
+        assert apart == 0
 
 
 # --------------------------------------------------------------------------- the kernel
@@ -420,6 +435,7 @@ PARTS = {
     "steps": steps,
     "losses": losses,
     "run": run,
+    "resume": resume,
     "torchao": torchao,
 }
 
@@ -431,6 +447,7 @@ if __name__ == "__main__":
     args = parser.parse_args()
     LIMIT = args.seconds
     torch._dynamo.config.recompile_limit = 64  # of one script's many models; a run compiles once
+    failed = False
     say(torch.__version__, torch.cuda.get_device_name() if GPU else "cpu")
     for part in args.parts:
         if time.perf_counter() - BEGAN > LIMIT:
@@ -440,7 +457,9 @@ if __name__ == "__main__":
         try:
             PARTS[part](args.out)
         except Exception:
+            failed = True
             say(part, "failed", traceback.format_exc())
         if GPU:
             torch.cuda.empty_cache()
     say("end")
+    raise SystemExit(int(failed))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from scalevit.config.memory import GIB
 from scalevit.tools.bench import models
 
 OURS, BOTH = ("scalevit compiled",), ("scalevit compiled", "timm compiled")
@@ -40,7 +41,7 @@ def part(model: str, among: tuple[str, ...], batch: int, rounds: int) -> dict[st
     torch._dynamo.reset()
     found = models.measure((model,), ("bf16",), ("train",), among, "adafactor", batch, rounds, 1)
     print(models.table(found), flush=True)
-    peak = torch.cuda.max_memory_allocated() / 2**30
+    peak = torch.cuda.max_memory_allocated() / GIB
     print(f"\nmost memory at once: {peak:.1f} GiB\n", *found["missing"].items(), flush=True)
     return found | {"peak_gib": peak}
 
@@ -50,19 +51,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--only", metavar="MODEL:BATCH", help="one part, such as G/14:64")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("needs a GPU")
-    began, done = time.perf_counter(), []
-    for model, among, batch in PARTS:
+    parts = [part for part in PARTS if args.only in (None, f"{part[0]}:{part[2]}")]
+    if not parts:
+        known = ", ".join(f"{model}:{batch}" for model, _, batch in PARTS)
+        raise SystemExit(f"--only knows no {args.only!r}; known: {known}")
+    began, done, failed = time.perf_counter(), [], False
+    for model, among, batch in parts:
         if time.perf_counter() - began > args.seconds:
             print(f"no time for {model} at {batch}", flush=True)
             continue
         try:
             done.append(part(model, among, batch, args.rounds))
         except Exception:
+            failed = True
             print(f"{model} at {batch} failed:\n{traceback.format_exc()}", flush=True)
-        (args.out / "models.json").write_text(json.dumps(done))
+        name = f"models-{args.only.replace('/', '-').replace(':', '-')}" if args.only else "models"
+        (args.out / f"{name}.json").write_text(json.dumps(done))
+    raise SystemExit(int(failed))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-#: In a process of its own: the compiler does not look through the checks of shapes that tests add. The truth is
-#: the same model in float64. A processor's own kernels decide how fp32 rounds, so the error may be a few times
+#: In a process of its own: the compiler does not see through the checks of shapes that tests add. The truth
+#: is the same model in float64. Processors round fp32 differently, so the error may be a few times
 #: that of the same passes without checkpointing, or of a few units in the last place.
 PROGRAM = """
 import copy, sys, torch
