@@ -26,7 +26,7 @@ LAW = "saturating"
 #: A slope that is only rounding.
 EXACT = 1e-9
 #: Options of joint laws, and of the table.
-JOINT = ("compute", "form", "optimal")
+JOINT = ("compute", "form", "optimal", "without_outliers")
 OF_TABLES = (
     "x", "y", "law", "group", "weight", "accuracy", "chance", "frontier", "forecast", "noise", "seeds_column",
     *JOINT,
@@ -57,6 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--level", type=float, default=0.9, help="share of outcomes an interval holds (0.9)")
     add("--form", help="of a joint law: sum, crossed, product, repeating (the best of those that fit)")
     add("--compute", metavar="COL", help="with one --x, the size N: compute, so that data are C / (6 N)")
+    add("--without-outliers", action="store_true", help="joint laws: leave out rows that miss it by far")
     add(
         "--optimal",
         type=float,
@@ -89,7 +90,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in JOINT if not joint else ("law", "frontier", "group", "noise"):
         if getattr(args, name):
             raise ValueError(
-                f"--{name} is for {'one column --x' if joint else 'a joint law: give two columns, --x N D'}"
+                f"--{name.replace('_', '-')} is for "
+                + ("one column --x" if joint else "a joint law: give two columns, --x N D")
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 #: FLOPs of training, for each parameter and token.
 FLOPS_PER = 6.0
 #: A row that misses the law by so many spreads is named.
-OUTLIER = 8.0
+OUTLIER, ROUNDS = 8.0, 6
 FEWEST_SIZES = 3
 
 
@@ -37,7 +38,10 @@ def joint_table(args: argparse.Namespace) -> CommandResult:
     names = (args.x[0], f"{args.compute} / ({FLOPS_PER:g} {args.x[0]})") if args.compute else inputs
     if args.seeds_column:
         group, _ = average_seeds(group)
+        group = replace(group, lines=tuple(range(len(group.y))))
     law = _fit(group, args)
+    if args.without_outliers:
+        group, law = _without_outliers(group, law, args)
     optimal, profiles, problem = _optimal(law, group, args)
     ahead = _forecast(law, group, args)
     if args.picture:
@@ -61,6 +65,32 @@ def _fit(group: TableGroup, args: argparse.Namespace) -> JointLaw:
         columns[0], columns[1], unique, group.y, groups=stretches(columns[0]), form=args.form,
         chance=args.chance or (1.0 if args.accuracy else None),
     )  # fmt: skip
+
+
+def _without_outliers(
+    group: TableGroup, law: JointLaw, args: argparse.Namespace
+) -> tuple[TableGroup, JointLaw]:
+    """The law without the rows that miss it by more than `OUTLIER` spreads, again until none does."""
+    from scalevit.study.design.table_groups import LeftOutRows
+
+    dropped: list[int] = []
+    for _ in range(ROUNDS):
+        miss = np.abs(np.log(law.predict(*group.x.T) / group.y))
+        far = miss > OUTLIER * law.spread
+        if not far.any():
+            break
+        lines = np.array(group.lines)
+        dropped += lines[far].tolist()
+        group = replace(
+            group, x=group.x[~far], y=group.y[~far], weight=group.weight[~far],
+            lines=tuple(lines[~far].tolist()),
+        )  # fmt: skip
+        law = _fit(group, args)
+    if dropped:
+        reason = f"miss the law by more than {OUTLIER:g} times its spread"
+        first = LeftOutRows(len(dropped), tuple(sorted(dropped)[:3]))
+        group = replace(group, left_out={**group.left_out, reason: first})
+    return group, law
 
 
 def _optimal(
@@ -102,7 +132,7 @@ def _notes(
         first = ", ".join(f"({' '.join(f'{value:.3g}' for value in law.x[row])})" for row in far[:3])
         notes.append(
             f"{len(far)} rows miss the law by more than {OUTLIER:g} times its spread, first at {first}: see "
-            "whether they belong, and what the law is without them (--weight)"
+            "whether they belong (--without-outliers, or --weight, fits without them)"
         )
     if law.agreeing < 2:
         notes.append(f"only {law.agreeing} of {law.starts} starts reached this optimum")

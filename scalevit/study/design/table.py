@@ -147,6 +147,15 @@ def _decode(data: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
     return text, ()
 
 
+def columns_of(data: Any, *columns: Any) -> list[Any]:
+    """Numbers of the columns that are given by name, of a file or DataFrame; what is no name stays as it
+    is."""
+    if data is None:
+        return list(columns)
+    table = load_table(data)
+    return [table.numbers(column) if isinstance(column, str) else column for column in columns]
+
+
 # --------------------------------------------------------------------------- delimited text
 
 

@@ -41,13 +41,15 @@ class TableColumns:
 @dataclass(frozen=True)
 class TableGroup:
     """The curve of one group: x (n,) or (n, inputs), y and weight (n,). `left_out` counts rows by reason with
-    their first lines."""
+    their first lines; `lines` are those of the rows that are left."""
 
     name: str
     x: np.ndarray
     y: np.ndarray
     weight: np.ndarray
     left_out: dict[str, LeftOutRows] = field(default_factory=dict)
+
+    lines: tuple[int, ...] = ()
 
     @property
     def rows_left_out(self) -> int:
@@ -130,7 +132,8 @@ def _group(
             no_logarithm[out] |= reason.endswith("negative")
     _check_share(label, table, left, no_logarithm, known)
     inputs = x[known, 0] if len(columns.x) == 1 else x[known]
-    return TableGroup(label, inputs, y[known], weight[known], left)
+    lines = tuple(table.lines[row] for row in np.flatnonzero(known))
+    return TableGroup(label, inputs, y[known], weight[known], left, lines)
 
 
 def _check_share(

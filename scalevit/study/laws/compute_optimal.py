@@ -76,10 +76,12 @@ def optimal_allocation(
         f"at {c:.3g} the optimum lies outside the runs' sizes or data by a factor of {np.exp(far):.3g}"
         for c, far in zip(compute, outside) if far > 1e-9
     )  # fmt: skip
+    natural = law.form.natural(law.replicates, law.x0, law.y0)
+    floor = float(np.quantile(law.form.floor(natural), (1 - level) / 2))
     low, high = _quantiles(exponent[:, None], level)
     return ComputeOptimal(
         compute, size[0], _quantiles(size, level), data[0], _quantiles(data, level), data[0] / size[0],
-        _quantiles(data / size, level), y, np.stack([y * np.exp(-half), y * np.exp(half)]),
+        _quantiles(data / size, level), y, np.stack([np.maximum(y * np.exp(-half), floor), y * np.exp(half)]),
         float(exponent[0]), (float(low[0]), float(high[0])), level, warnings,
     )  # fmt: skip
 
@@ -126,7 +128,7 @@ class IsoFlop:
 
     def size_at(self, compute: ArrayLike) -> Array:
         """N* at a compute."""
-        return self.coefficient * np.asarray(compute, float) ** self.exponent
+        return np.asarray(self.coefficient * np.asarray(compute, float) ** self.exponent)
 
 
 def isoflop(

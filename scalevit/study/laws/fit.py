@@ -10,10 +10,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scalevit.study.design.table import columns_of
 from scalevit.study.laws.forms import FORMS, RISING, Array, Form
 from scalevit.study.laws.least_squares import Problem, levenberg_marquardt
 
@@ -131,14 +133,17 @@ class Fit:
 
 
 def fit(
-    x: ArrayLike, y: ArrayLike, law: str = "saturating", *, weights: ArrayLike | None = None,
-    chance: float = np.inf, bootstrap: int = 1000, seed: int = 0,
+    x: ArrayLike | str, y: ArrayLike | str, law: str = "saturating", *,
+    weights: ArrayLike | str | None = None, chance: float = np.inf, bootstrap: int = 1000, seed: int = 0,
+    data: Any = None,
 ) -> Fit:  # fmt: skip
     """Fit `law` to y(x), both positive and 1-d. `chance` is the largest y possible: an error's chance level.
+    With `data`, a DataFrame or a file, x, y and weights are names of its columns.
 
     Raises ValueError for an unknown law, for values that have no logarithm, and for fewer different x than
     the law has parameters.
     """
+    x, y, weights = columns_of(data, x, y, weights)
     form = form_named(law)
     u_x, v_y, w = sorted_points(x, y, weights)
     warnings = _check(form, u_x, v_y, chance)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scalevit.study.design.table import columns_of
 from scalevit.study.laws.backtest import (
     RECENT,
     ScaledCurve,
@@ -65,19 +67,20 @@ class Forecast:
 
 
 def forecast(
-    x: ArrayLike, y: ArrayLike, x_new: ArrayLike, level: float = 0.9,
-    related: Sequence[tuple[ArrayLike, ArrayLike]] = (), *, weights: ArrayLike | None = None,
-    chance: float = np.inf, noise: float | None = None, rising: bool = False,
+    x: ArrayLike | str, y: ArrayLike | str, x_new: ArrayLike, level: float = 0.9,
+    related: Sequence[tuple[ArrayLike, ArrayLike]] = (), *, weights: ArrayLike | str | None = None,
+    chance: float = np.inf, noise: float | None = None, rising: bool = False, data: Any = None,
 ) -> Forecast:  # fmt: skip
     """Forecast y at x_new from the curve (x, y) and from `related` curves, measured under other conditions.
 
     x and y are positive; `weights` weigh the points, and those of weight 0 do not count; `chance` is the
     largest y there can be. `noise` is the standard deviation of ln y of one measurement, where it is known
-    (from seeds, or the number of test items); None reads it off the curve. `rising`: y grows with x, and 1 /
-    y is forecast. Raises ValueError for values without logarithm, for fewer than two different x, and for a
-    noise that is no number above 0.
-    """
+    (from seeds, or the number of test items); None reads it off the curve. `rising`: y grows with x, and 1
+    / y is forecast. With `data`, a DataFrame or a file, x, y and weights are names of its columns. Raises
+    ValueError for values without logarithm, for fewer than two different x, and for a noise that is no
+    number above 0."""
     check_level(level)
+    x, y, weights = columns_of(data, x, y, weights)
     if noise is not None and not (np.isfinite(noise) and noise > 0):
         raise ValueError(f"noise is the standard deviation of ln y of a measurement, above 0, not {noise:g}")
     x_new = _check_new(x_new)

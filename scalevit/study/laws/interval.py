@@ -77,12 +77,21 @@ def variances(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Variance of ln y of a measurement about the curve, and of the extrapolation, at ln distances (n,);
     `values` (m, n) are the members' there, up to a constant."""
-    slope = abs(min(0.0, trend(own)))
+    slope = np.full_like(distance, abs(min(0.0, trend(own))))
     spread = weights @ (values - weights @ values) ** 2
+    count = np.full_like(distance, len(np.unique(own.u)))
+    return variance_formula(np.full_like(distance, noise), slope, distance, spread, count, constants)
+
+
+def variance_formula(
+    noise: Array, slope: Array, distance: Array, spread: Array, count: Array, constants: IntervalConstants
+) -> tuple[Array, Array]:
+    """The two parts of the variance, without k: of the scatter, and of the extrapolation. All (n,);
+    `spread` is D², `slope` t, `count` the number of different x."""
     inner = (constants.scatter * noise) ** 2 + (constants.jitter * slope) ** 2 + 1e-12
     outer = constants.disagreement**2 * spread + (constants.trend * slope * distance) ** 2
     outer = outer + (constants.distance * distance) ** 2
-    return np.full_like(distance, inner), outer * (1 + constants.few_points / len(np.unique(own.u))) ** 2
+    return inner, outer * (1 + constants.few_points / count) ** 2
 
 
 def backtest_scale(

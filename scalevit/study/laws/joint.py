@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scalevit.study.design.table import columns_of
 from scalevit.study.laws.fit import (
     bayesian_bootstrap,
     check_level,
@@ -158,8 +159,9 @@ class JointLaw:
 
 
 def fit_joint(
-    flops: ArrayLike, seen: ArrayLike, unique: ArrayLike | None = None, error: ArrayLike | None = None,
-    groups: ArrayLike | None = None, *, form: str | None = None, chance: float | None = None,
+    flops: ArrayLike | str, seen: ArrayLike | str, unique: ArrayLike | str | None = None,
+    error: ArrayLike | str | None = None, groups: ArrayLike | None = None, *, form: str | None = None,
+    chance: float | None = None, data: Any = None,
 ) -> JointLaw:  # fmt: skip
     """Fit the error or loss of runs jointly in model size, images (or tokens) seen, and unique ones.
 
@@ -170,12 +172,14 @@ def fit_joint(
 
     which needs unique images: those seen beyond what u unique ones can teach stop to help, sooner for larger
     models (h < 0) or later (h > 0). `form` None takes `repeating` with unique images, else `sum`, or
-    `crossed` where that predicts left-out groups better. With three arguments alone the third is the error:
-    fit_joint(N, D, loss). `groups` labels each run, by size when None. `chance` is the largest y there can
-    be; None: 1 where no y is above 1, else none, as for losses. Robust least squares in log error; runs with
-    NaN are left out. ValueError for an unknown form, fewer than three groups, fewer runs than parameters, and
-    values that have no logarithm.
+    `crossed` where that predicts left-out groups better. With three arguments alone the third is the
+    error: fit_joint(N, D, loss). `groups` labels each run, by size when None. `chance` is the largest y
+    there can be; None: 1 where no y is above 1, else none, as for losses. Robust least squares in log
+    error; runs with NaN are left out. With `data`, a DataFrame or a file, columns are given by name.
+    ValueError for an unknown form, fewer than three groups, fewer runs than parameters, and values that
+    have no logarithm.
     """
+    flops, seen, unique, error = columns_of(data, flops, seen, unique, error)
     if error is None:
         unique, error = None, unique
     if error is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scalevit.study.design.table import columns_of, load_table
 from scalevit.study.laws.fit import check_level, fit, student_quantile
 
 #: Fewest different computes of a size that can be smoothed.
@@ -24,12 +26,18 @@ class Frontier:
     size: tuple
 
 
-def frontier(compute: ArrayLike, error: ArrayLike, size: ArrayLike | None = None) -> Frontier:
+def frontier(
+    compute: ArrayLike | str, error: ArrayLike | str, size: ArrayLike | str | None = None, *, data: Any = None
+) -> Frontier:
     """The runs that no other run beats: none is as cheap and better, nor as good and cheaper.
 
     compute and error are 1-d; `size` labels each run (a model's name or number of parameters). Of equal runs
-    the first is kept; rows with NaN are left out. ValueError when nothing is left.
+    the first is kept; rows with NaN are left out. With `data`, a DataFrame or a file, all three are names of
+    its columns. ValueError when nothing is left.
     """
+    if data is not None:
+        size = load_table(data).texts(size) if isinstance(size, str) else size
+        compute, error = columns_of(data, compute, error)
     compute, error = np.asarray(compute, float), np.asarray(error, float)
     if compute.ndim != 1 or compute.shape != error.shape:
         raise ValueError(
