@@ -12,16 +12,14 @@ import torch
 from torch import nn
 
 from scalevit.config.run import Guard, Run
-from scalevit.data.normalise import normaliser
 from scalevit.data.registry import batches_of
 from scalevit.distributed import world
 from scalevit.kernels import fp8_linear
 from scalevit.kernels.fp8_autotune import LayerTiming, autotune
-from scalevit.model import losses
 from scalevit.tools.doctor import median_seconds, synchronize
-from scalevit.train.loop import MicroBatch, Recipe, State, accumulate_gradients
+from scalevit.train.loop import MicroBatch, State, accumulate_gradients
 from scalevit.train.precision import compile_blocks, eager, precision_errors
-from scalevit.train.state import build_state
+from scalevit.train.state import build_recipe, build_state
 
 #: Least speedup of a change that is reported.
 MIN_GAIN = 1.1
@@ -142,9 +140,9 @@ class _Bench:
     def passes(self, precision: str) -> float:
         """Seconds of one micro-batch, forward and backward."""
         run = self.run
-        loss, prepare = losses.LOSSES[run.train.loss], normaliser(run.start.preprocessing)
-        words = replace(run.train, precision=precision)
-        recipe = Recipe(run.schedule, words, run.optimizer.clip, Guard(on=False), loss, prepare)
+        recipe = build_recipe(
+            replace(run, train=replace(run.train, precision=precision), guard=Guard(on=False))
+        )
 
         def work() -> None:
             for parameter in self.state.model.parameters():

@@ -19,11 +19,9 @@ from scalevit.artifacts.checkpoint import Retention
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.memory import GIB
 from scalevit.config.run import Guard, Model, Run, Train
-from scalevit.data.normalise import normaliser
 from scalevit.distributed import world
-from scalevit.model import losses
 from scalevit.train.loop import MicroBatch, Recipe, State, checkpoint_shards, scalar_state, take_step
-from scalevit.train.state import build_state
+from scalevit.train.state import build_recipe, build_state
 
 MIB = 2**20
 M_MMAP_THRESHOLD = -3
@@ -53,8 +51,7 @@ def _run(model: Model, batch: int) -> Run:
 def _started(run: Run) -> tuple[State, list[MicroBatch], Recipe]:
     """A state after its first step, which builds the optimizer's."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loss, prepare = losses.LOSSES[run.train.loss], normaliser(run.start.preprocessing)
-    recipe = Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
+    recipe = build_recipe(run)
     side, count = run.model.image, run.train.batch
     images = torch.zeros(count, side, side, 3, dtype=torch.uint8, device=device)
     batch = [(images, torch.zeros(count, dtype=torch.long, device=device))]

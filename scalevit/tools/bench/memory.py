@@ -16,13 +16,11 @@ import torch
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.memory import GIB, step_memory
 from scalevit.config.run import Guard, Model, Optimizer, Parallel, Run, Train
-from scalevit.data.normalise import normaliser
 from scalevit.distributed import world
 from scalevit.kernels import fake_device
-from scalevit.model import losses
 from scalevit.tools.memory_tracker import MemoryTracker
-from scalevit.train.loop import MicroBatch, Recipe, State, take_step
-from scalevit.train.state import build_state
+from scalevit.train.loop import MicroBatch, State, take_step
+from scalevit.train.state import build_recipe, build_state
 
 MIB = 2**20
 #: Shapes of other proportions of width, depth, tokens and classes, small enough for a CPU; images at once.
@@ -89,13 +87,13 @@ def peak(run: Run, device: torch.device) -> int:
     """Bytes in use at the fullest moment of a training step, after one that built the optimizer's state."""
     with fake_device.fake_accelerator():
         state = build_state(run, replace(world.SINGLE_PROCESS, device=device))
-        take_step(state, _batch(run, device)[:1], _recipe(run))
+        take_step(state, _batch(run, device)[:1], build_recipe(run))
         return _allocated(state, run) if device.type == "cuda" else _counted(state, run)
 
 
 def _allocated(state: State, run: Run) -> int:
     torch.cuda.reset_peak_memory_stats(state.device)
-    take_step(state, _batch(run, state.device), _recipe(run))
+    take_step(state, _batch(run, state.device), build_recipe(run))
     return torch.cuda.max_memory_allocated(state.device)
 
 
@@ -107,13 +105,8 @@ def _counted(state: State, run: Run) -> int:
     kept = (value for one in state.optimizer.state.values() for value in one.values())
     tracker.track("optimizer", (value for value in kept if isinstance(value, torch.Tensor)))
     with tracker:
-        take_step(state, batch, _recipe(run))
+        take_step(state, batch, build_recipe(run))
     return tracker.peak
-
-
-def _recipe(run: Run) -> Recipe:
-    loss, prepare = losses.LOSSES[run.train.loss], normaliser(run.start.preprocessing)
-    return Recipe(run.schedule, run.train, run.optimizer.clip, run.guard, loss, prepare)
 
 
 def _batch(run: Run, device: torch.device) -> list[MicroBatch]:
