@@ -136,13 +136,20 @@ def test_names_views_and_the_optimizer_are_those_of_the_plain_model():
     assert [*model.state_dict()] == [*plain.state_dict()]
     assert model.reference_layouts() == plain.reference_layouts()
     assert fp8_linear.granularities(model.blocks) == dict.fromkeys(fp8_linear.FP8_LAYERS, "tensor")
+    states = []
     for one in (plain, model):
         optimizer = optim.build(config.Optimizer(name="adafactor"), one)
         images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
         with torch.autocast("cpu", dtype=torch.bfloat16):
             one(images).float().square().mean().backward()
         optimizer.step()
-    assert [group["params"] for group in optimizer.param_groups]
+        shapes = {}
+        for group in optimizer.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                state = {key: value.shape for key, value in optimizer.state[parameter].items()}
+                shapes[name] = group["name"], group["weight_decay"], state
+        states.append(shapes)
+    assert states[0] == states[1] and {*states[0]} == {*dict(plain.named_parameters())}
 
 
 @pytest.mark.parametrize("how", ["selective", "full"])
