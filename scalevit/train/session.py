@@ -25,6 +25,7 @@ from scalevit.evals.in_training import baseline_rows, probe_rows
 from scalevit.kernels import fp8_autotune, fp8_linear
 from scalevit.model import export
 from scalevit.model.vit import ViT
+from scalevit.train.class_names import class_names
 from scalevit.optim.weight_averaging import swap_in_average
 from scalevit.train import cooldown_branch
 from scalevit.train.loop import (
@@ -213,8 +214,10 @@ class Session:
         state, run = self.state, self.run
         state.world.mark_progress(state.step, FINISHING)
         rows = self.evaluate(floors=not run.branch.trunk)  # a branch's floors are its trunk's
-        report_work = state.world.report_work
-        state.world.run_on_main(lambda: export.export_run(run, self.out, state.step, report_work))
+        report, names = state.world.report_work, class_names(run)
+        state.world.run_on_main(
+            lambda: export.export_run(run, self.out, state.step, report, class_names=names)
+        )
         self.reporter.record_end(state.step, state.seconds, rows, state.evaluation_seconds)
         where = self.out / run_folder.MODEL
         text = f"{run.name}: done, {state.step} steps in {state.seconds:.0f} s; weights in {where}"
