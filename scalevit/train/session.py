@@ -25,9 +25,9 @@ from scalevit.evals.in_training import baseline_rows, probe_rows
 from scalevit.kernels import fp8_autotune, fp8_linear
 from scalevit.model import export
 from scalevit.model.vit import ViT
-from scalevit.train.class_names import class_names
 from scalevit.optim.weight_averaging import swap_in_average
 from scalevit.train import cooldown_branch
+from scalevit.train.class_names import class_names
 from scalevit.train.loop import (
     Callbacks,
     MicroBatch,

@@ -38,7 +38,7 @@ def make_photographs(folder: Path) -> None:
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:
-    """(kind, text) of the blocks to follow: shell commands, and YAML to save under the name said before it."""
+    """(kind, text) of the blocks to follow: shell commands, and YAML to save under the name before it."""
     text = (DOCS / page).read_text()
     for kind, body in re.findall(r"^```(\w+)\n(.*?)^```", text, re.S | re.M):
         if kind == "sh":
@@ -49,7 +49,7 @@ def blocks(page: str) -> Iterator[tuple[str, str]]:
 
 
 def follow(page: str, folder: Path) -> int:
-    """Do what a page says in `folder`; fails on what it does not prepare for. Gives the number of commands."""
+    """Do what a page says in `folder`; fail on surprises. Gives the number of commands."""
     text, done = (DOCS / page).read_text(), 0
     environment = {**os.environ, "COLUMNS": "100"}
     for kind, body in blocks(page):
