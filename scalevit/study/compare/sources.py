@@ -152,6 +152,6 @@ def _task(results: Sequence[Results], task: str | None) -> tuple[str, int]:
 
 
 def _device_hours(results: Results, point: Point) -> float:
-    row = results.about.get(point.facts.run, {})
+    row = results.about.get(point.facts.id, {})
     seconds, world = row.get("seconds"), row.get("world", 1)
     return math.nan if seconds is None else float(seconds) * float(world) / 3600

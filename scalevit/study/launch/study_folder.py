@@ -136,6 +136,24 @@ def is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def read_forecast(path: Path) -> dict[str, Any]:
+    """The forecast in forecast.json; {} when there is none or it is not what scalevit writes."""
+    try:
+        told = read_json(path)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) and _is_forecast(told) else {}
+
+
+def _is_forecast(told: Mapping[str, Any]) -> bool:
+    if not all(isinstance(told.get(key), str) for key in ("made", "run", "dataset", "why_not")):
+        return False
+    if type(told.get("shots")) is not int or not is_finite(told.get("compute")):
+        return False
+    made = told.get("mean") is not None
+    return not made or all(is_finite(told.get(key)) for key in ("mean", "low", "high", "reach", "level"))
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file of a study's folder holds, {} when there is none. Raises ValueError for a link, a file
     that is too large, and text that is no JSON."""

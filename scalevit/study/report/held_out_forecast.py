@@ -14,7 +14,7 @@ import numpy as np
 from scalevit.artifacts.atomic_write import atomic_write_text
 from scalevit.study.design import grid
 from scalevit.study.design.spec import Spec
-from scalevit.study.launch.study_folder import FORECAST
+from scalevit.study.launch.study_folder import FORECAST, read_forecast
 from scalevit.study.report.frontier_law import pareto
 from scalevit.study.report.results import LEVEL, Point, read_results
 
@@ -33,30 +33,33 @@ def forecast_held_out(folder: Path, spec: Spec, nodes: Sequence[grid.Node]) -> M
     largest run's records are opened. A forecast from the same smaller runs is kept as it is."""
     held = held_out_nodes(nodes)
     path, task = folder / FORECAST, (spec.dataset, spec.shots)
-    smaller = read_results(folder, without=[node.name for node in held])
-    best = pareto(smaller.of(task))
+    smaller = read_results(folder, without=[node.name for node in held]).of(task)
+    best = pareto(smaller)
     evidence = [[p.facts.run, p.facts.compute, p.error] for p in best]
     digest = hashlib.sha256(json.dumps([task, held[0].name, evidence]).encode()).hexdigest()[:12]
-    if path.exists() and json.loads(path.read_text()).get("evidence_id") == digest:
-        return json.loads(path.read_text())
+    earlier = read_forecast(path)
+    if earlier.get("evidence_id") == digest:
+        return earlier
     forecast = {
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "run": held[0].name, "compute": held[0].scratch,
         "held_out": [node.name for node in held], "dataset": task[0], "shots": task[1], "level": LEVEL,
-        "evidence": evidence, "evidence_id": digest, **_prediction(best, held[0].scratch),
+        "evidence": evidence, "evidence_id": digest, **_prediction(best, held[0].scratch, bool(smaller)),
     }  # fmt: skip
     atomic_write_text(path, json.dumps(forecast, indent=1))
     return forecast
 
 
-def _prediction(best: Sequence[Point], compute: float) -> dict[str, Any]:
+def _prediction(best: Sequence[Point], compute: float, have_results: bool) -> dict[str, Any]:
+    """Mean and interval of the error at `compute` FLOPs, or why there is no forecast."""
     from scalevit.study.laws.forecast import forecast
 
     x, y = [p.facts.compute for p in best], [p.error for p in best]
     nothing = {"mean": None, "low": None, "high": None}
     if not best:
-        return nothing | {"why_not": "no smaller run has a result"}
+        why = "the smaller runs have an error of 0, which a law cannot follow"
+        return nothing | {"why_not": why if have_results else "no smaller run has a result"}
     try:
-        made = forecast(x, y, [compute], level=LEVEL)
+        made = forecast(x, y, [compute], level=LEVEL, chance=1.0)
     except ValueError as error:
         return nothing | {"why_not": str(error)}
     numbers = {name: float(np.ravel(getattr(made, name))[0]) for name in ("mean", "low", "high")}

@@ -122,7 +122,7 @@ def _floor(floor: Floor) -> dict[str, Any]:
 
 
 def _run(results: Results, facts: RunFacts, study: int) -> dict[str, Any]:
-    about = results.about.get(facts.run, {})
+    about = results.about.get(facts.id, {})
     mine = [point for point in results.points if point.facts is facts]
     steps = np.unique(np.linspace(0, facts.steps, RATES).astype(int)).tolist() if facts.schedule else []
     unknown = {key: None for key in ("images", "steps") if results.origin and not getattr(facts, key)}
@@ -131,7 +131,7 @@ def _run(results: Results, facts: RunFacts, study: int) -> dict[str, Any]:
         "study": study, "seconds": about.get("seconds"), "speed": about.get("images_per_second"),
         "memory": about.get("memory"),
         "errors": {_key((p.dataset, p.shots)): [p.error, p.spread, p.draws] for p in mine},
-        "curve": results.curves.get(facts.run, ()),
+        "curve": results.curves.get(facts.id, ()),
         "rates": [[step, lr_at(facts.schedule, step)] for step in steps] if facts.schedule else [],
     }  # fmt: skip
 
@@ -179,7 +179,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
             more = f" and {len(distinct) - 1} more" if len(distinct) > 1 else ""
             found.append((name, distinct[0] + more))
     seconds = sum(
-        _own_seconds(facts, results.about[facts.run]) for facts in results.facts if facts.run in results.about
+        _own_seconds(facts, results.about[facts.id]) for facts in results.facts if facts.id in results.about
     )
     if seconds:
         found.append(("time trained", f"{seconds:,.0f} s over {len(results.facts)} runs"))

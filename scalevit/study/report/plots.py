@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from scalevit.artifacts.atomic_write import atomic_path
 from scalevit.study.report.frontier_law import FrontierLaw
 from scalevit.study.report.number_format import task_name
 from scalevit.study.report.results import LEVEL, Floor, Point, Results
+from scalevit.study.report.untrusted_text import csv_cell
 
 Rows = list[dict[str, Any]]
 
@@ -88,18 +90,37 @@ def sheet_of(panels: int, rows: int = 1) -> Sheet:
 
 
 def save(sheet: Sheet, stem: Path) -> list[Path]:
-    """The sheet as a picture for screens, two for papers, and the table of what it shows."""
+    """Write the sheet as PNG for screens, SVG and PDF for papers, and CSV of its values."""
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg", ".pdf", ".csv")]
-    sheet.figure.savefig(paths[0], dpi=160)
-    sheet.figure.set_layout_engine("none")  # laid out once
-    sheet.figure.savefig(paths[1], metadata={"Date": None})
-    sheet.figure.savefig(paths[2], metadata={"CreationDate": None})
+    _draw_names_as_they_are(sheet.figure)
+    options: list[dict[str, Any]] = [
+        {"dpi": 160}, {"metadata": {"Date": None}}, {"metadata": {"CreationDate": None}},
+    ]  # fmt: skip
+    for path, option in zip(paths, options):
+        with atomic_path(path) as temporary:
+            sheet.figure.savefig(temporary, **option)
+        sheet.figure.set_layout_engine("none")  # laid out once
     columns = [*dict.fromkeys(key for row in sheet.rows for key in row)]
-    with paths[3].open("w", newline="") as file:
+    with atomic_path(paths[3]) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(sheet.rows)
+        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in sheet.rows)
     return paths
+
+
+def _draw_names_as_they_are(figure: Any) -> None:
+    """Take no `$` in titles, labels and legends for the begin of a formula; only ticks of numbers may hold
+    formulas."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter
+
+    numbers: set[Text] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if not isinstance(axis.get_major_formatter(), FixedFormatter):
+                numbers |= {*axis.get_ticklabels(), *axis.get_ticklabels(minor=True)}
+    for text in figure.findobj(Text):
+        text.set_parse_math(text in numbers)
 
 
 # --------------------------------------------------------------------------- what panels are made of
@@ -159,7 +180,9 @@ def row(what: str, x: float, y: float, point: Point | None = None) -> dict[str, 
 def axes(panel: Any, x: str, y: str) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFormatter
 
-    panel.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    low, high = panel.get_ylim()
+    positive = high > 0 and any(error > 0 for error in _drawn_errors(panel))
+    panel.set(xscale="log", yscale="log" if positive else "linear", xlabel=x, ylabel=y)
     panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     left, right = panel.get_xlim()
     if right / left < 300:
@@ -172,6 +195,12 @@ def axes(panel: Any, x: str, y: str) -> None:
     ]
     panel.set_yticks(ticks)
     panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _drawn_errors(panel: Any) -> list[float]:
+    """Heights of the points and lines in a panel."""
+    lines = [y for line in panel.lines for y in line.get_ydata()]
+    return [*lines, *(y for drawn in panel.collections for _, y in drawn.get_offsets())]
 
 
 def models(panel: Any, look: PlotStyle) -> None:

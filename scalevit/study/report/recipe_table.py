@@ -45,9 +45,9 @@ def recipe_table(results: Results) -> list[dict[str, str]]:
         {
             "recipe": name or "base",
             "error": mean_over_seeds([p.error for p in points]),
-            "images/s": _mean([results.about.get(p.facts.run, {}).get("images_per_second") for p in points]),
+            "images/s": _mean([results.about.get(p.facts.id, {}).get("images_per_second") for p in points]),
             "optimizer state": _mean([p.facts.state / 1e6 for p in points], " MB"),
-            "peak memory": _mean([results.about.get(p.facts.run, {}).get("memory") for p in points], " GiB"),
+            "peak memory": _mean([results.about.get(p.facts.id, {}).get("memory") for p in points], " GiB"),
         }
         for name, points in found.items()
     ]

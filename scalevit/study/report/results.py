@@ -1,29 +1,29 @@
-"""What came out of runs, from their folders alone.
+"""Results of runs, read from their folders: errors by run and task, baselines, loss curves, provenance.
 
-Points (one error a run and task), floors, training curves, the law through the frontier, and the forecast of
-the largest run that is made before its result is read.
+Runs are told apart by what they are (their id), never by their names, which are labels. A damaged file or
+line costs itself and is noted.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scalevit import config
-from scalevit.artifacts import records
+from scalevit.artifacts import records, run_folder
 from scalevit.config import lr_schedule
 from scalevit.config.memory import optimizer_bytes
 from scalevit.study.design import grid
 from scalevit.study.design.cost import StudyCost
 from scalevit.study.design.downstream import FINETUNED_SUFFIX
 from scalevit.study.design.spec import Spec, read_spec
-from scalevit.study.launch.study_folder import FORECAST, SPEC, read_nodes
+from scalevit.study.launch.study_folder import FORECAST, SPEC, is_finite, read_forecast, read_nodes
+from scalevit.study.report.untrusted_text import plain_text
 
 #: Where below a fine-tune's folder the runs are that chose its learning rate; they are nobody's result.
 SWEEP_FOLDER = "rates"
@@ -34,9 +34,12 @@ LEVEL = 0.9
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run is, from its run.yaml. compute: FLOPs of training it from scratch. unique: images it could
-    learn from, never more than it saw. start: of a fine-tune, the run (by its id) that it began with.
-    state: bytes of the optimizer's state. Of runs of other origin what is not known is NaN, or None."""
+    """Facts of a run. run: its label, unique in a report. id: what the run is, independent of names.
+
+    images: as configured, 0 for all of a store or endlessly new ones. unique: distinct images seen. seen:
+    images seen, repeats included. compute: FLOPs of training from scratch. forward: FLOPs of an image.
+    start: id of the run that a fine-tune began with. state: bytes of the optimizer's state. What an external
+    table does not say is NaN, or None."""
 
     run: str
     study: str
@@ -59,6 +62,7 @@ class RunFacts:
     body_decay: float
     start: str = ""
     state: float = math.nan
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,40 +126,107 @@ def _known_compute(point: Point) -> float:
 
 def read_results(folder: Path, without: Iterable[str] = ()) -> Results:
     """The results of a study's folder, or of a folder that holds runs or is one. Records of the runs named
-    in `without`, and of what was done with them, are not opened."""
+    in `without`, and of what was done with them, are not opened.
+
+    Raises ValueError when study.yaml or nodes.json are damaged; a damaged run costs itself and is noted."""
     known = read_nodes(folder)
     without = {*without}
     without |= {name for name, node in known.items() if node.get("after") in without and _follows(node)}
     homes = [home for home in records.find_run_folders(folder) if home.parent.name != SWEEP_FOLDER]
+    runs, unreadable = _load_runs(homes)
+    opened = {home: records.read_run_records(home) for home in homes if home.name not in without}
+    rows = {home: found.rows for home, found in opened.items()}
+    ids = _identities(runs)
     facts = {
-        home: _run_facts(home, folder.name, known.get(home.name))
-        for home in homes
-        if (home / "run.yaml").exists()
+        home: _run_facts(home, runs[home], ids[home], folder.name, known.get(home.name), rows.get(home, ()))
+        for home in runs
     }
-    opened = {home: records.read_records(home) for home in homes if home.name not in without}
-    parents = _parents(facts, opened)
-    facts = {home: fact for home, fact in facts.items() if home not in parents}
-    rows = {home: mine for home, mine in opened.items() if home in facts}
+    parents = _parents(facts, rows)
+    facts = _with_distinct_labels({home: fact for home, fact in facts.items() if home not in parents})
+    own = {home: rows[home] for home in rows if home in facts}
     for home, parent in parents.items():
-        rows[parent] = rows[parent] + _downstream_rows(opened[home], facts[parent])
+        own[parent] = own[parent] + _downstream_rows(rows[home], facts[parent])
     spec = read_spec(folder / SPEC) if (folder / SPEC).exists() else None
-    path = folder / FORECAST
-    points = tuple(point for home in rows for point in _points(facts[home], rows[home]))
+    points = tuple(point for home in own for point in _points(facts[home], own[home]))
+    forecast = read_forecast(folder / FORECAST)
+    damaged = {
+        "whose run.yaml cannot be read, left out": unreadable,
+        "without run.yaml, left out": [
+            home for home in rows if home not in {*facts, *parents} and home not in unreadable
+        ],
+        "with lines that are no valid record, left out": [home for home in opened if opened[home].bad_lines],
+    }
     return Results(
         title=_title(folder, spec),
         facts=tuple(facts.values()),
         points=points,
-        floors=_floors(facts, rows),
-        curves={facts[home].run: _loss_curve(rows[home]) for home in rows},
-        about={facts[home].run: row for home in rows for row in rows[home] if row["kind"] == "run"},
-        forecast=json.loads(path.read_text()) if path.exists() else None,
+        floors=_floors(facts, own),
+        curves={facts[home].id: _loss_curve(own[home]) for home in own},
+        about={facts[home].id: _about(row) for home in own for row in own[home] if row["kind"] == "run"},
+        forecast=forecast or None,
         cost=_cost_of(known),
         target=(spec.dataset, spec.shots) if spec else _default_task(points),
-        note=spec.note if spec else "",
-        notes=_warnings_of_reading(
-            [home for home in opened if home not in {*facts, *parents}], facts, rows, points
-        ),
+        note=plain_text(spec.note) if spec else "",
+        notes=_warnings_of_reading(damaged, facts, own, points),
     )
+
+
+def _load_runs(homes: Iterable[Path]) -> tuple[dict[Path, config.Run], list[Path]]:
+    """The configurations of the folders that have one, and the folders whose run.yaml cannot be read."""
+    runs, unreadable = {}, []
+    for home in homes:
+        if (home / run_folder.CONFIG).exists():
+            try:
+                runs[home] = config.load(str(home / run_folder.CONFIG))
+            except (OSError, ValueError):
+                unreadable.append(home)
+    return runs, unreadable
+
+
+def _identities(runs: Mapping[Path, config.Run]) -> dict[Path, str]:
+    """What each run is, independent of its name: its id, and a number more where a run was done twice."""
+    count: dict[str, int] = {}
+    found = {}
+    for home, run in runs.items():
+        name = config.run_id(run)
+        count[name] = count.get(name, 0) + 1
+        found[home] = name if count[name] == 1 else f"{name}-{count[name]}"
+    return found
+
+
+def _with_distinct_labels(facts: Mapping[Path, RunFacts]) -> dict[Path, RunFacts]:
+    """Runs of one name get their seed, folder or id behind it, the first of these that differs."""
+    groups: dict[str, list[Path]] = {}
+    for home, fact in facts.items():
+        groups.setdefault(fact.run, []).append(home)
+    labels = {home: fact.run for home, fact in facts.items()}
+    for name, homes in groups.items():
+        if len(homes) > 1:
+            for of in (lambda f, h: f"seed {f.seed}", lambda f, h: plain_text(h.name), lambda f, h: f.id):
+                more = [of(facts[home], home) for home in homes]
+                if len({*more}) == len(homes):
+                    labels |= {home: f"{name} ({text})" for home, text in zip(homes, more)}
+                    break
+    return {home: replace(fact, run=labels[home]) for home, fact in facts.items()}
+
+
+#: Of what a run records about itself, the columns that readers show: numbers, and texts.
+_ABOUT_NUMBERS = (
+    "seconds", "evaluation_seconds", "images_per_second", "mfu", "memory", "world", "unique_images",
+)  # fmt: skip
+_ABOUT_TEXTS = ("commit", "machine", "device", "command", "strategy", "name")
+
+
+def _about(row: records.Row) -> records.Row:
+    """A run's record about itself with the columns that readers rely on, each of its type; other columns of a
+    stranger's record are left out."""
+    found: records.Row = {key: row[key] for key in _ABOUT_NUMBERS if is_finite(row.get(key))}
+    found |= {key: plain_text(row[key]) for key in _ABOUT_TEXTS if isinstance(row.get(key), str)}
+    versions = row.get("versions")
+    if isinstance(versions, dict):
+        pairs = [(key, value) for key, value in versions.items() if isinstance(value, str)]
+        found["versions"] = {plain_text(key): plain_text(value) for key, value in pairs[:20]}
+    return found
 
 
 def _follows(node: Mapping[str, Any]) -> bool:
@@ -187,27 +258,28 @@ def _default_task(points: Sequence[Point]) -> tuple[str, int] | None:
 
 
 def _warnings_of_reading(
-    alone: Sequence[Path],
+    damaged: Mapping[str, Sequence[Path]],
     facts: Mapping[Path, RunFacts],
     rows: Mapping[Path, Sequence[records.Row]],
     points: Sequence[Point],
 ) -> tuple[str, ...]:
-    """What a reader must know of what is not on the page: each kind once, with the first runs by name."""
-    done = {point.facts.run for point in points}
-    tasks = {(point.dataset, point.shots) for point in points}
-    having = {run: {(p.dataset, p.shots) for p in points if p.facts.run == run} for run in done}
-    found = {
-        "without run.yaml, left out": [home.name for home in alone],
+    """What a reader must know about results that are missing: each kind once, with the first runs by name."""
+    tasks: dict[str, set[tuple[str, int]]] = {}
+    for point in points:
+        tasks.setdefault(point.facts.run, set()).add((point.dataset, point.shots))
+    every = set().union(*tasks.values())
+    kinds = {what: [plain_text(home.name) for home in homes] for what, homes in damaged.items()} | {
         "without a result at its last step": [
-            facts[home].run for home in rows if facts[home].run not in done
+            facts[home].run for home in rows if facts[home].run not in tasks
         ],
-        "with a line that is cut or no record, which was dropped": [h.name for h in rows if _broken(h)],
-        "with a value that is not finite, which was left out": [h.name for h in rows if _unfinite(rows[h])],
-        "with results on some of the tasks only": [run for run in having if having[run] != tasks],
+        "with a value that is not finite or no accuracy, which was left out": [
+            facts[home].run for home in rows if _has_bad_value(rows[home])
+        ],
+        "with results on some of the tasks only": [run for run in tasks if tasks[run] != every],
     }
     return tuple(
         f"{len(names)} run{'s' * (len(names) > 1)} {what}: {_first(names)}."
-        for what, names in found.items()
+        for what, names in kinds.items()
         if names
     )
 
@@ -217,12 +289,13 @@ def _first(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _broken(home: Path) -> bool:
-    return bool(records.read_run_records(home).bad_lines)
-
-
-def _unfinite(rows: Iterable[records.Row]) -> bool:
-    return any(isinstance(row.get("value"), float) and not np.isfinite(row["value"]) for row in rows)
+def _has_bad_value(rows: Iterable[records.Row]) -> bool:
+    accuracies = {metric for metrics in ACCURACIES.values() for metric in metrics}
+    return any(
+        row.get("value") is not None
+        and (not is_finite(row["value"]) or (row["metric"] in accuracies and not 0 <= row["value"] <= 1))
+        for row in rows
+    )
 
 
 def _title(folder: Path, spec: Spec | None) -> str:
@@ -238,21 +311,29 @@ def _cost_of(known: Mapping[str, Mapping[str, Any]]) -> StudyCost | None:
     return StudyCost(*(sum(node[key] for node in trained) for key in ("flops", "scratch")))
 
 
-def _run_facts(home: Path, study: str, node: Mapping[str, Any] | None) -> RunFacts:
-    run = config.load(str(home / "run.yaml"))
+def _run_facts(
+    home: Path, run: config.Run, identity: str, study: str, node: Mapping[str, Any] | None,
+    rows: Sequence[records.Row],
+) -> RunFacts:  # fmt: skip
+    """A run's facts: what it recorded at its last step; counted from its configuration before that."""
     shape, model = run.model.resolve(), run.model
     size = (model.image, model.pool, model.classes)
     seen = run.schedule.steps * run.train.batch
+    counted = {
+        "images_seen": seen, "train_flops": run.schedule.steps * grid.step_flops(run),
+        "parameters": shape.parameters(*size), "unique_images": min(run.data.images or seen, seen),
+    }  # fmt: skip
+    last = [row for row in rows if row["kind"] == "run" and row["step"] == run.schedule.steps]
+    facts = counted | {key: row[key] for row in last for key in counted if is_finite(row.get(key))}
     named = {"model": grid.model_label(run), "recipe": ""} | dict(node or {})
     return RunFacts(
-        run=run.name, study=study, folder=str(home), model=named["model"], recipe=named["recipe"],
-        images=run.data.images, unique=min(run.data.images or seen, seen), seed=run.train.seed,
-        steps=run.schedule.steps, batch=run.train.batch, seen=seen,
-        compute=run.schedule.steps * grid.step_flops(run), parameters=shape.parameters(*size),
-        forward=shape.flops(*size), parent=Path(run.branch.trunk).name if run.branch.trunk else "",
-        schedule=run.schedule, branch_step=run.branch.step,
-        head_decay=run.optimizer.head_decay, body_decay=run.optimizer.body_decay,
-        start=run.start.parent, state=optimizer_bytes(run, shape),
+        run=plain_text(run.name), study=study, folder=str(home), model=plain_text(named["model"]),
+        recipe=plain_text(named["recipe"]), images=run.data.images, unique=facts["unique_images"],
+        seed=run.train.seed, steps=run.schedule.steps, batch=run.train.batch, seen=facts["images_seen"],
+        compute=facts["train_flops"], parameters=facts["parameters"], forward=shape.flops(*size),
+        parent=Path(run.branch.trunk).name if run.branch.trunk else "", schedule=run.schedule,
+        branch_step=run.branch.step, head_decay=run.optimizer.head_decay, body_decay=run.optimizer.body_decay,
+        start=run.start.parent, state=optimizer_bytes(run, shape), id=identity,
     )  # fmt: skip
 
 
@@ -272,16 +353,16 @@ def _tasks(rows: Iterable[records.Row], kind: str) -> dict[tuple[str, str, int],
     """Rows of accuracies by (what was measured, dataset, shots)."""
     found: dict[tuple[str, str, int], list[records.Row]] = {}
     for row in rows:
-        if row["kind"] == kind and row["metric"] in ACCURACIES[kind] and _finite(row.get("value")):
-            data = str(row.get("dataset"))
+        if row["kind"] == kind and row["metric"] in ACCURACIES[kind] and _is_share(row.get("value")):
+            data = plain_text(str(row.get("dataset")))
             data = f"{Path(data).name} {FINETUNED_SUFFIX}" if kind == "finetune" else data
             key = (ACCURACIES[kind][row["metric"]], data, int(row.get("shots") or 0))
             found.setdefault(key, []).append(row)
     return found
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
+def _is_share(value: Any) -> bool:
+    return is_finite(value) and 0 <= value <= 1
 
 
 def _points(facts: RunFacts, rows: Sequence[records.Row]) -> list[Point]:
@@ -319,25 +400,10 @@ def _loss_curve(rows: Sequence[records.Row], most: int = 120) -> list[tuple[int,
 
 
 def _is_loss(row: records.Row) -> bool:
-    return row["kind"] == "train" and row["metric"] == "loss" and _finite(row.get("value"))
+    return row["kind"] == "train" and row["metric"] == "loss" and is_finite(row.get("value"))
 
 
 # --------------------------------------------------------------------------- the law
 
 
 # --------------------------------------------------------------------------- the forecast
-
-
-# --------------------------------------------------------------------------- tables
-
-
-def rows_of(results: Results) -> list[dict[str, Any]]:
-    """One flat row a point: what figures are drawn from and what their CSV holds."""
-    return [
-        {
-            **{key: value for key, value in asdict(point.facts).items() if key not in ("schedule", "folder")},
-            "dataset": point.dataset, "shots": point.shots, "error": point.error, "spread": point.spread,
-            "draws": point.draws,
-        }
-        for point in results.points
-    ]  # fmt: skip

@@ -123,9 +123,3 @@ def test_folders_of_something_else_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no study"):
         write_study(tmp_path, SPEC, nodes)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
-
-
-def test_the_table_has_one_row_a_point_with_what_figures_need(study):
-    table = results.rows_of(results.read_results(study[0]))
-    assert len(table) == len(study[1]) * 2
-    assert {"run", "model", "images", "compute", "dataset", "shots", "error", "spread"} <= {*table[0]}

@@ -1,7 +1,10 @@
 // What can be taken from the page: each figure's data and picture, and all runs as CSV.
 const SAVES = `<span class="save"><button type="button" data-save="csv">CSV</button><button type="button" data-save="svg">SVG</button></span>`;
 const STYLED = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order", "opacity", "font-family", "font-size"];
-const cell = (v) => (v === null || v === undefined ? "" : /[",\n]/.test(String(v)) ? `"${String(v).replace(/"/g, '""')}"` : v);
+// text that a spreadsheet would read as a formula gets an apostrophe
+const plain = (v) => (typeof v === "string" && /^[=+\-@\t\r]/.test(v) ? `'${v}` : v);
+const quoted = (v) => (/[",\r\n]/.test(String(v)) ? `"${String(v).replace(/"/g, '""')}"` : v);
+const cell = (v) => (v === null || v === undefined ? "" : quoted(plain(v)));
 const csv = (rows) => rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
 function hand(name, type, text) {
   const link = document.createElement("a");
