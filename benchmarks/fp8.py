@@ -307,7 +307,7 @@ def stop_and_go_on(kind: str) -> None:
 
 def tiles(out: Path) -> None:
     """GB/s of making eight bits, of bytes read and written, by the tile of a program; and beside the twin."""
-    if not launch.use_triton(torch.empty(0, device=DEVICE)):
+    if not launch.use_triton(torch.empty(1, device=DEVICE)):
         say("needs a GPU, or TRITON_INTERPRET=1")
         return
     from scalevit.kernels.triton.quantise import quantise_kernel

@@ -71,6 +71,10 @@ class Layer(NamedTuple):
     bias: Tensor
     eps: float = 1e-6
 
+    @property
+    def normalized_shape(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape)
+
     def __call__(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
@@ -245,7 +249,7 @@ def attempt(rows: list[list[str]], name: str, make: Callable[[], list[str]]) -> 
 
 
 def main() -> None:
-    if not launch.use_triton(torch.empty(0, device=DEVICE)):
+    if not launch.use_triton(torch.empty(1, device=DEVICE)):
         raise SystemExit("no GPU with Triton: TRITON_INTERPRET=1 compares numbers, at toy sizes")
     ceiling = copy_speed() if DEVICE.type == "cuda" else 0.0
     print(f"{device_name(DEVICE)}, torch {torch.__version__}, copy {ceiling:.0f} GB/s\n", flush=True)
