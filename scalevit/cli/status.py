@@ -9,6 +9,7 @@ from typing import Any
 
 from scalevit import config
 from scalevit.artifacts import checkpoint, records, run_folder
+from scalevit.artifacts.printable import printable
 from scalevit.config.result import CommandResult
 
 SUMMARY = "how far a run, or a folder of runs, has come"
@@ -26,8 +27,11 @@ COLUMNS = (
     ("left", "minutes_left", "{:,.1f} min"),
     ("saved", "saved", "{:,}"),
     ("events", "events", "{}"),
+    ("bad lines", "bad_lines", "{}"),
     ("stopped by", "why", "{}"),
 )
+#: Keys of a row.
+KEYS = ("folder", "name", *dict.fromkeys(key for _, key, _ in COLUMNS[1:]))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,44 +50,57 @@ def below(folder: Path) -> list[Path]:
     """Every run's folder at or below `folder`."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    found = sorted(path.parent for path in folder.glob(f"**/{run_folder.CONFIG}"))
-    if not found:
+    runs = sorted(path.parent for path in folder.glob(f"**/{run_folder.CONFIG}"))
+    if not runs:
         raise ValueError(f"{folder}: holds no run (no {run_folder.CONFIG} in it or below)")
-    return found
+    return runs
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """One row of the table. state: complete, running, failed (the same command would fail again),
-    stopped, or waiting (nothing trained yet). why: what
-    stopped the last attempt, so that the same command goes on; None when it still runs, or died."""
-    run = config.load(str(folder / run_folder.CONFIG))
-    rows = records.read_records(folder)
-    last = {row["metric"]: row for row in rows if row["kind"] == "train"}
+    """One row of the table.
+
+    state: complete, running, failed (the same command would fail again), stopped, waiting (nothing trained
+    yet), or unreadable (run.yaml is damaged). why: what stopped the last attempt, so that the same command
+    goes on; None when it still runs, or died. bad_lines: lines of records.jsonl that are no valid row."""
+    found = records.read_run_records(folder)
+    try:
+        run = config.load(str(folder / run_folder.CONFIG))
+    except ValueError as error:
+        return dict.fromkeys(KEYS) | {"folder": str(folder), "state": "unreadable", "why": str(error)}
+    rows, last = found.rows, {row["metric"]: row for row in found.rows if row["kind"] == "train"}
+    values = {metric: row.get("value") for metric, row in last.items()}
     about = next((row for row in rows if row["kind"] == "run"), {})
-    steps_saved = [
-        entry.step for entry in checkpoint.list_checkpoints(run_folder.checkpoint_folder_in(folder))
-    ]
-    step = max([row["step"] for row in last.values()] + steps_saved, default=0)
-    speed = last["images_per_second"]["value"] if "images_per_second" in last else None
+    saved = _saved_steps(folder)
+    step = max([*[row["step"] for row in rows if row["kind"] == "train"][-1:], *saved], default=0)
+    speed = values.get("images_per_second")
     left = (run.schedule.steps - step) * run.train.batch / speed / 60 if speed else None
-    state = (
-        "complete"
-        if about
-        else "running"
-        if run_folder.is_locked(folder)
-        else "failed"
-        if _last_attempt(rows).get("failed")
-        else "stopped"
-        if step
-        else "waiting"
-    )
-    return {
-        "folder": str(folder), "name": run.name, "state": state, "step": step, "steps": run.schedule.steps,
-        **{key: last[key]["value"] if key in last else None for key in ("loss", "stall", "mfu")},
-        "images_per_second": about.get("images_per_second", speed),
-        "minutes_left": None if about else left, "saved": max(steps_saved, default=None),
-        "why": _why(rows), "events": sum(row["kind"] == "event" for row in rows) or None,
+    overall = about.get("images_per_second")
+    return dict.fromkeys(KEYS) | {
+        "folder": str(folder), "name": run.name, "state": _state(folder, rows, step), "step": step,
+        "steps": run.schedule.steps, **{key: values.get(key) for key in ("loss", "stall", "mfu")},
+        "images_per_second": overall if isinstance(overall, int | float) else speed,
+        "minutes_left": None if about else left, "saved": max(saved, default=None), "why": _why(rows),
+        "events": sum(row["kind"] == "event" for row in rows) or None,
+        "bad_lines": len(found.bad_lines) or None,
     }  # fmt: skip
+
+
+def _saved_steps(folder: Path) -> list[int]:
+    """Steps of the run's checkpoints; none when their store does not answer."""
+    try:
+        return [entry.step for entry in checkpoint.list_checkpoints(run_folder.checkpoint_folder_in(folder))]
+    except (OSError, ValueError):
+        return []
+
+
+def _state(folder: Path, rows: list[records.Row], step: int) -> str:
+    if run_folder.is_complete(folder):
+        return "complete"
+    if run_folder.is_locked(folder):
+        return "running"
+    if _last_attempt(rows).get("failed"):
+        return "failed"
+    return "stopped" if step else "waiting"
 
 
 def _why(rows: list[records.Row]) -> str | None:
@@ -102,7 +119,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     shown = [column for column in COLUMNS if any(row[column[1]] is not None for row in rows)]
     cells = [[title for title, _, _ in shown]]
     for row in rows:
-        cells.append(["" if row[key] is None else form.format(row[key]) for _, key, form in shown])
+        cells.append(["" if row[key] is None else printable(form.format(row[key])) for _, key, form in shown])
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = []
     for line in cells:

@@ -75,3 +75,36 @@ def test_no_torch_is_needed(tmp_path):
 def test_a_folder_without_runs_says_so(tmp_path, capsys):
     assert main(["status", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_one_damaged_run_does_not_hide_the_others(tmp_path, capsys):
+    make(tmp_path / "good", row("train", 5, "loss", 2.0))
+    make(tmp_path / "bad", row("train", 5, "loss", 2.0))
+    (tmp_path / "bad" / run_folder.CONFIG).write_text("a: [")
+    with (tmp_path / "good" / records.FILE).open("a") as file:
+        file.write('{"metric": 1}\n[\n')
+    found = status(tmp_path, capsys)
+    assert found["bad"]["state"] == "unreadable" and found["bad"]["why"]
+    assert found["good"]["bad_lines"] == 2 and found["good"]["loss"] == 2.0
+    assert main(["status", str(tmp_path)]) == 0
+    assert "bad lines" in capsys.readouterr().out
+
+
+def test_status_creates_nothing(tmp_path, capsys):
+    make(tmp_path / "run", row("train", 5, "loss", 2.0))
+    before = sorted(tmp_path.rglob("*"))
+    status(tmp_path, capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_after_a_rewind_the_step_is_where_the_run_is(tmp_path, capsys):
+    rows = [row("train", 100, "loss", 2.0), row("train", 100, "stall", 0.1), row("train", 90, "loss", 2.1)]
+    make(tmp_path / "run", *rows)
+    assert status(tmp_path, capsys)["run"]["step"] == 90
+
+
+def test_names_do_not_reach_the_terminal_as_commands(tmp_path, capsys):
+    make(tmp_path / "a\x1b]0;OWNED\x07\nb", row("train", 5, "loss", 2.0))
+    assert main(["status", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and len(out.splitlines()) == 2
