@@ -29,6 +29,8 @@ Square = UInt8[np.ndarray, "s s 3"]
 AREA = (0.05, 1.0)
 ASPECT = (0.75, 1.33)
 ATTEMPTS = 100
+#: An image that is longer than this many times its shorter side is cut to its middle before it is scaled.
+LONG = 32
 
 
 def train_view(data: bytes, name: str, side: int, key: int, *, antialias: bool = False) -> Square:
@@ -44,10 +46,20 @@ def mirrored(image: Pixels) -> Pixels:
 
 
 def eval_view(image: Pixels, side: int) -> Square:
-    """The shorter side scaled to side × 256/224 by area, then the central square (paper.md §2)."""
+    """The shorter side scaled to side × 256/224 by area, then the central square (paper.md §2). Of an image
+    that is very long only the middle is scaled."""
+    if max(image.shape[:2]) > LONG * min(image.shape[:2]):
+        image = _middle(image)
     small = resize_small(image, round(side * 256 / 224))
     top, left = (small.shape[0] - side) // 2, (small.shape[1] - side) // 2
     return np.ascontiguousarray(small[top : top + side, left : left + side])
+
+
+def _middle(image: Pixels) -> Part:
+    """The middle of an image, LONG times as long as it is wide."""
+    most = LONG * min(image.shape[:2])
+    top, left = (max(0, (side - most) // 2) for side in image.shape[:2])
+    return np.ascontiguousarray(image[top : top + most, left : left + most])
 
 
 def square_view(image: Pixels, side: int) -> Square:

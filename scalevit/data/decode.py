@@ -1,4 +1,4 @@
-"""Bytes of one image to (height, width, 3) uint8 RGB, or an error that names the sample.
+"""Decoding: bytes of one image to (height, width, 3) uint8 RGB, or an error that names the sample.
 
 JPEGs go through simplejpeg where it is installed; everything else, and every JPEG that it does not take, goes
 through Pillow, which is also the reference. Pixels are as a person sees them: EXIF orientation applied,
@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from importlib import import_module
+from importlib.util import find_spec
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, features
+
+from scalevit.data.formats.image_files import image_type
 
 try:
     import simplejpeg
@@ -23,12 +28,31 @@ except ImportError:
 
 #: Images of more pixels are refused before they are decoded.
 MAX_PIXELS = 89_478_485
+#: Of formats whose decoders take several times the pixels' memory, half as many.
+MAX_PIXELS_OF = dict.fromkeys(("WEBP", "TIFF", "AVIF", "JPEG2000", "HEIF"), MAX_PIXELS // 2)
 #: A progressive JPEG of more scans is refused: each costs a pass over all pixels.
 MAX_SCANS = 100
+#: Rows that are composed over white at a time.
+_STRIP = 256
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-#: File names with these endings are images.
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+def _formats() -> tuple[str, ...]:
+    """Pillow's formats that are decoded, with those that this installation has."""
+    more = {"jpg_2000": "JPEG2000", "avif": "AVIF"}
+    found = [name for feature, name in more.items() if _has_feature(feature)]
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+        found.append("HEIF")
+    return ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *found)
+
+
+def _has_feature(name: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an older Pillow does not know the feature
+        return bool(features.check(name))
+
+
+FORMATS = _formats()
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Part = UInt8[np.ndarray, "h2 w2 3"]
@@ -60,7 +84,7 @@ def decode_reference(data: bytes, name: str) -> Pixels:
     """The same through Pillow alone."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _refuse_bombs(image.width, image.height, name)
+            _refuse_bombs(image.width, image.height, name, MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS))
             _refuse_scans(data, name)
             image.load()
             pixels = _as_rgb(image)
@@ -71,19 +95,12 @@ def decode_reference(data: bytes, name: str) -> Pixels:
         raise BrokenImage(f"{name}: not a whole image ({_reason(error)})") from None
 
 
-#: First bytes of a file, and the ending it should have.
-_BEGINNINGS = {
-    b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp",
-    b"II": "tif", b"MM": "tif", b"P5": "pgm", b"P6": "ppm",
-}  # fmt: skip
-
-
 def image_ending(data: bytes, name: str) -> str:
     """The file ending that fits the first bytes; BrokenImage when they are no image's."""
-    for beginning, ending in _BEGINNINGS.items():
-        if data.startswith(beginning):
-            return ending
-    raise BrokenImage(f"{name}: not an image ({len(data)} bytes beginning with {data[:4]!r})")
+    ending = image_type(data[:32])
+    if ending is None:
+        raise BrokenImage(f"{name}: not an image ({len(data)} bytes beginning with {data[:4]!r})")
+    return ending
 
 
 def _reason(error: Exception) -> str:
@@ -92,9 +109,9 @@ def _reason(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:120]
 
 
-def _refuse_bombs(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise BrokenImage(f"{name}: {width}×{height} pixels are over the limit of {MAX_PIXELS}")
+def _refuse_bombs(width: int, height: int, name: str, most: int = MAX_PIXELS) -> None:
+    if width * height > most:
+        raise BrokenImage(f"{name}: {width}×{height} pixels are over the limit of {most}")
 
 
 def _refuse_scans(data: bytes, name: str) -> None:
@@ -116,7 +133,7 @@ def _decode_jpeg(data: bytes, name: str) -> Pixels | None:
         pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=True)
     except BrokenImage:
         raise
-    except ValueError:
+    except (ValueError, KeyError):  # KeyError: a sampling of colours that simplejpeg has no name for
         return None
     return pixels if head.orientation == 1 else np.ascontiguousarray(_upright(pixels, head.orientation))
 
@@ -138,6 +155,9 @@ def decode_part(data: bytes, name: str, choose: Callable[[int, int], Box]) -> Pi
     ):
         image = decode(data, name)
         return cut(image, choose(*image.shape[:2]))
+    if not _is_size(data, head.height, head.width):
+        image = decode(data, name)
+        return cut(image, choose(*image.shape[:2]))
     _refuse_bombs(head.width, head.height, name)
     box = choose(head.height, head.width)
     rows = box.top + box.height + 2  # colour is stored at half resolution and mixed with the row below
@@ -146,8 +166,17 @@ def decode_part(data: bytes, name: str, choose: Callable[[int, int], Box]) -> Pi
     shorter = b"".join((data[: head.place], rows.to_bytes(2, "big"), data[head.place + 2 :]))
     try:
         return cut(fast.decode_jpeg(shorter, "RGB", fastdct=True, strict=False), box)
-    except ValueError:
+    except (ValueError, KeyError):
         return cut(decode(data, name), box)
+
+
+def _is_size(data: bytes, height: int, width: int) -> bool:
+    """Whether the decoder itself finds this size in a JPEG's header."""
+    assert simplejpeg is not None
+    try:
+        return tuple(map(int, simplejpeg.decode_jpeg_header(data)[:2])) == (height, width)
+    except (ValueError, KeyError):
+        return False
 
 
 def cut(image: Pixels, box: Box) -> Part:
@@ -183,7 +212,13 @@ def jpeg_head(data: bytes) -> JpegHead:
     """What the segments before the pixels say; never fails."""
     place, orientation = 2, 1
     while place + 10 < len(data) and data[place] == 0xFF:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        marker = data[place + 1]
+        if (
+            marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7
+        ):  # fill bytes, and markers without a length
+            place += 1 if marker == 0xFF else 2
+            continue
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
             orientation = _tiff_orientation(data[place + 10 : place + 2 + length])
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
@@ -240,10 +275,19 @@ def _as_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise ValueError("pixels are floating point, of unknown range")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        seen: Any = image.convert("RGBA")
-        white = Image.new("RGBA", seen.size, (255, 255, 255, 255))
-        return np.asarray(Image.alpha_composite(white, seen).convert("RGB"))
+        return _over_white(image)
     return np.asarray(image.convert("RGB"))
+
+
+def _over_white(image: Image.Image) -> np.ndarray:
+    """RGB of an image with transparency, in strips: few images take more memory."""
+    seen = image.convert("RGBA")
+    pixels = np.empty((seen.height, seen.width, 3), np.uint8)
+    for top in range(0, seen.height, _STRIP):
+        strip = seen.crop((0, top, seen.width, min(top + _STRIP, seen.height)))
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        pixels[top : top + _STRIP] = np.asarray(Image.alpha_composite(white, strip).convert("RGB"))
+    return pixels
 
 
 def _eight_bits(grey: np.ndarray) -> np.ndarray:
