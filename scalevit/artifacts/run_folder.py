@@ -99,7 +99,7 @@ def _other_run_errors(run: config.Run, out: Path) -> list[str]:
         there = config.load(str(out / CONFIG))
     except ValueError as error:
         return [f"--out {out}: its {CONFIG} cannot be read: {error}"]
-    if config.run_id(there) == config.run_id(run):
+    if config.same_run(there, run):
         return []
     differ = ", ".join(config_differences(there, run)[:5])
     return [f"--out {out}: holds another run ({there.name}); different: {differ}"]
@@ -114,7 +114,7 @@ def config_differences(one: config.Run, other: config.Run) -> list[str]:
             continue
         for key in a[section]:
             there, here = a[section][key], b[section][key]
-            if there != here:
+            if there != here and key not in config.NOT_IDENTITY.get(section, ()):
                 found.append(f"{section}.{key} ({there} there, {here} here)")
     return found
 

@@ -23,19 +23,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="only check everything and say what would be done"
     )
+    parser.add_argument(
+        "--accept-changed-data", action="store_true",
+        help="resume though the images are not those that the run began with; it is recorded",
+    )  # fmt: skip
     parser.add_argument("--max-minutes", type=float, help="save and stop after so long (exit status 3)")
 
 
 def main(args: argparse.Namespace) -> CommandResult:
     run = config.load(args.target, args.overrides)
     if args.dry_run:
-        return dry_run(run, args.out)
+        return dry_run(run, args.out, args.accept_changed_data)
     if args.out is None:
         raise ValueError(f"where should the run go? say --out, such as --out runs/{run.name}")
     from scalevit.distributed import world
     from scalevit.train.run import pretrain
 
-    answer = command_result(pretrain(run, args.out, max_minutes=args.max_minutes))
+    answer = command_result(
+        pretrain(run, args.out, max_minutes=args.max_minutes, accept_changed_data=args.accept_changed_data)
+    )
     world.exit_all(answer.code)
     return answer
 
@@ -53,13 +59,17 @@ def command_result(outcome: PretrainResult) -> CommandResult:
     )
 
 
-def dry_run(run: config.Run, out: Path | None) -> CommandResult:
+def dry_run(run: config.Run, out: Path | None, accept_changed_data: bool = False) -> CommandResult:
     """Every check of a real run, and what it would do; nothing is created."""
+    from scalevit.train.data_identity import identify
     from scalevit.train.run import open_batches, preflight_errors
 
-    found = preflight_errors(run, out)
-    if found:
-        raise config.ConfigErrors(found)
+    errors = config.validate(run)
+    if not errors:
+        run, _ = identify(run, out, accept_changed_data)
+        errors = preflight_errors(run, out)
+    if errors:
+        raise config.ConfigErrors(errors)
     if run.data.source:
         open_batches(run)
     shape, size = run.model.resolve(), (run.model.image, run.model.pool, run.model.classes)

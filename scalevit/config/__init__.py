@@ -1,6 +1,15 @@
 """The configuration of a run, without torch: dataclasses, presets, YAML in and out, validation."""
 
-from scalevit.config.load import dump, load, override, run_id, to_dict, with_explicit_shape
+from scalevit.config.load import (
+    NOT_IDENTITY,
+    dump,
+    load,
+    override,
+    run_id,
+    same_run,
+    to_dict,
+    with_explicit_shape,
+)
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.run import (
     Branch,
@@ -18,7 +27,28 @@ from scalevit.config.run import (
 from scalevit.config.validate import ConfigErrors, missing_source, parallel_errors, validate
 
 __all__ = [
-    "Branch", "ConfigErrors", "Data", "Guard", "Model", "Optimizer", "Parallel", "Preprocessing", "Probe",
-    "Run", "Schedule", "Start", "Train", "dump", "load", "missing_source", "override", "parallel_errors",
-    "run_id", "to_dict", "validate", "with_explicit_shape",
+    "NOT_IDENTITY",
+    "Branch",
+    "ConfigErrors",
+    "Data",
+    "Guard",
+    "Model",
+    "Optimizer",
+    "Parallel",
+    "Preprocessing",
+    "Probe",
+    "Run",
+    "Schedule",
+    "Start",
+    "Train",
+    "dump",
+    "load",
+    "missing_source",
+    "override",
+    "parallel_errors",
+    "run_id",
+    "same_run",
+    "to_dict",
+    "validate",
+    "with_explicit_shape",
 ]  # fmt: skip

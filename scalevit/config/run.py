@@ -101,7 +101,8 @@ class Data:
     image, label, split: columns of a table or list, or keys of a tar's members and of JSON, that hold the
     image, the label and the split; empty: found by the rules of docs/data.md. follow_links: also links that
     leave the data set. names: of the classes, in the order of the model's outputs; empty where the source has
-    none."""
+    none. content: hash over the names, labels and number of the images that the run began with, and accepted:
+    those of changed images that it was allowed to go on with; a run fills them in."""
 
     source: str = "strokes"
     images: int = 0
@@ -122,6 +123,8 @@ class Data:
     split: str = ""
     follow_links: bool = False
     names: tuple[str, ...] = ()
+    content: str = ""
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -215,10 +218,11 @@ class Guard:
 class Branch:
     """A cooldown branched off a trunk: the trunk's folder and the step whose checkpoint the run starts from.
 
-    An empty folder means that the run is no branch."""
+    An empty folder means that the run is no branch. parent: the trunk's run id."""
 
     trunk: str = ""
     step: int = 0
+    parent: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from scalevit.artifacts.printable import printable
 from scalevit.artifacts.redact import redact
 from scalevit.config.progress import LineDisplay, NoDisplay, open_display
 from scalevit.data.corrupt import ReplacedSamples
+from scalevit.data.registry import SourceInfo
 from scalevit.distributed import world as mesh
 from scalevit.kernels.fp8_autotune import LayerTiming
 from scalevit.train import precision, progress, trackers
@@ -38,9 +39,9 @@ class RowFields:
         shape, model = run.model.resolve(), run.model
         size = (model.image, model.pool, model.classes)
         trunk = run.branch.trunk
-        parent = (
-            config.run_id(config.load(str(Path(trunk) / run_folder.CONFIG))) if trunk else run.start.parent
-        )
+        parent = run.branch.parent or run.start.parent
+        if trunk and not parent:
+            parent = config.run_id(config.load(str(Path(trunk) / run_folder.CONFIG)))
         return cls(run, config.run_id(run), parent or None, shape.parameters(*size), 3 * shape.flops(*size))
 
     def row(self, kind: str, step: int, metric: str, value: float) -> records.Row:
@@ -67,6 +68,7 @@ class Reporter:
     world: mesh.World
     log: Callable[[str], None]
     display: NoDisplay
+    source: SourceInfo
     saved: int | None = None
     replaced: int = 0
     step: int = 0
@@ -74,10 +76,10 @@ class Reporter:
     trackers: trackers.Trackers = field(default_factory=lambda: trackers.Trackers(_discard))
 
     @classmethod
-    def begin(cls, run: config.Run, out: Path, world: mesh.World) -> Reporter:
+    def begin(cls, run: config.Run, out: Path, world: mesh.World, source: SourceInfo) -> Reporter:
         if not world.is_main:
-            return cls(RowFields.of(run), out, world, _discard, NoDisplay())
-        return cls(RowFields.of(run), out, world, run_folder.LogFile(out), LineDisplay())
+            return cls(RowFields.of(run), out, world, _discard, NoDisplay(), source)
+        return cls(RowFields.of(run), out, world, run_folder.LogFile(out), LineDisplay(), source)
 
     def open_displays(self, step: int) -> None:
         """Open trackers and the progress display at step `step`; before that, only events are shown."""
@@ -141,7 +143,7 @@ class Reporter:
     def record_start(self, step: int, seconds: float) -> None:
         """The record of an attempt, with its provenance."""
         row = self.row_fields.row("start", step, "seconds", seconds)
-        self.record([row | records.provenance() | self.hardware()])
+        self.record([row | records.provenance() | self.hardware() | self.images()])
 
     def record_stop(self, step: int, seconds: float, why: str) -> None:
         """A line and the record of an attempt that ended before the run did; the exit status may be lost, as
@@ -167,7 +169,7 @@ class Reporter:
             "seconds": round(seconds, 3),
             "evaluation_seconds": round(evaluation_seconds, 3),
             "images_per_second": speed, "mfu": self.mfu({"images_per_second": speed}),
-            "memory": round(self.memory(), 4),
+            "memory": round(self.memory(), 4), **self.images(),
         }  # fmt: skip
         self.record([*rows, self.row_fields.row("run", step, "seconds", seconds) | about])
 
@@ -176,6 +178,14 @@ class Reporter:
         if self.world.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.world.device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
+
+    def images(self) -> dict[str, Any]:
+        """Number of samples of the source, and of different images that the run sees; 0: without end."""
+        data, samples = self.row_fields.run.data, self.source.samples
+        return {
+            "samples": samples, "distinct_images": min(data.images or samples, samples or data.images),
+            "content": data.content, "accepted": list(data.accepted),
+        }  # fmt: skip
 
     def hardware(self) -> dict[str, Any]:
         """Device, number of processes and parallel strategy."""

@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 
 from scalevit import config
-from scalevit.artifacts import run_folder
+from scalevit.artifacts import checkpoint, run_folder
 from scalevit.config.result import RunFailed
 from scalevit.data.loader import Batches
-from scalevit.data.registry import batches_of
+from scalevit.data.registry import SourceInfo, batches_of
 from scalevit.distributed import world as mesh
 from scalevit.evals.in_training import validation_errors as probe_errors
 from scalevit.train import cooldown_branch, precision, trackers
+from scalevit.train.data_identity import identify
 from scalevit.train.precision import deterministic_algorithms
 from scalevit.train.reporter import Reporter
 from scalevit.train.session import Session
@@ -50,27 +51,52 @@ def preflight_errors(run: config.Run, out: Path | None) -> list[str]:
     errors += run_folder.folder_errors(run, out) if out is not None else []
     errors += mesh.world_errors(run.parallel, run.train.batch)
     errors += precision.precision_errors(run.train.precision)
-    if run.branch.trunk:
+    own = out is not None and checkpoint.list_checkpoints(run_folder.checkpoint_folder(run, out))
+    if run.branch.trunk and not own:
         errors += cooldown_branch.branch_errors(run)
     return errors
 
 
-def pretrain(run: config.Run, out: Path | str, *, max_minutes: float | None = None) -> PretrainResult:
+def _checked(
+    run: config.Run, out: Path, world: mesh.World, accept_changed: bool
+) -> tuple[config.Run, SourceInfo] | None:
+    """On rank 0 the run with the content of its images, and what they are; all errors on all ranks."""
+    error, found = None, None
+    if world.is_main:
+        try:
+            errors = [*config.missing_source(run), *config.validate(run)]
+            if not errors:
+                found = identify(run, out, accept_changed)
+                errors = preflight_errors(found[0], out)
+            error = config.ConfigErrors(errors) if errors else None
+        except (ValueError, OSError) as problem:
+            error = problem
+    world.raise_on_all_ranks(error)
+    return found
+
+
+def pretrain(
+    run: config.Run,
+    out: Path | str,
+    *,
+    max_minutes: float | None = None,
+    accept_changed_data: bool = False,
+) -> PretrainResult:
     """Train `run` into the folder `out`, or resume what is there; under torchrun, together with the other
     processes.
 
-    Raises `config.ConfigErrors` with all errors, before anything is created. Ends early, with a
+    Raises `config.ConfigErrors` with all errors, before anything is created; ValueError when the images are
+    not those that the run began with, unless `accept_changed_data`. Ends early, with a
     checkpoint, on the signals of `train/signals.py` or after `max_minutes`."""
     out = Path(out)
     with mesh.process_group(run.parallel) as world:
-        errors = [*config.missing_source(run), *preflight_errors(run, out)] if world.is_main else []
-        world.raise_on_all_ranks(config.ConfigErrors(errors) if errors else None)
+        run, info = world.broadcast(_checked(run, out, world, accept_changed_data))
         if world.broadcast(run_folder.is_complete(out)):
             return PretrainResult(out, run.schedule.steps, None)
         batches = open_batches(run, world)
         deterministic = deterministic_algorithms(run.train.deterministic)
         with locked(run, out, world), deterministic, StopSignals(max_minutes) as stop:
-            reporter = Reporter.begin(run, out, world)
+            reporter = Reporter.begin(run, out, world, info)
             try:
                 with memory_errors(run):
                     session = Session.begin(run, out, batches, world, reporter)

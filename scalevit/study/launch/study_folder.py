@@ -73,7 +73,8 @@ def run_identity(home: Path) -> str:
 @lru_cache(maxsize=4096)
 def _identity(path: Path, changed: int, size: int) -> str:
     try:
-        return config.run_id(config.load(str(path)))
+        run = config.load(str(path))
+        return config.run_id(replace(run, data=replace(run.data, content="", accepted=())))
     except (OSError, ValueError):
         return ""
 
@@ -245,4 +246,7 @@ def _holds_other_run(home: Path, node: grid.Node) -> bool:
     if node.job is not None:
         path = home / JOB_FILE
         return path.exists() and read_json(path) != _job_description(node)
-    return (home / run_folder.CONFIG).exists() and run_identity(home) != config.run_id(node.run)
+    path = home / run_folder.CONFIG
+    if not path.exists():
+        return False
+    return not run_identity(home) or not config.same_run(config.load(str(path)), node.run)
