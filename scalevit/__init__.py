@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what type checkers see of the names below
     from scalevit.config.model_sizes import shape as shape
     from scalevit.config.run import Run as Run
     from scalevit.evals.predict import predict as predict
+    from scalevit.evals.predict import preprocess as preprocess
     from scalevit.evals.probes import ridge_probe as ridge_probe
     from scalevit.model.vit import ViT as ViT
     from scalevit.model.weights import load as load
@@ -72,6 +73,7 @@ _PUBLIC = {
     "ridge_probe": "evals.probes",
     "pretrain": "train.run",
     "predict": "evals.predict",
+    "preprocess": "evals.predict",
     "probe": "cli.python_api",
     "evaluate": "cli.python_api",
     "finetune": "cli.python_api",

@@ -18,6 +18,7 @@ from scalevit.data.dataset import open_dataset
 from scalevit.data.decode import ENDINGS, BrokenImage, decode
 from scalevit.evals.backbones import LAST_LAYER, LOGITS, Backbone, open_model
 from scalevit.evals.features import fit
+from scalevit.model.vit import ViT
 
 #: Images decoded and computed at once.
 BATCH = 32
@@ -105,6 +106,21 @@ def predict(
     targets = [images] if isinstance(images, str | Path) else images
     found = [classify(backbone, source, top, activation_of(model)) for source in open_images(targets)]
     return [prediction for predictions in found for prediction in predictions]
+
+
+def preprocess(model: ViT, image: Any) -> torch.Tensor:
+    """One image as a batch (1, channels, height, width) that `model` expects, by what travels with its weights.
+
+    image: a path, a PIL image, or an array (h, w[, 3]) of uint8. Raises ValueError for a file that cannot be
+    decoded.
+
+    >>> logits = model(sv.preprocess(model, "photos/IMG_1.jpg"))  # doctest: +SKIP
+    """
+    if isinstance(image, str | Path):
+        image = decode(Path(image).read_bytes(), str(image))
+    elif hasattr(image, "convert"):
+        image = image.convert("RGB")
+    return fit([np.asarray(image)], model.config.image_size, model.preprocessing, whole=False)
 
 
 def open_images(targets: Sequence[str | Path]) -> list[NamedImages]:

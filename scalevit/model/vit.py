@@ -80,6 +80,18 @@ class ViT(nn.Module):
         """Logits, or the features of a model without a head."""
         return self.head(self.features(images))
 
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head, under the name that timm gives them; 0 without a head."""
+        return self.config.classes
+
+    def forward_features(self, images: Float[Tensor, "b k y x"]) -> Float[Tensor, "b n d"]:
+        """Tokens (b, n, width) after the last block and the final norm, as timm's method of this name gives."""
+        x = self.embed(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
     def features(
         self, images: Float[Tensor, "b k y x"], intermediates: dict[str, Tensor] | None = None
     ) -> Float[Tensor, "b f"]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pictures import make_folder, make_shards
 
 import scalevit as sv
@@ -49,6 +50,29 @@ def test_probabilities_are_the_models(places):
     assert list(found.probabilities) == pytest.approx(wanted.sort(descending=True).values.tolist(), abs=1e-5)
     assert [int(name) for name in found.classes] == wanted.argsort(descending=True).tolist()
     assert found.best == str(int(wanted.argmax()))
+
+
+def test_preprocess_takes_paths_arrays_and_pil_images_alike(places):
+    root, model = places
+    path = root / "photos" / "ant" / "000.jpg"
+    with Image.open(path) as picture:
+        inputs = [sv.preprocess(model, one) for one in (path, decode(path.read_bytes(), ""), picture.convert("RGB"))]
+    assert inputs[0].shape == (1, 3, 16, 16)
+    assert torch.equal(inputs[0], inputs[1])
+    assert (inputs[0] - inputs[2]).abs().mean() < 0.02  # another JPEG decoder
+    with torch.no_grad():
+        assert model(inputs[0])[0].softmax(-1) == pytest.approx(probabilities(model, path), abs=1e-5)
+
+
+def test_tokens_and_classes_are_found_under_timms_names(places):
+    _, model = places
+    images = torch.rand(2, 3, 16, 16)
+    tokens = model.forward_features(images)
+    assert tokens.shape == (2, 16, 32)
+    assert model.num_classes == 3
+    stages = {}
+    model.features(images, stages)
+    assert torch.equal(tokens, model.norm(stages["encoded"]))
 
 
 def test_folders_files_and_shards_agree(places):
