@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from scalevit.config.dataclass_io import from_dict, nearest_names
 from scalevit.config.presets import PRESETS
@@ -67,21 +67,20 @@ def _scale_ramps(schedule: Any, before: dict[str, Any], overridden: set[str]) ->
     for both, and log it. Whatever else does not fit is left to validation."""
     if "schedule.steps" not in overridden or overridden & {"schedule.warmup", "schedule.cooldown"}:
         return
-    old = {name: before.get(name) for name in ("steps", "warmup", "cooldown")}
+    old_steps, warmup, cooldown = (before.get(name) for name in ("steps", "warmup", "cooldown"))
     steps = schedule["steps"]
-    if (
-        not all(type(value) is int and value >= 0 for value in old.values())
-        or type(steps) is not int
-        or steps < 1
-    ):
+    if not (_is_count(steps) and _is_count(old_steps) and _is_count(warmup) and _is_count(cooldown)):
         return
-    ramps = {name: old[name] * steps // old["steps"] for name in ("warmup", "cooldown")}
-    if steps < old["warmup"] + old["cooldown"] <= old["steps"]:
-        schedule.update(ramps)
+    if 0 < steps < warmup + cooldown <= old_steps:
+        schedule["warmup"], schedule["cooldown"] = (ramp * steps // old_steps for ramp in (warmup, cooldown))
         logging.getLogger("scalevit").warning(
             "scalevit: schedule.steps=%d: warm-up and cooldown scaled to %d and %d steps (from %d and %d)",
-            steps, *ramps.values(), old["warmup"], old["cooldown"],
+            steps, schedule["warmup"], schedule["cooldown"], warmup, cooldown,
         )  # fmt: skip
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value >= 0
 
 
 def to_dict(tree: Any) -> dict[str, Any]:

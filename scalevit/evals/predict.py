@@ -109,7 +109,7 @@ def predict(
 
 
 def preprocess(model: ViT, image: Any) -> torch.Tensor:
-    """One image as a batch (1, channels, height, width) that `model` expects, by what travels with its weights.
+    """One image as the batch (1, channels, height, width) that `model` expects.
 
     image: a path, a PIL image, or an array (h, w[, 3]) of uint8. Raises ValueError for a file that cannot be
     decoded.

@@ -86,7 +86,7 @@ class ViT(nn.Module):
         return self.config.classes
 
     def forward_features(self, images: Float[Tensor, "b k y x"]) -> Float[Tensor, "b n d"]:
-        """Tokens (b, n, width) after the last block and the final norm, as timm's method of this name gives."""
+        """Tokens (b, n, width) after the last block and the final norm, as in timm."""
         x = self.embed(images)
         for block in self.blocks:
             x = block(x)

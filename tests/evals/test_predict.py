@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pictures import make_folder, make_shards
+from PIL import Image
 
 import scalevit as sv
 from scalevit.cli.main import main
@@ -56,7 +56,9 @@ def test_preprocess_takes_paths_arrays_and_pil_images_alike(places):
     root, model = places
     path = root / "photos" / "ant" / "000.jpg"
     with Image.open(path) as picture:
-        inputs = [sv.preprocess(model, one) for one in (path, decode(path.read_bytes(), ""), picture.convert("RGB"))]
+        inputs = [
+            sv.preprocess(model, one) for one in (path, decode(path.read_bytes(), ""), picture.convert("RGB"))
+        ]
     assert inputs[0].shape == (1, 3, 16, 16)
     assert torch.equal(inputs[0], inputs[1])
     assert (inputs[0] - inputs[2]).abs().mean() < 0.02  # another JPEG decoder
