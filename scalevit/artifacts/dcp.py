@@ -27,7 +27,7 @@ from torch import Tensor
 
 from scalevit.artifacts.dcp_index import INDEX, ShardLocation, parse_sizes, read_index, write_index
 from scalevit.artifacts.hashing_writer import HashingWriter, WrittenFile, fsync_open_file, no_progress
-from scalevit.artifacts.inert_pickle import Node, parse_pickle
+from scalevit.artifacts.inert_pickle import PickledObject, parse_pickle
 from scalevit.artifacts.remote import Folder
 
 #: Bytes of one shard's header, a pickle of a few names and numbers.
@@ -202,10 +202,10 @@ def _read_saved_tensor(file: _FileRange, location: ShardLocation) -> Tensor:
 
 def _tensor_header(node: Any) -> tuple[int, tuple[int, ...], tuple[int, ...], str]:
     """Offset, shape, strides and the name of the content from the pickle of one tensor."""
-    if not isinstance(node, Node) or node.name != "torch._utils._rebuild_tensor_v2":
+    if not isinstance(node, PickledObject) or node.name != "torch._utils._rebuild_tensor_v2":
         raise ValueError("the file holds something else than a tensor")
     storage, offset, size, stride = node.args[:4]
-    key = storage.args[2] if isinstance(storage, Node) and storage.name == "persistent" else None
+    key = storage.args[2] if isinstance(storage, PickledObject) and storage.name == "persistent" else None
     if not isinstance(key, str) or not key.isdigit() or not isinstance(offset, int):
         raise ValueError("the tensor's header is damaged")
     return offset, parse_sizes(size), parse_sizes(stride), key

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from scalevit.artifacts.hashing_writer import HashingWriter, WrittenFile, fsync_open_file, no_progress
-from scalevit.artifacts.inert_pickle import Name, Node, parse_pickle
+from scalevit.artifacts.inert_pickle import PickledName, PickledObject, parse_pickle
 from scalevit.artifacts.remote import Folder
 
 INDEX = ".metadata"
@@ -80,7 +80,7 @@ def _locations(root: Any) -> list[ShardLocation]:
 
 
 def _class_name(node: Any) -> str:
-    return node.name.rpartition(".")[2] if isinstance(node, Node) else type(node).__name__
+    return node.name.rpartition(".")[2] if isinstance(node, PickledObject) else type(node).__name__
 
 
 def _fields(node: Any, name: str) -> dict[Any, Any]:
@@ -92,7 +92,7 @@ def _fields(node: Any, name: str) -> dict[Any, Any]:
 
 def parse_sizes(value: Any) -> tuple[int, ...]:
     """A torch.Size or a tuple of sizes."""
-    items = value.args[0] if isinstance(value, Node) and value.name == "torch.Size" else value
+    items = value.args[0] if isinstance(value, PickledObject) and value.name == "torch.Size" else value
     if not isinstance(items, tuple | list) or len(items) > _MOST_DIMENSIONS:
         raise ValueError("sizes of another kind")
     if not all(isinstance(n, int) and 0 <= n < 1 << 48 for n in items):
@@ -101,7 +101,7 @@ def parse_sizes(value: Any) -> tuple[int, ...]:
 
 
 def _dtype(name: Any) -> torch.dtype:
-    text = name.text.removeprefix("torch.") if isinstance(name, Name) else ""
+    text = name.text.removeprefix("torch.") if isinstance(name, PickledName) else ""
     dtype = getattr(torch, text, None) if text.isidentifier() else None
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{text or name} is no dtype")

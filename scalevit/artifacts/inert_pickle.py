@@ -1,7 +1,7 @@
 """Data-only pickle parser: reads what a pickle describes without importing, calling or setting anything.
 
 Torch's checkpoint index and the header of each tensor are pickles, and Python's own reader runs whatever code
-they name. Here a class or function is its name, and a call or an object is a `Node` that holds its parts.
+they name. Here a class or function is its name, and a call or an object is a `PickledObject` that holds its parts.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Name:
+class PickledName:
     """A class or function that a pickle names, as module.name."""
 
     text: str
 
 
 @dataclass(eq=False)
-class Node:
+class PickledObject:
     """An object that a pickle describes. name: its class, or the function that would have been called; args:
     of the call; state: what the object would have been filled with; items: of a mapping."""
 
@@ -32,7 +32,7 @@ class Node:
 
 
 def parse_pickle(data: bytes) -> Any:
-    """Parse a pickle of protocol 2 to 5 into numbers, strings, tuples, lists, dicts, `Name` and `Node`.
+    """Parse a pickle of protocol 2 to 5 into numbers, strings, tuples, lists, dicts, `PickledName` and `PickledObject`.
     Raises ValueError for anything else."""
     try:
         return _Parser(data).run()
@@ -93,20 +93,20 @@ class _Parser:
 
     def call(self) -> None:
         args, function = self.stack.pop(), self.stack.pop()
-        self.stack.append(Node(function.text, args))
+        self.stack.append(PickledObject(function.text, args))
 
     def build(self) -> None:
         state, node = self.stack.pop(), self.stack[-1]
-        if not isinstance(node, Node):
+        if not isinstance(node, PickledObject):
             raise TypeError("state of something that is no object")
         node.state = state
 
     def set_items(self, items: list[Any]) -> None:
         """Alternating keys and values, into the mapping on top of the stack."""
         target = self.stack[-1]
-        target = target.items if isinstance(target, Node) else target
+        target = target.items if isinstance(target, PickledObject) else target
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(target, dict) or not isinstance(key, str | int | Node):
+            if not isinstance(target, dict) or not isinstance(key, str | int | PickledObject):
                 raise TypeError("a mapping with keys of another kind")
             target[key] = value
 
@@ -116,7 +116,7 @@ class _Parser:
         self.stack[-1].extend(items)
 
     def push_global(self, module: str, name: str) -> None:
-        self.stack.append(Name(f"{module}.{name}"))
+        self.stack.append(PickledName(f"{module}.{name}"))
 
     def pop_two(self) -> list[Any]:
         value, key = self.stack.pop(), self.stack.pop()
@@ -161,7 +161,7 @@ _OPERATIONS: dict[int, Callable[[_Parser], Any]] = {
         pickle.REDUCE: lambda p: p.call(),
         pickle.NEWOBJ: lambda p: p.call(),
         pickle.BUILD: lambda p: p.build(),
-        pickle.BINPERSID: lambda p: p.push(Node("persistent", p.stack.pop())),
+        pickle.BINPERSID: lambda p: p.push(PickledObject("persistent", p.stack.pop())),
         pickle.BINPUT: lambda p: _remember(p, p.number(1)),
         pickle.LONG_BINPUT: lambda p: _remember(p, p.number(4)),
         pickle.MEMOIZE: lambda p: _remember(p, len(p.memo)),
