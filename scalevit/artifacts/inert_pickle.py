@@ -1,7 +1,7 @@
 """Data-only pickle parser: reads what a pickle describes without importing, calling or setting anything.
 
 Torch's checkpoint index and the header of each tensor are pickles, and Python's own reader runs whatever code
-they name. Here a class or function is its name, and a call or an object is a `PickledObject` that holds its parts.
+they name. Here a class or function is its name, and a call or an object is a `PickledObject` with its parts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class PickledObject:
 
 
 def parse_pickle(data: bytes) -> Any:
-    """Parse a pickle of protocol 2 to 5 into numbers, strings, tuples, lists, dicts, `PickledName` and `PickledObject`.
-    Raises ValueError for anything else."""
+    """Parse a pickle of protocol 2 to 5 into numbers, strings, tuples, lists, dicts, `PickledName` and
+    `PickledObject`. Raises ValueError for anything else."""
     try:
         return _Parser(data).run()
     except (IndexError, KeyError, TypeError, AttributeError, struct.error, UnicodeDecodeError) as error:
