@@ -32,6 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--devices", "--gpus", type=int, help="how many (1; for a budget 8, or as many as finish in time)"
     )
     parser.add_argument("--memory", type=float, help="GiB that a device offers (what is in it)")
+    parser.add_argument("--peak", type=float, help="TFLOP/s of a device, at the precision of the run")
+    parser.add_argument("--bandwidth", type=float, help="GB/s of a device's memory")
     parser.add_argument("--mfu", type=float, help="share of the peak that training reaches, 0 to 1")
     parser.add_argument("--price", type=float, help="money for one device and hour")
     parser.add_argument("--days", type=float, help="budget: how long until it must be ready (7)")
@@ -84,7 +86,7 @@ def _forward(args: argparse.Namespace) -> CommandResult:
     run = load(args.target, args.overrides)
     made = plan(
         run, device_name=args.device or "h100", devices=args.devices or 1, mfu=args.mfu, price=args.price,
-        bench=_bench(args), laws=_laws(args), memory=args.memory,
+        bench=_bench(args), laws=_laws(args), memory=args.memory, custom=_custom(args),
     )  # fmt: skip
     if args.out:
         _write(args.out, dump(run))
@@ -121,16 +123,18 @@ def _backward(args: argparse.Namespace) -> CommandResult:
 
     names = (*BACKWARD, "device", "devices", "mfu", "task", "price", "memory")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    basis = Basis(_laws(args), _bench(args))
+    basis = Basis(_laws(args), _bench(args), _custom(args))
     if basis.bench:
         given["device"] = basis.bench.hardware().name
+    if basis.device:
+        given["device"] = basis.device.name
     if any(name in given for name in SPENDING):
         given.setdefault("devices", None)
     budget = Budget(**given)
     answer = best_run(budget, basis)
     made = plan(
         answer.best.run, device_name=budget.device, devices=answer.best.devices, mfu=args.mfu,
-        price=args.price, bench=basis.bench, laws=basis.laws, memory=args.memory,
+        price=args.price, bench=basis.bench, laws=basis.laws, memory=args.memory, custom=basis.device,
     )  # fmt: skip
     if args.out:
         _write(args.out, dump(answer.best.run))
@@ -164,6 +168,15 @@ def _bench(args: argparse.Namespace):
     if args.device and device(args.device) != found.hardware():
         raise ValueError(f"--device {args.device}: {args.bench} was measured on {found.device}")
     return found
+
+
+def _custom(args: argparse.Namespace):
+    """The device of --peak and --bandwidth; None without them."""
+    from scalevit.study.planning.plan import custom_device
+
+    if args.bench and (args.peak or args.bandwidth):
+        raise ValueError("--bench measured the device; leave --peak and --bandwidth away")
+    return custom_device(args.device, args.peak, args.memory, args.bandwidth)
 
 
 def _groups(args: argparse.Namespace) -> CommandResult:

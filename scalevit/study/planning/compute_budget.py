@@ -88,8 +88,12 @@ class Basis:
 
     laws: Laws
     bench: MeasuredSpeeds | None = None
+    device: Device | None = None
 
     def hardware(self, budget: Budget) -> Device:
+        """The device to plan for, with the budget's memory."""
+        if self.device:
+            return self.device if budget.memory is None else replace(self.device, memory=budget.memory)
         return hardware_of(budget.device, self.bench, budget.memory)
 
 

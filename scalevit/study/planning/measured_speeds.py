@@ -46,7 +46,7 @@ class MeasuredSpeeds:
         """The device of the table that the file names; else this machine, whose peak is the ceiling found."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         return device_from_driver(self.device) or Device(
-            self.device, self.ceiling / 1e12, memory, math.nan, self.device
+            self.device, self.ceiling / 1e12, memory, math.nan, self.device, fp32=self.ceiling / 1e12
         )
 
     def images_per_second(self, run: Run, resolved: Shape) -> tuple[float, str]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from scalevit.config.devices import ASSUMED_MFU, MEASURED, Device, device
-from scalevit.config.memory import Memory, count_parameters, step_memory
+from scalevit.config.memory import Memory, count_parameters, optimizer_bytes, shard_count, step_memory
 from scalevit.config.model_sizes import LETTERS, Shape, shape
 from scalevit.config.run import Run
 from scalevit.config.validate import parallel_errors
@@ -79,11 +79,12 @@ def plan(
     bench: MeasuredSpeeds | None = None,
     laws: Laws | None = None,
     memory: float | None = None,
+    custom: Device | None = None,
 ) -> Plan:
     """What `run` takes on `devices` devices. mfu: share of the peak, None for measured or assumed speed.
     price: money per device and hour, None when unknown. bench: speeds found on the devices themselves, which
-    then count instead of `device_name`. laws: of the error, None for the paper's. memory: GiB that a device
-    offers, None for what is in it.
+    then count instead of `device_name`. custom: a device by its own figures, instead of both. laws: of the
+    error, None for the paper's. memory: GiB that a device offers, None for what is in it.
 
     Raises ValueError for an unknown device or an impossible count, price or memory."""
     if devices < 1:
@@ -94,10 +95,12 @@ def plan(
     if odd:
         raise ValueError("; ".join(odd))
     resolved, laws = run.model.resolve(), laws or paper_laws()
-    hardware = hardware_of(device_name, bench, memory)
+    hardware = custom or hardware_of(device_name, bench, memory)
     flops = resolved.flops_by_part(run.model.image, run.model.pool, run.model.classes)
     images = float(run.schedule.steps) * run.train.batch
     speed = speed_of(run, resolved, sum(flops.values()), hardware, mfu, bench)
+    if mfu is None and not bench:
+        speed = bounded_by_memory(speed, run, resolved, hardware, devices)
     held = largest_that_fits(run, resolved, hardware, devices)
     hours = images / speed.images_per_second / devices / 3600
     fits = fits_on(held, hardware)
@@ -117,9 +120,43 @@ def hardware_of(name: str, bench: MeasuredSpeeds | None = None, memory: float | 
     found = bench.hardware() if bench else device(name)
     if memory is None:
         return found
-    if not memory > 0:
-        raise ValueError(f"a device's memory is above 0 GiB, found {memory:g}")
+    _require_positive("a device's memory", "GiB", memory)
     return replace(found, memory=memory)
+
+
+def custom_device(
+    name: str | None, peak: float | None, memory: float | None, bandwidth: float | None
+) -> Device | None:
+    """A device by its own figures: `peak` TFLOP/s at the run's precision, `memory` GiB, `bandwidth` GB/s.
+    Figures that are None come from the device called `name`. None when neither peak nor bandwidth is given.
+
+    Raises ValueError for figures that are not above 0, and for a missing memory."""
+    if peak is None and bandwidth is None:
+        return None
+    for what, unit, value in (
+        ("--peak", "TFLOP/s", peak), ("--memory", "GiB", memory), ("--bandwidth", "GB/s", bandwidth),
+    ):  # fmt: skip
+        if value is not None:
+            _require_positive(what, unit, value)
+    try:
+        known = device(name or "h100") if name or peak is None else None
+    except ValueError:
+        if peak is None:
+            raise
+        known = None
+    if known is None:
+        if memory is None:
+            raise ValueError("--peak of a device that is not in the table needs --memory, too")
+        known = Device(name or "device", math.nan, memory, math.nan, "")
+    peaks = {} if peak is None else {"peak": peak, "fp32": peak, "fp8": peak}
+    rest = {"memory": memory, "bandwidth": bandwidth}
+    return replace(known, **peaks, **{key: value for key, value in rest.items() if value is not None})
+
+
+def _require_positive(what: str, unit: str, value: float) -> None:
+    """Memory alone may be without limit."""
+    if not value > 0 or (value == math.inf and unit != "GiB"):
+        raise ValueError(f"{what} is above 0 {unit}, found {value:g}")
 
 
 # --------------------------------------------------------------------------- memory
@@ -185,6 +222,10 @@ def _changes(run: Run, other: Run) -> str:
 # --------------------------------------------------------------------------- time
 
 
+#: Time of a step that recomputes its activations, in units of one that does not: four passes for three.
+RECOMPUTE_TIME = {"none": 1.0, "selective": 1.0, "full": 4 / 3}
+
+
 def speed_of(
     run: Run,
     resolved: Shape,
@@ -193,22 +234,52 @@ def speed_of(
     mfu: float | None,
     bench: MeasuredSpeeds | None = None,
 ) -> Speed:
-    """Training speed: as told, else as a bench found, else as others measured for this shape and device, else
-    from an assumed MFU. flops: forward, of an image."""
-    peak = hardware.peak * 1e12
+    """Training speed at the run's precision: as told, else as a bench found, else as others measured for this
+    shape and device, else from an assumed MFU. flops: forward, of an image. Recomputing all activations costs
+    a third more, except in an MFU that was told."""
+    peak, precision = hardware.peak_of(run.train.precision) * 1e12, run.train.precision
     if mfu is not None:
         if not 0 < mfu <= 1:
             raise ValueError(f"MFU is a share of the device's peak, between 0 and 1; found {mfu}")
         return Speed(mfu * peak / (3 * flops), mfu, "the MFU you gave")
+    rate, source = _speed_without_recompute(run, resolved, flops, hardware, bench)
+    factor = RECOMPUTE_TIME[run.parallel.recompute]
+    if factor > 1:
+        source += f", {factor - 1:.0%} slower for recomputing"
+    if precision != "bf16" and not bench:
+        source += f"; peak of {precision}: {peak / 1e12:g} TFLOP/s"
+    return Speed(rate / factor, rate / factor * 3 * flops / peak, source)
+
+
+def _speed_without_recompute(
+    run: Run, resolved: Shape, flops: float, hardware: Device, bench: MeasuredSpeeds | None
+) -> tuple[float, str]:
+    """Images/s of a device and where the figure comes from. Published measurements are in bf16."""
     if bench:
         rate, source = bench.images_per_second(run, resolved)
-        return Speed(rate, rate * 3 * flops / peak, f"measured: {source}")
+        return rate, f"measured: {source}"
     for row in MEASURED:
-        if row.device == hardware.name and shape(row.shape) == resolved:
-            own = 3 * shape(row.shape).flops()
-            share = row.images_per_second * own / peak
-            return Speed(share * peak / (3 * flops), share, f"measured: {row.source}")
-    return Speed(ASSUMED_MFU * peak / (3 * flops), ASSUMED_MFU, "assumed MFU; give --mfu to change it")
+        same = row.device == hardware.name and shape(row.shape) == resolved
+        if same and run.train.precision == "bf16":
+            return row.images_per_second * shape(row.shape).flops() / flops, f"measured: {row.source}"
+    rate = ASSUMED_MFU * hardware.peak_of(run.train.precision) * 1e12 / (3 * flops)
+    return rate, "assumed MFU; give --mfu to change it"
+
+
+def bounded_by_memory(speed: Speed, run: Run, resolved: Shape, hardware: Device, devices: int) -> Speed:
+    """The speed, or less where the optimizer's update alone takes longer than the step: it reads and writes
+    fp32 weights and the optimizer's state and reads the gradients, once a step."""
+    model = run.model
+    numbers = resolved.parameters(model.image, model.pool, model.classes)
+    shards = shard_count(run, devices)
+    traffic = (2 * optimizer_bytes(run, resolved) + 3 * 4 * numbers) / shards
+    seconds = traffic / (hardware.bandwidth * 1e9)
+    share = max(1, run.train.batch // devices)
+    if math.isnan(seconds) or speed.images_per_second * seconds <= share:
+        return speed
+    factor = share / seconds / speed.images_per_second
+    source = f"bounded by the memory's {hardware.bandwidth:g} GB/s"
+    return Speed(share / seconds, speed.mfu * factor, source)
 
 
 # --------------------------------------------------------------------------- result
@@ -243,6 +314,11 @@ def _warnings(
     beyond = sorted({name for one in expected.values() for name in one.beyond})
     if beyond:
         found.append(f"the expected errors extrapolate beyond {laws.source} in: {', '.join(beyond)}")
+    if run.data.source and not run.data.images and "/" in run.data.source:
+        found.append(
+            "data.images=0 means all images, however many there are: the expected errors take each as seen "
+            "once; give data.images=N"
+        )
     if laws is paper_laws() and run.data.images and run.data.images < 1e6:
         found.append("under a million unique images: the paper's law says little here")
     return [*found, *laws.notes]

@@ -1,6 +1,7 @@
 """Plans against published numbers, against closed forms, and against the machine half."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from scalevit.config.presets import PRESETS
 from scalevit.study.planning.candidates import ANCHOR, candidates, sovit
 from scalevit.study.planning.compute_budget import Basis, Budget, best_run, rank
 from scalevit.study.planning.expected_error import paper_laws
-from scalevit.study.planning.plan import names_of, plan
+from scalevit.study.planning.plan import custom_device, names_of, plan
 
 PAPER = Basis(paper_laws())
 
@@ -278,3 +279,40 @@ def test_impossible_wishes_are_one_line(words, said, capsys):
 
 def test_every_preset_can_be_planned():
     assert all(plan(run).hours > 0 for run in PRESETS.values())
+
+
+def test_hours_follow_the_peak_of_the_precision_and_recomputing_costs_a_third_more():
+    def hours(*overrides, **given):
+        return plan(load("i1k/S16", ["model.shape=L/16", *overrides]), devices=8, **given).hours
+
+    plain = hours()
+    assert hours("train.precision=fp32") / plain == pytest.approx(989 / 67)
+    assert plain / hours("train.precision=fp8") == pytest.approx(1979 / 989)
+    assert hours("parallel.recompute=full") / plain == pytest.approx(4 / 3)
+    assert hours("parallel.recompute=selective") == plain
+    assert hours("parallel.recompute=full", mfu=0.3) == hours(mfu=0.3)
+
+
+def test_a_device_by_its_own_figures():
+    run = load("i1k/S16", ["model.shape=L/16"])
+    mine = plan(run, devices=8, custom=custom_device("mine", 500.0, 64.0, None))
+    assert (mine.device.name, mine.device.memory) == ("mine", 64.0)
+    assert mine.hours / plan(run, devices=8).hours == pytest.approx(989 / 500)
+    slow = plan(run, devices=8, custom=custom_device("h100", None, None, 0.5))
+    assert slow.hours > mine.hours and "0.5 GB/s" in slow.speed.source
+    numbers = run.model.resolve().parameters(224, run.model.pool, run.model.classes)
+    assert slow.hours * 3600 > run.schedule.steps * 12 * numbers / 0.5e9
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("mine", 500.0, None, None), "--memory"),
+        (("h100", -1.0, None, None), "above 0"),
+        (("h100", math.nan, None, None), "above 0"),
+        (("mine", None, None, 100.0), "unknown device"),
+    ],
+)
+def test_figures_of_a_device_that_cannot_be(given, says):
+    with pytest.raises(ValueError, match=says):
+        custom_device(*given)
