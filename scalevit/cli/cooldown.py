@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from scalevit import config
+from scalevit.artifacts import run_folder
 from scalevit.cli.pretrain import command_result
 from scalevit.config import lr_schedule
 from scalevit.config.result import CommandResult
@@ -35,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def branch(trunk: Path, at: int, steps: int, overrides: Sequence[str] = ()) -> config.Run:
     """The run that follows `trunk` to step `at` and then cools down for `steps`. The same run trained from
     scratch gives the same weights, bit for bit."""
-    path = trunk / "run.yaml"
+    path = trunk / run_folder.CONFIG
     if not path.is_file():
         raise ValueError(f"{trunk} is no run's folder: it holds no run.yaml")
     if steps < 1:

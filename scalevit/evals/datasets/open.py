@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scalevit.artifacts import run_folder
 from scalevit.config.dataclass_io import nearest_names
 from scalevit.data.options import DEFAULTS, ListingOptions
 from scalevit.evals.datasets.builtin import BUILTIN
@@ -72,7 +73,13 @@ def is_probe_set(target: str) -> bool:
     return target in BUILTIN or (path.is_dir() and not any((path / name).exists() for name in _OF_MODELS))
 
 
-_OF_MODELS = ("model.safetensors", "config.json", "open_clip_config.json", "run.yaml", "model/config.json")
+_OF_MODELS = (
+    "model.safetensors",
+    "config.json",
+    "open_clip_config.json",
+    run_folder.CONFIG,
+    "model/config.json",
+)
 
 
 # --------------------------------------------------------------------------- splits

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scalevit.artifacts import run_folder
 from scalevit.artifacts.atomic_write import fsync_folder, fsync_tree
 from scalevit.model.formats import schema, torch_file
 
@@ -180,7 +181,12 @@ def require_writable(target: Path, names: tuple[str, ...]) -> None:
         )
 
 
-_CONFIGS = ("open_clip_config.json", "preprocessor_config.json", "run.yaml", "model.safetensors.index.json")
+_CONFIGS = (
+    "open_clip_config.json",
+    "preprocessor_config.json",
+    run_folder.CONFIG,
+    "model.safetensors.index.json",
+)
 
 
 @contextmanager

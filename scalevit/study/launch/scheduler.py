@@ -122,7 +122,7 @@ class StudyOutcome:
 
 def pretrain_command(node: grid.Node, folder: Path) -> Sequence[str]:
     """The process of a node, started exactly as a user would start it."""
-    words: Sequence[str] = ["pretrain", str(folder / "run.yaml"), "--out", str(folder)]
+    words: Sequence[str] = ["pretrain", str(folder / run_folder.CONFIG), "--out", str(folder)]
     if node.job is not None and node.after is not None:
         words = node.job.command(folder.parent / node.after, folder)
     return [sys.executable, "-P", "-m", "scalevit", *words]
