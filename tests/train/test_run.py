@@ -279,3 +279,20 @@ def test_a_run_that_diverges_fails_and_is_not_resumable(tmp_path):
     assert result.failed
     assert status(tmp_path)["state"] == "failed"
     assert command_result(result).code == CHECK_FAILED
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activation_checkpointing_changes_no_loss(tmp_path, precision):
+    """The same losses, also through the CPU kernels, which have backward passes of their own."""
+    losses = []
+    for recompute in ("none", "selective", "full"):
+        run = replace(
+            TINY,
+            train=replace(TINY.train, precision=precision),
+            parallel=config.Parallel(recompute=recompute),
+        )
+        assert pretrain(run, tmp_path / recompute).stopped is None
+        rows = records.read_records(tmp_path / recompute)
+        losses.append([row["value"] for row in rows if row["metric"] == "loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)

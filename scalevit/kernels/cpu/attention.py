@@ -37,7 +37,8 @@ class SelfAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-        (qkv, logs), gradient = ctx.saved_tensors, torch.empty_like(ctx.saved_tensors[0])
+        qkv, logs = ctx.saved_tensors  # once: activation checkpointing recomputes on each access
+        gradient = torch.empty_like(qkv)
         b, heads, n = logs.shape
         e = qkv.shape[2] // (3 * heads)
         dispatch.call("attention_backward", qkv, dy.contiguous(), logs, gradient, b, n, heads, e, qkv.dtype)
