@@ -314,7 +314,9 @@ def _with_pictures(
 
 def _cell(accuracy: FewShot) -> str:
     mean, sd, low, high = (100 * value for value in (accuracy.mean, accuracy.sd, accuracy.low, accuracy.high))
-    return f"{mean:5.1f} ± {sd:4.1f} [{low:.1f}, {high:.1f}]"
+    balanced = 100 * accuracy.mean_per_class
+    uneven = f" ({balanced:.1f} per class)" if abs(balanced - mean) > 0.05 else ""
+    return f"{mean:5.1f} ± {sd:4.1f} [{low:.1f}, {high:.1f}]{uneven}"
 
 
 def _row_label(line: ProbeResult, protocol: ProbeProtocol) -> tuple[str, ...]:

@@ -322,6 +322,8 @@ def _train_errors(run: Run) -> Iterator[str]:
         )
     if train.polyak and train.ema:
         yield "train.polyak: one average is kept; leave train.ema at 0"
+    if run.data.names and len(run.data.names) != run.model.classes:
+        yield f"data.names: {len(run.data.names)} names for model.classes={run.model.classes}"
 
 
 def _mixture_errors(data: Data) -> Iterator[str]:

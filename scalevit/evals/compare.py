@@ -16,16 +16,16 @@ from scalevit.evals.backbones import LAST_LAYER, Backbone
 from scalevit.evals.datasets.probe_set import ProbeSet, digest, select
 from scalevit.evals.features import SINGLE_PROCESS, FeatureCache, WorkShare, raw_pixels
 from scalevit.evals.fewshot_sampling import all_draws
-from scalevit.evals.probes import FewShot, Probe, few_shot
+from scalevit.evals.probes import FewShot, Predictor, few_shot
 
 RAW_PIXELS, UNTRAINED = "raw pixels", "untrained"
 
 #: Probes by name; None is the ridge probe, whose λ the protocol gives.
-METHODS: dict[str, Probe | None] = {
+METHODS: dict[str, Predictor | None] = {
     "ridge": None,
-    "knn": probes.knn_probe,
-    "nearest-mean": probes.nearest_mean_probe,
-    "linear": probes.linear_probe,
+    "knn": probes.predict_knn,
+    "nearest-mean": probes.predict_nearest_mean,
+    "linear": probes.predict_linear,
 }
 
 

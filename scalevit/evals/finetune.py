@@ -16,6 +16,7 @@ from scalevit.artifacts.records import Row
 from scalevit.config.run import Data, Start
 from scalevit.data.procedural.hashing import key
 from scalevit.evals.backbones import LOGITS, fingerprint, of_vit
+from scalevit.evals.class_order import class_numbers, ordered_labels
 from scalevit.evals.datasets.probe_set import Images, ProbeSet
 from scalevit.evals.features import SINGLE_PROCESS, WorkShare, extract
 from scalevit.evals.in_training import open_set_cached
@@ -48,11 +49,11 @@ def finetune_split(data: ProbeSet, part: str) -> tuple[FinetunePart, FinetunePar
     """Split of a labelled set: the images that "train" or "most" trains on, and those it is measured on.
     Classes are numbered in the order of their names. Raises ValueError when too few images would be held
     out."""
-    names = np.unique(data.support_labels)
-    labels = np.searchsorted(names, data.support_labels)
+    order = ordered_labels(data)
+    labels = class_numbers(data.support_labels, order)
     everything = np.arange(len(labels))
     if part == "train":
-        others = np.searchsorted(names, data.query_labels)
+        others = class_numbers(data.query_labels, order)
         return FinetunePart(data.support, everything, labels), FinetunePart(
             data.query, np.arange(len(others)), others
         )
@@ -62,8 +63,8 @@ def finetune_split(data: ProbeSet, part: str) -> tuple[FinetunePart, FinetunePar
             f"{data.name}: 2 % of {len(labels)} train images are {held}, too few to choose a learning rate "
             "by; give one with --lr"
         )
-    order = np.argsort(key(_HELD_OUT_STREAM, everything), kind="stable")
-    left, out = np.sort(order[held:]), np.sort(order[:held])
+    shuffled = np.argsort(key(_HELD_OUT_STREAM, everything), kind="stable")
+    left, out = np.sort(shuffled[held:]), np.sort(shuffled[:held])
     return FinetunePart(data.support, left, labels[left]), FinetunePart(data.support, out, labels[out])
 
 
@@ -91,8 +92,9 @@ def start_values(start: Start, image: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def accuracy_rows(model: ViT, data: Data, share: WorkShare = SINGLE_PROCESS) -> list[Row]:
-    """Rows of kind "finetune": "accuracy" and "nll" on the test half, or "held_out_accuracy" and
-    "held_out_nll" on the 2 %. Where training squeezed whole images into the square, so does this."""
+    """Rows of kind "finetune": "accuracy", "nll" and "mean_per_class" on the test half, or
+    "held_out_accuracy" and "held_out_nll" on the 2 %. Where training squeezed whole images into the square,
+    so does this."""
     found = open_set_cached(data.source)
     _, test = finetune_split(found, data.part)
     whole = found.whole or data.transform == "none"
@@ -102,6 +104,7 @@ def accuracy_rows(model: ViT, data: Data, share: WorkShare = SINGLE_PROCESS) -> 
     return [
         {"kind": "finetune", "metric": f"{prefix}accuracy", "value": result.top1},
         {"kind": "finetune", "metric": f"{prefix}nll", "value": result.nll},
+        {"kind": "finetune", "metric": f"{prefix}mean_per_class", "value": result.mean_per_class},
     ]
 
 

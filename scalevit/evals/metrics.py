@@ -33,14 +33,16 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Metrics:
-    """images: those with at least one label; the others count nowhere, as ReaL defines it. nll: mean of
-    -log of the probability of the right classes together, in nats. calibration: expected error, 15 bins.
-    low, high: Wilson's 95 % interval of top1. confusion (k, 3): a label, a class, and for how many images of
-    that single label that class was named; pairs that never occur are left out."""
+    """images: those with at least one label; the others count nowhere, as ReaL defines it. nll: mean of -log
+    of the probability of the right classes together, in nats. calibration: expected error, 15 bins. low,
+    high: Wilson's 95 % interval of top1. mean_per_class: unweighted mean of the classes' accuracies
+    ("balanced accuracy"), over images of a single label. confusion (k, 3): a label, a class, and for how many
+    images of that single label that class was named; pairs that never occur are left out."""
 
     images: int
     unlabelled: int
     top1: float
+    mean_per_class: float
     low: float
     high: float
     top5: float
@@ -66,13 +68,15 @@ def classification_metrics(logits: np.ndarray, truth: Truth, *, restrict: bool =
     hit = right[np.arange(len(z)), named]
     top = np.argpartition(-z, min(5, z.shape[1]) - 1, axis=1)[:, :5]
     confusion = _confusion(right, named, classes)
+    per_class = tuple(_per_class(confusion))
     low, high = interval(float(hit.mean()), 0.0, 1, len(z))
     return Metrics(
         images=len(z), unlabelled=int((~counted).sum()), top1=float(hit.mean()), low=low, high=high,
+        mean_per_class=mean_over_classes(per_class),
         top5=float(np.take_along_axis(right, top, axis=1).any(axis=1).mean()),
         nll=float(-_log_sum(np.where(right, logp, -np.inf)).mean()),
         calibration=calibration_error(np.exp(logp.max(axis=1)), hit),
-        per_class=tuple(_per_class(confusion)), confusion=confusion,
+        per_class=per_class, confusion=confusion,
     )  # fmt: skip
 
 
@@ -82,6 +86,11 @@ def calibration_error(confidence: np.ndarray, hit: np.ndarray) -> float:
     which = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [abs((hit[which == b] - confidence[which == b]).sum()) for b in range(BINS)]
     return float(sum(gaps) / len(hit))
+
+
+def mean_over_classes(per_class: Sequence[PerClass]) -> float:
+    """Unweighted mean of the classes' accuracies; NaN where no image has a single label."""
+    return float(np.mean([row.accuracy for row in per_class])) if per_class else float("nan")
 
 
 def _check(logits: np.ndarray, truth: Truth, labels: np.ndarray) -> None:

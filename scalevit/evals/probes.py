@@ -20,8 +20,8 @@ import numpy as np
 
 from scalevit.evals.fewshot_sampling import all_draws
 
-#: (x_train, y_train, x_test, y_test) to an accuracy.
-Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float | np.ndarray]
+#: From x_train (n, d), y_train (n,) and x_test (m, d) to predicted labels (m,), or (λ, m) for several λ.
+Predictor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 CONSTANT = 100.0
 STD_FLOOR = 1e-5
@@ -128,18 +128,24 @@ def ridge_probe(
     Raises ValueError for features that are not finite, empty sets, sizes that disagree, a negative λ, and
     test labels without a training example."""
     x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
+    accuracy = (predict_ridge(x_train, y_train, x_test, l2=l2) == y_test).mean(axis=1)
+    return float(accuracy[0]) if np.ndim(l2) == 0 else accuracy
+
+
+def predict_ridge(
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    *,
+    l2: float | Sequence[float] | np.ndarray = 2.0**10,
+) -> np.ndarray:
+    """Labels (λ, m) that the ridge probe predicts. Raises ValueError for a negative λ."""
     lambdas = np.atleast_1d(np.asarray(l2, np.float64))
     if not (lambdas >= 0).all():
         raise ValueError(f"l2 must not be negative, found {lambdas.min()}")
     ridge = fit_ridge(x_train, y_train)
-    correct, start = np.zeros(len(lambdas)), 0
-    truth = np.searchsorted(ridge.classes, y_test)
-    for scores in ridge.scores(x_test, lambdas):
-        stop = start + len(scores)
-        correct += (scores.argmax(axis=2) == truth[start:stop, None]).sum(axis=0)
-        start = stop
-    accuracy = correct / len(y_test)
-    return float(accuracy[0]) if np.ndim(l2) == 0 else accuracy
+    chunks = [scores.argmax(axis=2) for scores in ridge.scores(x_test, lambdas)]
+    return ridge.classes[np.concatenate(chunks).T]
 
 
 def check_features(
@@ -181,13 +187,16 @@ def nearest_mean_probe(
 ) -> float:
     """Accuracy of the nearest class mean among features centred on the training set's mean and scaled to
     unit length (Wang et al. 2019, SimpleShot, "CL2N")."""
-    x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
+    return _accuracy(predict_nearest_mean, x_train, y_train, x_test, y_test)
+
+
+def predict_nearest_mean(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+    """Labels (m,) that the nearest class mean predicts."""
     classes, index = np.unique(y_train, return_inverse=True)
     centre = x_train.mean(axis=0, dtype=np.float64)
     x, z = _unit_length(x_train - centre), _unit_length(x_test - centre)
     means = np.stack([x[index == c].mean(axis=0) for c in range(len(classes))])
-    nearest = (2 * z @ means.T - (means**2).sum(axis=1)).argmax(axis=1)
-    return float((classes[nearest] == y_test).mean())
+    return classes[(2 * z @ means.T - (means**2).sum(axis=1)).argmax(axis=1)]
 
 
 def knn_probe(
@@ -201,24 +210,35 @@ def knn_probe(
 ) -> float:
     """Accuracy of a vote among the k training examples of highest cosine similarity (all, when there are
     fewer), each weighted with exp(similarity / temperature) (Wu et al. 2018, arXiv 1805.01978)."""
-    x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
+    predict = partial(predict_knn, k=k, temperature=temperature)
+    return _accuracy(predict, x_train, y_train, x_test, y_test)
+
+
+def predict_knn(
+    x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, *, k: int = 20, temperature: float = 0.07
+) -> np.ndarray:
+    """Labels (m,) that the weighted vote of the k nearest predicts."""
     classes, index = np.unique(y_train, return_inverse=True)
     onehot = (index[:, None] == np.arange(len(classes))).astype(np.float32)
     x, z, k = _unit_length(x_train), _unit_length(x_test), min(k, len(x_train))
-    rows, correct = max(1, _CHUNK // len(x)), 0
+    rows, votes = max(1, _CHUNK // len(x)), []
     for start in range(0, len(z), rows):
         similarity = z[start : start + rows] @ x.T
-        kept = np.partition(similarity, -k, axis=1)[:, -k][:, None]
-        weights = np.where(similarity >= kept, np.exp((similarity - 1) / temperature), 0)
-        correct += int((classes[(weights @ onehot).argmax(axis=1)] == y_test[start : start + rows]).sum())
-    return correct / len(z)
+        least = np.partition(similarity, -k, axis=1)[:, -k][:, None]
+        weights = np.where(similarity >= least, np.exp((similarity - 1) / temperature), 0)
+        votes.append((weights @ onehot).argmax(axis=1))
+    return classes[np.concatenate(votes)]
 
 
 def linear_probe(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> float:
     """Accuracy of multinomial logistic regression on standardised features, its L2 strength chosen from
     `LINEAR_GRID` on every fifth training example of each class, held out; with fewer than five of a class
     the grid's middle is taken."""
-    x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
+    return _accuracy(predict_linear, x_train, y_train, x_test, y_test)
+
+
+def predict_linear(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+    """Labels (m,) that the logistic regression predicts."""
     mean = x_train.mean(axis=0, dtype=np.float64)
     scale = x_train.std(axis=0, dtype=np.float64) + STD_FLOOR
     x, z = (x_train - mean) / scale, (x_test - mean) / scale
@@ -227,16 +247,25 @@ def linear_probe(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y
         held[np.flatnonzero(y_train == label)[4::5]] = True
     strength = LINEAR_GRID[len(LINEAR_GRID) // 2]
     if set(y_train[held]) == set(y_train):
-        tried = [_logistic(x[~held], y_train[~held], x[held], y_train[held], c) for c in LINEAR_GRID]
+        tried = [
+            (_logistic(x[~held], y_train[~held], x[held], c) == y_train[held]).mean() for c in LINEAR_GRID
+        ]
         strength = LINEAR_GRID[int(np.argmax(tried))]
-    return _logistic(x, y_train, z, y_test, strength)
+    return _logistic(x, y_train, z, strength)
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, z: np.ndarray, truth: np.ndarray, strength: float) -> float:
+def _logistic(x: np.ndarray, y: np.ndarray, z: np.ndarray, strength: float) -> np.ndarray:
     """Strength is L2 over the number of examples: the same grid for any size."""
     from sklearn.linear_model import LogisticRegression
 
-    return float(LogisticRegression(C=1 / (strength * len(x)), max_iter=2000).fit(x, y).score(z, truth))
+    return LogisticRegression(C=1 / (strength * len(x)), max_iter=2000).fit(x, y).predict(z)
+
+
+def _accuracy(
+    predict: Predictor, x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
+) -> float:
+    x_train, y_train, x_test, y_test = check_features(x_train, y_train, x_test, y_test)
+    return float((predict(x_train, y_train, x_test) == y_test).mean())
 
 
 def _unit_length(x: np.ndarray) -> np.ndarray:
@@ -251,7 +280,8 @@ def _unit_length(x: np.ndarray) -> np.ndarray:
 class FewShot:
     """Accuracies in [0, 1] over the draws of one number of shots, with their mean, standard deviation over
     draws, and a 95 % interval of the mean that knows both the draws and the finite test set. l2: the ridge
-    probe's, None for other probes."""
+    probe's, None for other probes. mean_per_class: the mean over draws of the unweighted mean of the classes'
+    accuracies, which differs from `mean` where the test set's classes have different sizes."""
 
     shots: int
     l2: float | None
@@ -260,6 +290,7 @@ class FewShot:
     sd: float
     low: float
     high: float
+    mean_per_class: float
 
 
 def few_shot(
@@ -271,7 +302,7 @@ def few_shot(
     shots: Sequence[int] = (1, 5, 10, 25),
     draws: int = 5,
     l2: float | Sequence[float] = 2.0**10,
-    probe: Probe | None = None,
+    probe: Predictor | None = None,
     rows: Mapping[int, Sequence[np.ndarray]] | None = None,
 ) -> list[FewShot]:
     """One `FewShot` for each number of shots and each λ: the ridge probe, or `probe` instead, on `draws`
@@ -284,20 +315,39 @@ def few_shot(
         drawn = all_draws(y_train, shots, draws)
         x_train, y_train, rows = x_train[drawn.needed], y_train[drawn.needed], drawn.rows
     lambdas = (None,) if probe else tuple(np.atleast_1d(l2).tolist())
-    solve = probe or partial(ridge_probe, l2=np.array(lambdas, np.float64))
+    predict = probe or partial(predict_ridge, l2=np.array(lambdas, np.float64))
+    weights = _class_weights(y_test)
     results = []
     for count in shots:
-        table = np.array([np.atleast_1d(solve(x_train[i], y_train[i], x_test, y_test)) for i in rows[count]])
-        results += [summary(count, list(table[:, k]), len(y_test), value) for k, value in enumerate(lambdas)]
+        hits = [np.atleast_2d(predict(x_train[i], y_train[i], x_test)) == y_test for i in rows[count]]
+        plain = np.array([h.mean(axis=1) for h in hits])
+        balanced = np.array([h @ weights for h in hits]).mean(axis=0)
+        results += [
+            summary(count, list(plain[:, k]), len(y_test), value, mean_per_class=float(balanced[k]))
+            for k, value in enumerate(lambdas)
+        ]
     return results
 
 
-def summary(shots: int, accuracies: list[float], tests: int, l2: float | None = None) -> FewShot:
+def _class_weights(labels: np.ndarray) -> np.ndarray:
+    """Weights (m,), summing to 1, that give every class the same share."""
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return 1 / (len(counts) * counts[index])
+
+
+def summary(
+    shots: int,
+    accuracies: list[float],
+    tests: int,
+    l2: float | None = None,
+    *,
+    mean_per_class: float = np.nan,
+) -> FewShot:
     """The draws' mean, standard deviation (n - 1; 0 for one draw) and interval."""
     sd = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
     mean = float(np.mean(accuracies))
     low, high = interval(mean, sd, len(accuracies), tests)
-    return FewShot(shots, l2, tuple(map(float, accuracies)), mean, sd, low, high)
+    return FewShot(shots, l2, tuple(map(float, accuracies)), mean, sd, low, high, mean_per_class)
 
 
 def interval(mean: float, sd: float, draws: int, tests: int, level: float = 0.95) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from scalevit import config
 from scalevit.artifacts import records, run_folder
 from scalevit.config.lr_schedule import Schedule
+from scalevit.evals.class_order import class_names
 from scalevit.evals.datasets.probe_set import ProbeSet
 from scalevit.evals.finetune import finetune_split, weights_hash
 from scalevit.evals.in_training import open_set_cached
@@ -96,7 +97,12 @@ def _base(model: str, data: str, found: ProbeSet, protocol: FinetuneProtocol) ->
     return config.Run(
         name=f"{Path(model).name}-{found.name}",
         model=replace(loaded.config, classes=found.classes),
-        data=config.Data(source=data, part="train", transform="none" if found.whole else "inception"),
+        data=config.Data(
+            source=data,
+            part="train",
+            transform="none" if found.whole else "inception",
+            names=class_names(found),
+        ),
         optimizer=config.Optimizer(name="sgd", body_decay=0.0, head_decay=0.0),
         schedule=Schedule("cosine", steps=protocol.steps, warmup=0, cooldown=0),
         train=config.Train(batch=512, loss="softmax"),

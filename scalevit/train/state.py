@@ -30,7 +30,7 @@ def build_state(run: config.Run, world: mesh.World) -> State:
         keep_freed()
     shard = world.size > 1 and run.parallel.strategy != "ddp"
     model = ViT(run.model, device="meta" if shard else world.device, seed=run.train.seed)
-    model.preprocessing = run.start.preprocessing
+    model.preprocessing, model.class_names = run.start.preprocessing, run.data.names
     if run.train.precision == "fp8":
         fp8_linear.convert_blocks(model.blocks)
     if run.parallel.recompute != "none":

@@ -126,7 +126,7 @@ def test_few_shot_gives_each_l2_and_other_probes_take_its_place():
     both = probes.few_shot(x, y, z, truth, shots=(3,), draws=2, l2=(1.0, 2.0**20))
     apart = [probes.few_shot(x, y, z, truth, shots=(3,), draws=2, l2=value)[0] for value in (1.0, 2.0**20)]
     assert both == apart and both[0] != both[1]
-    (found,) = probes.few_shot(x, y, z, truth, shots=(3,), draws=2, probe=probes.nearest_mean_probe)
+    (found,) = probes.few_shot(x, y, z, truth, shots=(3,), draws=2, probe=probes.predict_nearest_mean)
     i = balanced_sample(y, 3, 1)
     assert found.l2 is None and found.accuracies[1] == probes.nearest_mean_probe(x[i], y[i], z, truth)
 

@@ -32,7 +32,7 @@ _TEXT = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """A model type. prefix: of its base model's parameters. config: the rest of our description, from the
     configuration and the tensors, which it may rewrite."""
 
@@ -61,7 +61,7 @@ def read(source: WeightSource, about: Mapping[str, Any]) -> ModelPackage:
     return package_of(model, tensors, family.layout.places, scaling, implied, names)
 
 
-def _named(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+def _named(tensors: Mapping[str, Tensor], family: ModelFamily) -> dict[str, Tensor]:
     """Tensors of the vision tower under their classic names, without those that nothing depends on."""
     named = {}
     for name, value in tensors.items():
@@ -72,7 +72,9 @@ def _named(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     return named
 
 
-def _model(vision: JsonObject, family: Family, rest: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+def _model(
+    vision: JsonObject, family: ModelFamily, rest: dict[str, Any], tensors: dict[str, Tensor]
+) -> Model:
     act = vision.text("hidden_act", family.gelu)
     if act not in GELUS:
         raise ValueError(f"activation {quoted(act)}: ours has {', '.join(GELUS)}")
@@ -174,16 +176,16 @@ def _siglip(vision: JsonObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 _LEAVES = ("weight", "bias")
 FAMILIES = {
-    "vit": Family(VIT, "vit.", _vit),
-    "deit": Family(VIT, "deit.", _deit),
-    "vit_msn": Family(VIT, "vit.", _vit, eps=1e-6),
-    "ijepa": Family(VIT, "ijepa.", _ijepa, eps=1e-6),
-    "dinov2": Family(DINOV2, "dinov2.", _dinov2, eps=1e-6),
-    "dinov2_with_registers": Family(DINOV2, "dinov2_with_registers.", _dinov2, eps=1e-6),
-    "clip": Family(CLIP, "vision_model.", _clip, gelu="quick_gelu", eps=1e-5),
-    "clip_vision_model": Family(CLIP, "vision_model.", _clip, gelu="quick_gelu", eps=1e-5),
-    "siglip": Family(SIGLIP, "vision_model.", _siglip, gelu="gelu_pytorch_tanh", eps=1e-6),
-    "siglip_vision_model": Family(SIGLIP, "vision_model.", _siglip, gelu="gelu_pytorch_tanh", eps=1e-6),
+    "vit": ModelFamily(VIT, "vit.", _vit),
+    "deit": ModelFamily(VIT, "deit.", _deit),
+    "vit_msn": ModelFamily(VIT, "vit.", _vit, eps=1e-6),
+    "ijepa": ModelFamily(VIT, "ijepa.", _ijepa, eps=1e-6),
+    "dinov2": ModelFamily(DINOV2, "dinov2.", _dinov2, eps=1e-6),
+    "dinov2_with_registers": ModelFamily(DINOV2, "dinov2_with_registers.", _dinov2, eps=1e-6),
+    "clip": ModelFamily(CLIP, "vision_model.", _clip, gelu="quick_gelu", eps=1e-5),
+    "clip_vision_model": ModelFamily(CLIP, "vision_model.", _clip, gelu="quick_gelu", eps=1e-5),
+    "siglip": ModelFamily(SIGLIP, "vision_model.", _siglip, gelu="gelu_pytorch_tanh", eps=1e-6),
+    "siglip_vision_model": ModelFamily(SIGLIP, "vision_model.", _siglip, gelu="gelu_pytorch_tanh", eps=1e-6),
 }
 _REFUSED = {
     "dinov3_vit": "its positions are rotary, which ours are not",
