@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         "an .npz, tars, tables or names as scalevit probe reads them")  # fmt: skip
     parser.add_argument("--labels", type=Path, help="labels of the images in the order of their names")
     parser.add_argument("--real", action="store_true", help="ReaL's labels for ImageNet's validation images")
-    parser.add_argument("--map", type=Path, help="JSON from folder names to one class or several")
+    parser.add_argument("--map", type=Path, help="JSON from class names to one output or several")
     parser.add_argument(
         "--restrict", action="store_true", help="choose among the data's classes only, as A and R are defined"
     )
@@ -51,41 +51,75 @@ def main(args: argparse.Namespace) -> CommandResult:
     from scalevit.distributed import world as mesh
 
     with mesh.process_group(config.Parallel()) as world:
-        answer = _answer(args, world)
+        answer = _evaluate(args, world)
     mesh.exit_all(answer.code)
     return answer
 
 
-def _answer(args: argparse.Namespace, world: World) -> CommandResult:
-    """The same on every process; they share the images."""
+def _evaluate(args: argparse.Namespace, world: World) -> CommandResult:
+    """Metrics of every test set; every process computes the same, and they share the images."""
     from scalevit.evals.backbones import open_model
-    from scalevit.evals.datasets.test_sets import open_test_sets
     from scalevit.evals.features import WorkShare
-    from scalevit.evals.metrics import classification_metrics
 
     model = open_model(args.model, image=args.image, scale=args.scale, device=world.device)
     if not model.outputs:
         raise ValueError(f"{args.model} has no head; scalevit probe measures its features")
-    found: list[tuple[TestSet, Metrics]] = []
-    share, trained = WorkShare.of(world), trained_on(args.model)
+    share, tell = WorkShare.of(world), _print_note if world.is_main else _silent
+    results: list[tuple[TestSet, Metrics]] = []
     for target in args.data:
-        halved = trained is not None and trained == Path(target).resolve()
-        for test in open_test_sets(
-            target, model.outputs, labels=args.labels, real=args.real, label_map=args.map, halved=halved
-        ):
-            test = replace(test, name=target) if any(test.name == t.name for t, _ in found) else test
-            if world.is_main:
-                half = ", the half that the model was not trained on" if halved else ""
-                print(f"scalevit: evaluating {test.name}{half}", file=sys.stderr, flush=True)
-            logits = test_set_logits(model, test, args.crops, share)
-            try:
-                found.append((test, classification_metrics(logits, test.truth, restrict=args.restrict)))
-            except ValueError as error:
-                raise ValueError(f"{target}: {error}") from None
+        for test in _test_sets(args, model, target, tell):
+            test = replace(test, name=target) if any(test.name == t.name for t, _ in results) else test
+            results.append((test, _metrics(args, model, test, share, tell)))
     about = {"model": model.name, "preprocessing": asdict(model.preprocessing), "note": model.note}
-    about |= {"crops": args.crops, "restrict": args.restrict}
-    data = {**about, "results": {test.name: _json(test, m) for test, m in found}} | _corruptions(found)
-    return CommandResult(_text(found, args.classes, model.note), data)
+    about |= {"crops": args.crops, "restrict": args.restrict, "class_names": list(model.class_names)}
+    data = {**about, "results": {test.name: _json(test, m) for test, m in results}} | _corruptions(results)
+    return CommandResult(_text(results, args.classes, model.note), data)
+
+
+def _test_sets(
+    args: argparse.Namespace, model: Backbone, target: str, tell: Callable[[str], None]
+) -> Sequence[TestSet]:
+    """The test sets at `target`; of a set that the model was fine-tuned on, its other half."""
+    from scalevit.evals.datasets.test_sets import open_test_sets
+
+    trained = trained_on(args.model)
+    halved = trained is not None and trained == Path(target).resolve()
+    if halved:
+        tell(f"evaluating the half of {target} that the model was not trained on")
+    return open_test_sets(
+        target, model.outputs, labels=args.labels, real=args.real, label_map=args.map, halved=halved,
+        class_names=model.class_names,
+    )  # fmt: skip
+
+
+def _metrics(
+    args: argparse.Namespace,
+    model: Backbone,
+    test: TestSet,
+    share: WorkShare,
+    tell: Callable[[str], None],
+) -> Metrics:
+    """Metrics of one test set; one that has some of the model's named classes is scored over those alone."""
+    from scalevit.evals.metrics import classification_metrics
+
+    present = {label for right in test.truth for label in right}
+    by_name = bool(model.class_names) and not (args.map or args.labels or args.real)
+    subset = by_name and 0 < len(present) < model.outputs
+    some = f", over its own {len(present)} of the model's {model.outputs} classes" if subset else ""
+    tell(f"evaluating {test.name}{some}")
+    logits = test_set_logits(model, test, args.crops, share)
+    try:
+        return classification_metrics(logits, test.truth, restrict=args.restrict or subset)
+    except ValueError as error:
+        raise ValueError(f"{test.name}: {error}") from None
+
+
+def _print_note(text: str) -> None:
+    print(f"scalevit: {text}", file=sys.stderr, flush=True)
+
+
+def _silent(text: str) -> None:
+    """No output: of several processes only the first prints."""
 
 
 def trained_on(model: str) -> Path | None:
@@ -128,12 +162,10 @@ def _corruptions(found: Sequence[tuple[TestSet, Metrics]]) -> dict[str, Any]:
 
 def _text(found: Sequence[tuple[TestSet, Metrics]], worst: int, note: str) -> str:
     width = max(len(test.name) for test, _ in found)
-    lines = [f"{'':{width}}  images   top-1  [95 % interval]   top-5     nll  calibration"]
+    lines = [f"{'':{width}}  images   top-1  [95 % interval]  per class   top-5     nll  calibration"]
     for test, m in found:
         between = f"[{100 * m.low:.2f}, {100 * m.high:.2f}]"
-        numbers = (
-            f"{100 * m.top1:7.2f}  {between:>15} {100 * m.top5:7.2f} {m.nll:7.3f}  {m.calibration:11.4f}"
-        )
+        numbers = f"{100 * m.top1:7.2f}  {between:>15} {100 * m.mean_per_class:10.2f} {100 * m.top5:7.2f} {m.nll:7.3f}  {m.calibration:11.4f}"
         lines.append(f"{test.name:{width}}  {m.images:6} {numbers}")
     corrupted = _corruptions(found)
     if corrupted:

@@ -253,7 +253,8 @@ def _require_ours(module: Any) -> None:
     if type(module).__name__ not in kinds or not len(getattr(module, "blocks", ())):
         raise ValueError(f"{type(module).__name__} of timm is no plain VisionTransformer")
     block = module.blocks[0]
-    parts = [type(part).__name__ for part in (module.patch_embed, block, block.attn, block.mlp)]
+    inner = [getattr(block, name, None) for name in ("attn", "mlp")]
+    parts = [type(part).__name__ for part in (module.patch_embed, block, *inner)]
     if parts != ["PatchEmbed", "Block", "Attention", "Mlp"]:
         raise ValueError(f"this timm model is made of {', '.join(parts)}: ours has plain blocks")
     odd = {
