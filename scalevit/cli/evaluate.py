@@ -165,7 +165,8 @@ def _text(found: Sequence[tuple[TestSet, Metrics]], worst: int, note: str) -> st
     lines = [f"{'':{width}}  images   top-1  [95 % interval]  per class   top-5     nll  calibration"]
     for test, m in found:
         between = f"[{100 * m.low:.2f}, {100 * m.high:.2f}]"
-        numbers = f"{100 * m.top1:7.2f}  {between:>15} {100 * m.mean_per_class:10.2f} {100 * m.top5:7.2f} {m.nll:7.3f}  {m.calibration:11.4f}"
+        shares = f"{100 * m.top1:7.2f}  {between:>15} {100 * m.mean_per_class:10.2f} {100 * m.top5:7.2f}"
+        numbers = f"{shares} {m.nll:7.3f}  {m.calibration:11.4f}"
         lines.append(f"{test.name:{width}}  {m.images:6} {numbers}")
     corrupted = _corruptions(found)
     if corrupted:
