@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from scalevit.data.class_names import order_class_names
 from scalevit.evals.datasets.probe_set import ProbeSet
 
 
@@ -13,9 +14,7 @@ def ordered_labels(data: ProbeSet) -> np.ndarray:
     labels = np.unique(data.support_labels)
     if data.class_names and set(data.class_names) == set(labels.tolist()):
         return np.array(data.class_names)
-    if labels.dtype.kind == "U" and all(label.isdecimal() for label in labels):
-        return np.array(sorted(labels.tolist(), key=lambda label: (int(label), label)))
-    return labels
+    return np.array(order_class_names(labels.tolist())) if labels.dtype.kind == "U" else labels
 
 
 def class_names(data: ProbeSet) -> tuple[str, ...]:
