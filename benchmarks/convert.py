@@ -267,9 +267,8 @@ def main() -> None:
             cell = row.reason if row.difference is None else f"{row.difference:.1e}"
             print(f"{row.library:13} {row.name:44} {cell}")
     exact, refused = sum(row.exact for row in rows), sum(row.difference is None for row in rows)
-    print(
-        f"{exact} of {len(rows)} exact to {TOLERANCE:g}, {refused} refused, {len(rows) - exact - refused} wrong"
-    )
+    wrong = len(rows) - exact - refused
+    print(f"{exact} of {len(rows)} exact to {TOLERANCE:g}, {refused} refused, {wrong} wrong")
 
 
 if __name__ == "__main__":
