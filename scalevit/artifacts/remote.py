@@ -26,6 +26,8 @@ PACKAGES = {
     "hf": "huggingface-hub",
     "abfs": "adlfs",
 }
+#: A pattern such as {000..127} of more files is refused.
+MOST_FILES = 1_000_000
 #: Pauses in seconds between the tries of a remote read.
 RETRY_PAUSES = (0.25, 1.0, 4.0)
 #: Seconds after which an HTTP request has failed.
@@ -183,6 +185,8 @@ def expand_glob(pattern: str) -> list[str]:
         first, last = numbers.groups()
         head, tail = pattern[: numbers.start()], pattern[numbers.end() :]
         every = range(int(first), int(last) + 1)
+        if len(last) > 9 or len(every) > MOST_FILES:
+            raise ValueError(f"{pattern}: more than {MOST_FILES} files")
         return [path for one in every for path in expand_glob(f"{head}{one:0{len(first)}d}{tail}")]
     if not set(pattern) & set("*?["):
         return [pattern]

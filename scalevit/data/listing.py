@@ -102,7 +102,8 @@ def is_source(path: Path) -> bool:
         data = path / "data"
         shards = entries.ending(_SHARDS) or (data.is_dir() and visible(str(data)).ending(_SHARDS))
         return bool(shards or idx_files(path))
-    return path.is_file() and path.suffix.lower() in (*FORMAT_BY_SUFFIX, *LIST_SUFFIXES)
+    of_weights = path.name.lower().endswith((".pth.tar", ".pt.tar", ".ckpt.tar"))
+    return path.is_file() and path.suffix.lower() in (*FORMAT_BY_SUFFIX, *LIST_SUFFIXES) and not of_weights
 
 
 def visible(folder: str) -> _Entries:

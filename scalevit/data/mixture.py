@@ -64,7 +64,8 @@ class Mixed:
         """Each sample from its source, in the order asked for."""
         which, inside = indices >> _BITS, indices & ((1 << _BITS) - 1)
         rows = [np.flatnonzero(which == number) for number in range(len(self.sources))]
-        parts = [(mine, self.sources[n].get(inside[mine], positions[mine])) for n, mine in enumerate(rows)]
+        used = [(source, mine) for source, mine in zip(self.sources, rows) if len(mine)]
+        parts = [(mine, source.get(inside[mine], positions[mine])) for source, mine in used]
         hot = any(part.labels.is_floating_point() for _, part in parts)
         labels = [self._hot(part.labels) if hot else part.labels for _, part in parts]
         back = torch.from_numpy(np.argsort(np.concatenate(rows), kind="stable"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scalevit.artifacts.remote import StoreUnavailable
-from scalevit.data.corrupt import CorruptCounter, CorruptSample
+from scalevit.data.corrupt import ENOUGH, CorruptCounter, CorruptSample
 from scalevit.data.crops import eval_view, square_view, train_view
 from scalevit.data.dataset import ImageDataset
 from scalevit.data.decode import BrokenImage, decode
@@ -79,15 +79,19 @@ class TrainingImages:
         keys = key(self.seed, _AUGMENT, positions)
         images = np.empty((len(indices), self.side, self.side, 3), np.uint8)
         used, broken = np.empty(len(indices), np.int64), list[CorruptSample]()
+        expected = self.tolerate * max(ENOUGH, len(indices))
+        most = expected + 6 * expected**0.5 + 8  # a batch with more is no chance: the run's own count decides
         for place, (index, one) in enumerate(zip(indices.tolist(), keys.tolist())):
-            images[place], used[place] = self._whole_one(index, one, broken)
+            images[place], used[place] = self._whole_one(index, one, broken, most)
         return Samples(torch.from_numpy(images), self._labels(used), tuple(broken))
 
     def number(self, index: int) -> int:
         """The store's number of a sample counted without the excluded ones."""
         return int(skip_excluded(np.array([index]), self.excluded)[0]) if len(self.excluded) else index
 
-    def _whole_one(self, index: int, one: int, broken: list[CorruptSample]) -> tuple[np.ndarray, int]:
+    def _whole_one(
+        self, index: int, one: int, broken: list[CorruptSample], most: float
+    ) -> tuple[np.ndarray, int]:
         for step in range(self.samples):
             number = self.number((index + step) % self.samples)
             name = self.store.name(number)
@@ -95,7 +99,8 @@ class TrainingImages:
                 return self.view(self.store.encoded(number), name, self.side, one), number
             except BrokenImage as error:
                 broken.append(CorruptSample(name, str(error)))
-                CorruptCounter(self.tolerate, self.source).add(0, broken)
+                if len(broken) > most:
+                    CorruptCounter(self.tolerate, self.source).add(0, broken)
             except Exception as error:  # whatever a codec or a store has to say, this is where
                 kind = next(
                     (kind for kind in (StoreUnavailable, ValueError) if isinstance(error, kind)), RuntimeError

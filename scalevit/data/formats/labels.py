@@ -34,7 +34,7 @@ def labels_from(data: bytes, name: str, key: str = "") -> Labels:
     otherwise."""
     text = data.decode("utf-8-sig", "surrogateescape").strip()
     words = text.replace(",", " ").split()
-    if all(word.isascii() and word.isdigit() and len(word) <= 9 for word in words):
+    if all(word.isascii() and word.isdigit() and len(word) <= 18 for word in words):
         return tuple(int(word) for word in words) or None
     if not text.startswith(("{", "[", '"')) and not name.endswith(".json"):
         if name.endswith(".txt"):

@@ -78,7 +78,9 @@ def encoded(index: ShardIndex, number: int, reader: CachedReader = UNCACHED) -> 
     record, header = index.records[number], index.header
     group, row = int(record["offset"]), int(record["row"])
 
+    image = header.options.get("image")
+
     def column() -> Any:
-        return reader.groups.get((header.path, header.changed, group), lambda: _group(header, group))
+        return reader.groups.get((header.path, header.changed, image, group), lambda: _group(header, group))
 
     return image_in(column, row, name(index, number), header.path)

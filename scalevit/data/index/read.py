@@ -301,10 +301,12 @@ def open_index(
 
 
 def shard_stamp(path: str, form: str) -> FileVersion:
-    """Size and time of change that a shard is known by; of a folder, how many entries it has and the latest
-    change of a class's listing."""
+    """Size and time of change that a shard is known by; of a folder, how many entries it has, the latest
+    change of a class's listing, and a checksum of the classes' names."""
     if form != "folder":
         return file_version(path)
     items = [item for item in os.scandir(path) if not is_system_name(item.name)]
-    times = [item.stat().st_mtime_ns for item in items if item.is_dir()]
-    return FileVersion(len(items), str(max(times, default=0)))
+    folders = [item for item in items if item.is_dir()]
+    names = "/".join(sorted(item.name for item in folders)).encode("utf-8", "surrogateescape")
+    latest = max((item.stat().st_mtime_ns for item in folders), default=0)
+    return FileVersion(len(items), f"{latest} {zlib.crc32(names):08x}")
