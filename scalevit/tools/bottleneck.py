@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from scalevit.config.run import Guard, Run
-from scalevit.data.registry import batches_of
 from scalevit.distributed import world
 from scalevit.kernels import fp8_linear
 from scalevit.kernels.fp8_autotune import LayerTiming, autotune
 from scalevit.tools.doctor import median_seconds, synchronize
 from scalevit.train.loop import MicroBatch, State, accumulate_gradients
 from scalevit.train.precision import compile_blocks, eager, precision_errors
+from scalevit.train.run import open_batches
 from scalevit.train.state import build_recipe, build_state
 
 #: Least speedup of a change that is reported.
@@ -114,7 +114,7 @@ class _Bench:
     def __init__(self, run: Run) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.run, size = run, run.train.micro_batch or run.train.batch
-        self.batches = batches_of(run.data, image=run.model.image, classes=run.model.classes, batch=size)
+        self.batches = open_batches(replace(run, train=replace(run.train, batch=size)))
         self.state: State = build_state(run, replace(world.SINGLE_PROCESS, device=device))
         if run.train.precision == "fp8":
             fp8_linear.set_granularities(

@@ -57,3 +57,11 @@ def test_a_run_is_examined_and_left_as_it_was():
     assert found["images_per_second"] == pytest.approx(8 / found["step_seconds"])
     assert min(found["passes"], found["update"], found["reading"]) > 0
     assert all(one["gain"] >= 1.1 for one in found["changes"])
+
+
+def test_a_fine_tuning_run_is_examined_on_the_labelled_set_it_trains_on():
+    run = load("demo", ["model.depth=1", "model.classes=10", "train.batch=8", "train.precision=fp32"])
+    run = replace(run, data=replace(run.data, source="digits", part="train", transform="none", images=0))
+    found = examine_run(run)
+    assert found["images_per_second"] == pytest.approx(8 / found["step_seconds"])
+    assert min(found["passes"], found["reading"]) > 0
