@@ -76,7 +76,9 @@ def _predictions(args: argparse.Namespace, backbone: Backbone, sources: list[Nam
     if args.csv:
         atomic_write_text(args.csv, _csv(rows, args.top))
     broken = [row for row in rows if row.error]
-    text = "\n".join([*map(_line, rows), *_summary(len(rows), [row.error for row in broken])])
+    text = "\n".join(
+        [*map(_line, rows), *_summary(len(rows), [row.error for row in broken]), *_left_out(sources)]
+    )
     data = {"model": backbone.name, "activation": activation, "predictions": [asdict(row) for row in rows]}
     return CommandResult(text, data, SOME_BROKEN if broken else 0)
 
@@ -93,6 +95,10 @@ def _summary(total: int, errors: list[str]) -> list[str]:
     if errors:
         lines = [f"{total} images, {len(errors)} of which cannot be read:", *map(printable, errors)]
     return lines
+
+
+def _left_out(sources: list[NamedImages]) -> list[str]:
+    return [line for source in sources for line in source.left_out.lines()]
 
 
 def _csv(rows: list[Prediction], top: int) -> str:
@@ -136,11 +142,12 @@ def _features(args: argparse.Namespace, backbone: Backbone, sources: list[NamedI
         )
     table = np.stack(values)
     _write(args.features, names, table)
-    text = f"{args.features}: features of {len(table)} images, {table.shape[1]} numbers each, layer {layer}"
     lines = [
-        text,
-        *([f"{len(errors)} images cannot be read and are left out:", *map(printable, errors)] * bool(errors)),
+        f"{args.features}: features of {len(table)} images, {table.shape[1]} numbers each, layer {layer}",
+        *_left_out(sources),
     ]
+    if errors:
+        lines += [f"{len(errors)} images cannot be read and are left out:", *map(printable, errors)]
     data = {"model": backbone.name, "layer": layer, "features": str(args.features), "images": len(table),
             "width": table.shape[1], "left_out": errors}  # fmt: skip
     return CommandResult("\n".join(lines), data, SOME_BROKEN if errors else 0)

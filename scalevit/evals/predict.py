@@ -5,6 +5,7 @@ Images are decoded and preprocessed as the model's weights say, a batch at a tim
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ import numpy as np
 import torch
 
 from scalevit.data.dataset import open_dataset
-from scalevit.data.decode import ENDINGS, BrokenImage, decode
+from scalevit.data.decode import BrokenImage, decode
+from scalevit.data.formats.image_files import image_files, read_regular
+from scalevit.data.left_out import LeftOut
+from scalevit.data.listing import is_source
 from scalevit.evals.backbones import LAST_LAYER, LOGITS, Backbone, open_model
 from scalevit.evals.features import fit
 from scalevit.model.vit import ViT
@@ -56,12 +60,20 @@ class NamedImages(Protocol):
 
     def encoded(self, number: int) -> bytes: ...
 
+    @property
+    def left_out(self) -> LeftOut: ...
+
 
 class ImagePaths:
-    """Image files as they lie on a disk."""
+    """Image files as they lie on a disk. left_out: what else lay in their folder, with reasons."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], left_out: LeftOut | None = None) -> None:
         self.paths = paths
+        self._left_out = left_out or LeftOut()
+
+    @property
+    def left_out(self) -> LeftOut:
+        return self._left_out
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,7 +82,10 @@ class ImagePaths:
         return str(self.paths[number])
 
     def encoded(self, number: int) -> bytes:
-        return self.paths[number].read_bytes()
+        try:
+            return read_regular(str(self.paths[number]))
+        except OSError as error:
+            raise BrokenImage(f"{self.paths[number]}: {error.strerror}") from None
 
 
 class ShardImages:
@@ -78,6 +93,10 @@ class ShardImages:
 
     def __init__(self, source: str) -> None:
         self.dataset = open_dataset(source)
+
+    @property
+    def left_out(self) -> LeftOut:
+        return self.dataset.left_out
 
     def __len__(self) -> int:
         return self.dataset.samples
@@ -127,27 +146,19 @@ def open_images(targets: Sequence[str | Path]) -> list[NamedImages]:
     """Images that paths name: files, folders with their subfolders, tars and tables.
 
     Raises ValueError for a path that is not there or holds no image."""
-    sources: list[NamedImages] = []
-    for target in map(str, targets):
-        path = Path(target)
-        if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and _visible(p, path))
-            sources.append(ImagePaths(below) if below else ShardImages(target))
-        elif path.suffix.lower() in ENDINGS or (path.is_file() and not _is_shard(path)):
-            if not path.is_file():
-                raise ValueError(f"{target}: there is no such file")
-            sources.append(ImagePaths([path]))
-        else:
-            sources.append(ShardImages(target))
-    return sources
+    return [_open(str(target)) for target in targets]
 
 
-def _visible(path: Path, root: Path) -> bool:
-    return path.is_file() and not any(part[0] == "." for part in path.relative_to(root).parts)
-
-
-def _is_shard(path: Path) -> bool:
-    return path.suffix in (".tar", ".parquet", ".arrow")
+def _open(target: str) -> NamedImages:
+    path = Path(target)
+    if path.is_dir():
+        left_out = LeftOut()
+        names = image_files(target, os.path.realpath(target), left_out)
+        below = [path / name for name, _ in names]
+        return ImagePaths(below, left_out) if below else ShardImages(target)
+    if path.is_file() and not is_source(path):
+        return ImagePaths([path])
+    return ShardImages(target)
 
 
 def class_names(backbone: Backbone) -> tuple[str, ...]:

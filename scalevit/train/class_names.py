@@ -27,5 +27,6 @@ def _names_of_source(data: config.Data) -> tuple[str, ...]:
         labels = np.unique(open_set_cached(data.source).support_labels)
         return tuple(map(str, labels)) if labels.dtype.kind in "US" else ()
     from scalevit.data.dataset import open_dataset
+    from scalevit.data.options import options_of
 
-    return open_dataset(data.source).class_names
+    return open_dataset(data.source, options_of(data)).class_names

@@ -94,6 +94,7 @@ def test_an_image_that_cannot_be_read_costs_itself(places, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     (tmp_path / "=1+1.jpg").write_bytes((root / "photos" / "ant" / "000.jpg").read_bytes())
     table = tmp_path / "out.csv"
+    (tmp_path / "notes.docx").write_bytes(b"no image either")
     assert main(["predict", str(root / "model"), str(tmp_path), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)["predictions"]
     assert [bool(row["error"]) for row in rows] == [False, True]
@@ -101,6 +102,8 @@ def test_an_image_that_cannot_be_read_costs_itself(places, tmp_path, capsys):
     said = capsys.readouterr()
     assert "2 images, 1 of which cannot be read" in said.out
     assert "broken.jpg" in said.out
+    assert "1 left out: not an image" in said.out
+    assert "notes.docx" in said.out
     assert said.err == ""
     assert len(table.read_text().splitlines()) == 3
 
