@@ -226,7 +226,7 @@ def scan(path: str, options: ListingOptions = DEFAULTS, boundary: str = "") -> S
 
 def _is_number_column(table: ListTable, column: int | None) -> bool:
     """Whether a column of text holds whole numbers only, some of them written as 3.0."""
-    cells = {cell for row in table.rows if (cell := _cell(row, column)) not in (None, "")}
+    cells = [cell for row in table.rows if (cell := _cell(row, column)) not in (None, "")]
     return bool(cells) and all(isinstance(cell, str) and _NUMBER.fullmatch(cell) for cell in cells)
 
 

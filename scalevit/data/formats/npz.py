@@ -6,7 +6,9 @@ x_test, y_test (Keras) or train_images, train_labels, test_images, test_labels (
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,11 @@ from scalevit.data.splits import SPLIT_WORDS, SPLITS, split_value
 IMAGES, LABELS = ("x", "images", "image", "data"), ("y", "labels", "label", "targets", "target")
 #: Arrays above this many bytes are refused where they are compressed by more than this factor.
 _LARGE, _FACTOR = 1 << 29, 100
+#: Errors of damaged, encrypted or unsupported zip files and arrays.
+_DAMAGED = (
+    ValueError, EOFError, OSError, KeyError, RuntimeError, SyntaxError, struct.error, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 class LabelledArrays(NamedTuple):
@@ -37,18 +44,19 @@ class LabelledArrays(NamedTuple):
 
 def holds_weights(path: Path) -> bool:
     """Whether an .npz file has a tree of weights, as big_vision writes it, rather than labelled images."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any("/" in name for name in file.namelist())
+    except _DAMAGED:
         return False
-    with zipfile.ZipFile(path) as file:
-        return any("/" in name for name in file.namelist())
 
 
 def read_arrays(path: Path) -> LabelledArrays:
     """Images, labels and splits of an .npz file. Raises ValueError in one line where its arrays are none."""
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a whole .npz file")
-    _refuse_bombs(path)
     try:
+        _refuse_bombs(path)
         with np.load(path, allow_pickle=False) as file:
             there = {name.lower(): name for name in file.files}
             pairs = array_names(there)
@@ -56,11 +64,12 @@ def read_arrays(path: Path) -> LabelledArrays:
                 raise ValueError(f"{path}: no arrays x and y; there: {', '.join(file.files)}")
             parts = [(pixels_of(file[x], f"{path}: {x}"), labels_of(file[y])) for x, y in pairs.values()]
             split = file[there["split"]] if "" in pairs and "split" in there else None
-    except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
+    except _DAMAGED as error:
         if "allow_pickle" in str(error):
             message = f"{path}: x, y and split must be plain arrays, not Python objects"
             raise ValueError(message) from None
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {reason}") from None
     for x, y in parts:
         _check(x, y, str(path))
     if "" in pairs:

@@ -275,7 +275,8 @@ def _header(line: bytes, target: Path) -> Header:
             header = Header(**{**facts, **lists})
             numbers = (header.samples, header.extra_labels, header.classes, header.unlabelled)
             LeftOut.of_dict(header.left_out)
-            if all(type(n) is int and n >= 0 for n in numbers) and header.classes <= MAX_CLASSES:
+            sizes = all(type(n) is int and n >= 0 for n in numbers) and header.samples > 0
+            if sizes and header.classes <= MAX_CLASSES:
                 return header
             raise ValueError("numbers out of range")
         path = str(facts["path"])
