@@ -70,8 +70,9 @@ def read(path: Path) -> Any:
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
-    return (named or lines or [type(error).__name__])[0][:200]
+    marked = [i for i, line in enumerate(lines) if "WeightsUnpickler error" in line]
+    after = [lines[i] for i in (marked[0] + 1,) if i < len(lines)] if marked else []
+    return (after or lines or [type(error).__name__])[0][:200]
 
 
 def state_dict(content: Any, path: Path, part: str = "") -> tuple[dict[str, Tensor], list[str]]:
