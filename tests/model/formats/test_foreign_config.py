@@ -18,7 +18,8 @@ TINY = Model(shape="Ti/4", width=32, depth=1, mlp=48, heads=4, patch=4, image=16
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(-(10**12), 10**12), st.floats(allow_nan=False),
     st.text(max_size=5),
-    st.lists(st.integers(-3, 100), max_size=3), st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.lists(st.integers(-3, 100), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )  # fmt: skip
 
 
