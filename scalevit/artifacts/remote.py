@@ -34,6 +34,8 @@ RETRY_PAUSES = (0.25, 1.0, 4.0)
 TIMEOUT = 30
 #: Where fsspec's clients say which version of a file there is.
 _VERSION_KEYS = ("ETag", "etag", "blob_id", "LastModified", "mtime")
+#: Errors of fsspec's clients that found no credentials.
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 T = TypeVar("T")
 
 
@@ -90,7 +92,7 @@ class RemotePath:
     @contextlib.contextmanager
     def open(self, mode: str = "rb") -> Iterator[IO[bytes]]:
         """A file; what is written is there when this ends, and not before."""
-        with self._told() as store, store.open(self.url, mode) as file:
+        with self._client() as store, store.open(self.url, mode) as file:
             yield file
 
     def read_text(self) -> str:
@@ -103,16 +105,16 @@ class RemotePath:
 
     def size(self) -> int | None:
         """Bytes of a file, None where there is none."""
-        with self._told() as store:
+        with self._client() as store:
             try:
-                found = store.info(self.url)
+                info = store.info(self.url)
             except FileNotFoundError:
                 return None
-            return None if found["type"] == "directory" else int(found["size"])
+            return None if info["type"] == "directory" else int(info["size"])
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """What lies in a folder; nothing where there is none."""
-        with self._told() as store:
+        """Entries of a folder; none where there is no such folder."""
+        with self._client() as store:
             try:
                 names = store.ls(self.url, detail=False)
             except FileNotFoundError:
@@ -121,11 +123,11 @@ class RemotePath:
 
     def remove(self) -> None:
         """Remove a file, or a folder with all that is in it; nothing where there is none."""
-        with self._told() as store, contextlib.suppress(FileNotFoundError):
+        with self._client() as store, contextlib.suppress(FileNotFoundError):
             store.rm(self.url, recursive=True)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[Any]:
+    def _client(self) -> Iterator[Any]:
         store = filesystem(self.url.partition("://")[0])
         store.invalidate_cache()  # others write, too
         try:
@@ -133,7 +135,7 @@ class RemotePath:
         except (OSError, AssertionError, GeneratorExit):
             raise
         except Exception as error:  # each of fsspec's clients raises its own kinds
-            raise OSError(f"{self.url}: {one_line_error(error)}") from error
+            raise StoreUnavailable(f"{self.url}: {one_line_error(error)}") from error
 
 
 #: Where checkpoints lie.
@@ -191,13 +193,13 @@ def expand_glob(pattern: str) -> list[str]:
     if not set(pattern) & set("*?["):
         return [pattern]
     if is_remote(pattern):
-        found = _retry(pattern, lambda: _glob(pattern))
+        paths = _retry(pattern, lambda: _glob(pattern))
     else:
         parent = Path(pattern).parent
-        found = [str(path) for path in parent.glob(Path(pattern).name)]
-    if not found:
+        paths = [str(path) for path in parent.glob(Path(pattern).name)]
+    if not paths:
         raise ValueError(f"{pattern}: no file matches")
-    return sorted(found)
+    return sorted(paths)
 
 
 def _retry(path: str, attempt: Callable[[], T]) -> T:
@@ -217,24 +219,32 @@ def _retry(path: str, attempt: Callable[[], T]) -> T:
 
 
 def _permanent_failure(error: Exception) -> str:
-    """Why trying again is of no use; empty when it may be."""
+    """Why a retry is of no use; empty when one may help."""
     code = _status(error)
-    if code in (401, 403) or isinstance(error, PermissionError) or "credential" in str(error).lower():
+    if code in (401, 403) or isinstance(error, PermissionError) or _lacks_credentials(error):
         return "access refused; give credentials, or make it public"
     if code == 404 or isinstance(error, FileNotFoundError):
         return "there is no such file"
     return str(error) if isinstance(error, ValueError | ImportError) else ""
 
 
+def _lacks_credentials(error: BaseException | None) -> bool:
+    """Whether a client, or what it met before, found no credentials at all. Credentials that cannot be
+    fetched or refreshed just now are no reason to give up."""
+    if error is None:
+        return False
+    return type(error).__name__ in _NO_CREDENTIALS or _lacks_credentials(error.__cause__ or error.__context__)
+
+
 def _status(error: Exception) -> int | None:
     """The HTTP status that an error tells of, as urllib, aiohttp and huggingface_hub keep it."""
     answer = getattr(error, "response", None)
-    found = (
+    codes = (
         getattr(error, "code", None),
         getattr(error, "status", None),
         getattr(answer, "status_code", None),
     )
-    return next((code for code in found if isinstance(code, int)), None)
+    return next((code for code in codes if isinstance(code, int)), None)
 
 
 def _remote_stamp(path: str) -> FileVersion:

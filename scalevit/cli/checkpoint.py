@@ -1,4 +1,4 @@
-"""scalevit checkpoint: what is on disk, whether it is whole, and weights out of it."""
+"""scalevit checkpoint: list, verify and consolidate the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import argparse
 from pathlib import Path
 
 from scalevit.artifacts import checkpoint, run_folder
-from scalevit.artifacts.remote import Folder, path_or_remote
+from scalevit.artifacts.remote import Folder, StoreUnavailable, path_or_remote
 from scalevit.config.result import CHECK_FAILED, CommandResult
 
 SUMMARY = "list, verify and consolidate checkpoints"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="what", required=True)
+    commands = parser.add_subparsers(dest="what", required=True)
     for name, text in (
         ("list", "every checkpoint: step, size, whether its files have the right sizes"),
         ("verify", "read every byte and compare checksums; exit 1 when something is damaged"),
         ("consolidate", "write the weights of a checkpoint as model.safetensors + config.json"),
     ):
-        verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument(
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
             "folder", help="a run's folder, a folder of checkpoints or one of them, or an address"
         )
         if name == "consolidate":
-            verb.add_argument("--step", type=int, help="which checkpoint; default: the newest whole one")
-            verb.add_argument("--out", type=Path, help="default: model/ in the run's folder")
+            command.add_argument("--step", type=int, help="which checkpoint; default: the newest whole one")
+            command.add_argument("--out", type=Path, help="default: model/ in the run's folder")
 
 
 def main(args: argparse.Namespace) -> CommandResult:
     if args.what == "consolidate":
         return consolidate(args.folder, args.step, args.out)
-    found = entries(args.folder)
-    return {"list": listing, "verify": verify}[args.what](found)
+    checkpoints = entries(args.folder)
+    return {"list": listing, "verify": verify}[args.what](checkpoints)
 
 
 def entries(where: str) -> list[checkpoint.SavedCheckpoint]:
@@ -42,6 +42,8 @@ def entries(where: str) -> list[checkpoint.SavedCheckpoint]:
         raise ValueError(f"{folder}: no such folder")
     try:
         return _entries(folder)
+    except StoreUnavailable:
+        raise
     except OSError as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -51,14 +53,14 @@ def _entries(folder: Folder) -> list[checkpoint.SavedCheckpoint]:
         around = folder.absolute().parent if isinstance(folder, Path) else folder.parent
         return [entry for entry in checkpoint.list_checkpoints(around) if entry.folder.name == folder.name]
     home = isinstance(folder, Path) and checkpoint.list_checkpoints(run_folder.checkpoint_folder_in(folder))
-    found = home or checkpoint.list_checkpoints(folder)
-    if not found:
+    checkpoints = home or checkpoint.list_checkpoints(folder)
+    if not checkpoints:
         raise ValueError(f"{folder}: holds no checkpoint (no step_N with a manifest, and no run's run.yaml)")
-    return found
+    return checkpoints
 
 
-def listing(found: list[checkpoint.SavedCheckpoint]) -> CommandResult:
-    rows = [checkpoint.summarize(entry) for entry in found]
+def listing(checkpoints: list[checkpoint.SavedCheckpoint]) -> CommandResult:
+    rows = [checkpoint.summarize(entry) for entry in checkpoints]
     lines = [
         f"step {row['step']:>9}  {row['bytes'] / 2**20:>10.1f} MiB  {row['files']:>5} files  "
         f"{row['damage'][0] if row['damage'] else 'sizes right'}"
@@ -67,8 +69,8 @@ def listing(found: list[checkpoint.SavedCheckpoint]) -> CommandResult:
     return CommandResult("\n".join(lines), {"checkpoints": rows})
 
 
-def verify(found: list[checkpoint.SavedCheckpoint]) -> CommandResult:
-    rows = [{"step": entry.step, "damage": checkpoint.find_damage(entry.folder)} for entry in found]
+def verify(checkpoints: list[checkpoint.SavedCheckpoint]) -> CommandResult:
+    rows = [{"step": entry.step, "damage": checkpoint.find_damage(entry.folder)} for entry in checkpoints]
     lines = [f"step {row['step']:>9}  {'; '.join(row['damage']) or 'whole'}" for row in rows]
     damaged = any(row["damage"] for row in rows)
     return CommandResult(
@@ -77,23 +79,27 @@ def verify(found: list[checkpoint.SavedCheckpoint]) -> CommandResult:
 
 
 def consolidate(folder: str, step: int | None, out: Path | None) -> CommandResult:
-    """Weights of one checkpoint, whole, where `scalevit.load` and timm find them."""
-    found = [entry for entry in entries(folder) if step is None or entry.step == step]
-    if not found:
+    """Export the newest whole checkpoint, or that of a step, as a model that `scalevit.load` and timm read."""
+    checkpoints = [entry for entry in entries(folder) if step is None or entry.step == step]
+    if not checkpoints:
         raise ValueError(
             f"{folder}: no checkpoint of step {step}; there: {[e.step for e in entries(folder)]}"
         )
-    whole = [entry for entry in found if not checkpoint.find_damage(entry.folder)]
-    if not whole:
-        raise ValueError("; ".join(checkpoint.find_damage(found[-1].folder)))
+    damage: list[str] = []
+    for entry in reversed(checkpoints):
+        damage = checkpoint.find_damage(entry.folder)
+        if not damage:
+            break
+    else:
+        raise ValueError("; ".join(damage))
     from scalevit.model import export
 
-    home = Path(folder) if (Path(folder) / run_folder.CONFIG).exists() else whole[-1].folder.parent.parent
+    home = Path(folder) if (Path(folder) / run_folder.CONFIG).exists() else entry.folder.parent.parent
     if not isinstance(home, Path):
         raise ValueError(
             f"{folder}: give the run's folder, whose {run_folder.CONFIG} says what model this is"
         )
     target = out or home / "model"
-    export.export_checkpoint(whole[-1], home, target)
-    text = f"{target}: the weights of step {whole[-1].step}"
-    return CommandResult(text, {"step": whole[-1].step, "model": str(target)})
+    export.export_checkpoint(entry, home, target)
+    text = f"{target}: the weights of step {entry.step}"
+    return CommandResult(text, {"step": entry.step, "model": str(target)})

@@ -16,9 +16,9 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def parallelize(model: nn.Module, parallel: Parallel, world: World) -> Forward:
-    """Share `model` in place, before its optimizer is built; gives what to call for a training step.
+    """Wrap or shard `model` in place, before its optimizer is built; returns the forward of a training step.
 
-    The blocks of the model (its attribute `blocks`) are what is gathered, used and let go one at a time."""
+    FSDP2 gathers, uses and reshards one block of the model (of its attribute `blocks`) at a time."""
     if world.size == 1:
         return model
     if parallel.strategy == "ddp":
@@ -35,7 +35,7 @@ def parallelize(model: nn.Module, parallel: Parallel, world: World) -> Forward:
 
 
 def reshard(model: nn.Module) -> None:
-    """After a change of shares outside of training: what was gathered of them is no longer true."""
+    """Drop gathered parameters after shards were changed outside of training."""
     for module in model.modules():
         if hasattr(module, "reshard"):
             module.reshard()  # pyright: ignore[reportCallIssue]
@@ -43,7 +43,7 @@ def reshard(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def gradient_sync(forward: Forward, last: bool) -> Iterator[None]:
-    """Around forward and backward of a micro-batch: only the last one of a step pays for communication."""
+    """Gradient-sync context of a micro-batch: only the last one of a step communicates."""
     if isinstance(forward, nn.parallel.DistributedDataParallel):
         with contextlib.nullcontext() if last else forward.no_sync():
             yield
@@ -54,8 +54,9 @@ def gradient_sync(forward: Forward, last: bool) -> Iterator[None]:
 
 
 def checkpoint_activations(blocks: Iterator[nn.Module] | nn.ModuleList, how: str) -> None:
-    """Forget activations in the forward pass and compute them again in the backward pass: "full" keeps only
-    each block's input, "selective" also the results of matrix products and of attention."""
+    """Activation checkpointing: activations are dropped in the forward pass and computed again in the
+    backward pass. "full" keeps each block's input, "selective" also results of matrix products and attention.
+    """
     from functools import partial
 
     from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts

@@ -1,8 +1,8 @@
-"""A parameter's memory on this process, as rectangular pieces of the whole.
+"""Local shards of tensors (DTensor): which elements are on this rank, as slices of the whole tensor.
 
-Two things cut a tensor: FSDP2 gives each process some rows of the first dimension, wherever that falls (also
-through the middle of an attention head), and a cache holds only so much. Both are a range of a row-major
-array, and a range of a row-major array is a short list of boxes.
+FSDP2 gives each rank some rows of the first dimension, wherever that falls (also through the middle of an
+attention head), and optimizers work through a parameter in chunks. Both are a range of a row-major array, and
+a range of a row-major array is a short list of rectangular slices.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Slices = tuple[slice, ...]
 
 
 def slices_of_range(shape: tuple[int, ...], start: int, stop: int, most: int) -> Iterator[Slices]:
-    """Elements start … stop of a row-major array, in order, as boxes of at most `most` elements."""
+    """Slices of at most `most` elements that together are the elements start … stop of a row-major array."""
     if not shape:
         yield ()
         return
@@ -44,7 +44,7 @@ def slices_of_range(shape: tuple[int, ...], start: int, stop: int, most: int) ->
 
 @dataclass(frozen=True)
 class ElementRange:
-    """The elements start … stop of a parameter that are here, and the group that holds the rest, if any."""
+    """Elements start … stop of a parameter that are on this rank; group: the ranks of one parameter."""
 
     start: int
     stop: int
@@ -52,18 +52,18 @@ class ElementRange:
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """The part of a tensor that is in this process's memory."""
+    """The local part of a DTensor, or the tensor itself."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this is a DTensor. Importing that class costs half a second; who has one has imported it."""
+    """Whether this is a DTensor, without importing that class, which costs half a second."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local_range(parameter: Tensor) -> ElementRange:
-    """Which elements of a parameter are here. Raises ValueError for a sharding other than FSDP2's."""
+    """Which elements of a parameter are on this rank. Raises ValueError for a sharding other than FSDP2's."""
     if not is_sharded(parameter):
         return ElementRange(0, parameter.numel(), None)
     from torch.distributed.tensor import DTensor, Shard
@@ -82,7 +82,7 @@ def local_range(parameter: Tensor) -> ElementRange:
 
 
 def read_local(target: Tensor, reader: dcp.ShardReader, name: str) -> None:
-    """Read what this process holds of a tensor, whoever wrote it."""
+    """Read this rank's part of a tensor from a checkpoint of any number of ranks."""
     share = local_tensor(target)
     part = torch.empty(share.shape, dtype=reader.dtype(name))
     reader.read_into(name, part, global_offset(target) if is_sharded(target) else (0,) * part.ndim)
@@ -90,13 +90,14 @@ def read_local(target: Tensor, reader: dcp.ShardReader, name: str) -> None:
 
 
 def copy_local(target: Tensor, whole: Tensor) -> None:
-    """Copy into a tensor what this process holds of `whole`."""
+    """Copy this rank's part of the unsharded tensor `whole` into a tensor."""
     share = local_tensor(target)
     offset = global_offset(target) if is_sharded(target) else (0,) * whole.ndim
     share.copy_(whole[tuple(slice(o, o + n) for o, n in zip(offset, share.shape))])
 
 
 def global_offset(tensor: Any) -> tuple[int, ...]:
+    """Index of the local part's first element within the whole DTensor."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)

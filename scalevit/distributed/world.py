@@ -2,10 +2,10 @@
 
 Without torchrun there is a single process, and nothing of torch.distributed is imported.
 
-Three ways to share a model, `config.Parallel.strategy`: "ddp" keeps it whole on every device and averages
-gradients; "fsdp" gives every device a share of weights, gradients and optimizer state (FSDP2, fp32 all the
-way, so that the same numbers come out as from one device); "hybrid" shards within groups of `shard` devices,
-one machine say, and averages between groups. The global batch is what the configuration says in every case.
+Strategies of `config.Parallel.strategy`: "ddp" keeps the whole model on every device and averages gradients;
+"fsdp" shards weights, gradients and optimizer state over the devices (FSDP2, in fp32 throughout, so that the
+numbers are those of one device); "hybrid" shards within groups of `shard` devices, one machine say, and
+averages between groups. The global batch is that of the configuration in every case.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class World:
             raise error if self.is_main else SystemExit(exit_status(error))
 
     def broadcast(self, value: Any) -> Any:
-        """What the first process says."""
+        """The value of rank 0, on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -96,7 +96,7 @@ class World:
         return box[0]
 
     def all_gather(self, value: Any) -> list[Any]:
-        """What every process says, in order of rank, on every process."""
+        """The values of all ranks, in order of rank, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -104,7 +104,7 @@ class World:
         return values
 
     def any_rank(self, reason: str | None) -> str | None:
-        """A reason to stop, if any process has one: the same answer everywhere."""
+        """A reason to stop if any rank has one: the same one on every rank, else None."""
         if self.size == 1:
             return reason
         asked = torch.tensor(0 if reason is None else 1)
@@ -114,14 +114,14 @@ class World:
         return next(r for r in self.all_gather(reason) if r is not None)
 
     def all_reduce_mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes, in place."""
+        """All-reduce to the mean over all ranks, in place."""
         if self.size > 1:
             torch.distributed.all_reduce(values)
             values /= self.size
         return values
 
     def global_norm(self, own: Tensor) -> Tensor:
-        """The norm of all shares from the norm of this process's share."""
+        """The norm of a sharded vector from the norm of this rank's shard."""
         if self.mesh is None or "shard" not in self.mesh.mesh_dim_names:
             return own
         squares = own.square()
@@ -131,7 +131,7 @@ class World:
     # ----------------------------------------------------------------- checkpoints
 
     def local_shards(self, tensors: Mapping[str, Tensor]) -> list[dcp.Shard]:
-        """What this process writes: its share of what is sharded, and the first one all that is not."""
+        """Shards that this rank saves: its own of sharded tensors, and rank 0 every unsharded tensor."""
         out = []
         for name, tensor in tensors.items():
             if not is_sharded(tensor):
@@ -141,7 +141,7 @@ class World:
         return out
 
     def _writes(self) -> bool:
-        """Of processes with the same share, one."""
+        """Whether this rank saves its shards: one of the replicas does."""
         names = self.mesh.mesh_dim_names
         return "replicate" not in names or self.mesh.get_local_rank("replicate") == 0
 
