@@ -21,7 +21,7 @@ from scalevit.artifacts import lock as file_lock
 from scalevit.artifacts.atomic_write import atomic_write_text
 from scalevit.artifacts.printable import printable
 from scalevit.artifacts.redact import redact
-from scalevit.artifacts.remote import Folder, RemotePath, path_or_remote
+from scalevit.artifacts.remote import Folder, RemotePath, StoreUnavailable, path_or_remote
 
 CONFIG, LOG, LOCK, CHECKPOINTS, MODEL = "run.yaml", "log.txt", ".lock", "checkpoints", "model"
 
@@ -44,11 +44,13 @@ def checkpoint_folder_in(out: Path) -> Folder:
 
 
 def folder_errors(run: config.Run, out: Path) -> list[str]:
-    """Why `out` cannot be this run's folder, one line each; creates nothing."""
+    """Why `out` cannot be this run's folder, one line each; creates nothing. Raises StoreUnavailable."""
     folder = checkpoint_folder(run, out)
     if isinstance(folder, RemotePath):
         try:
             folder.size()
+        except StoreUnavailable:
+            raise
         except (OSError, ValueError) as error:
             return [f"train.checkpoints={run.train.checkpoints}: {error}"]
     parent = _existing_parent(out)
@@ -67,7 +69,7 @@ def folder_errors(run: config.Run, out: Path) -> list[str]:
 def _lost_weights_errors(out: Path) -> list[str]:
     """A run that has ended, whose weights are damaged and cannot be exported again."""
     ended = any(row["kind"] == "run" for row in records.read_records(out))
-    if not ended or not (out / MODEL).exists() or weights_are_whole(out / MODEL) or _can_export(out):
+    if not ended or not (out / MODEL).exists() or weights_are_whole(out / MODEL) or has_checkpoints(out):
         return []
     return [f"--out {out}: {MODEL}/ is damaged and no checkpoint is left; remove the folder to train anew"]
 
@@ -124,12 +126,15 @@ def is_complete(out: Path) -> bool:
     there, and so is model/, unless nothing is left to export it from."""
     if not any(row["kind"] == "run" for row in records.read_records(out)):
         return False
-    return weights_are_whole(out / MODEL) or (not (out / MODEL).exists() and not _can_export(out))
+    return weights_are_whole(out / MODEL) or (not (out / MODEL).exists() and not has_checkpoints(out))
 
 
-def _can_export(out: Path) -> bool:
+def has_checkpoints(out: Path, run: config.Run | None = None) -> bool:
+    """Whether there is a checkpoint of `run`, or of the run whose run.yaml is in `out`; no when the store
+    cannot be asked."""
     try:
-        return bool(checkpoint.list_checkpoints(checkpoint_folder_in(out)))
+        folder = checkpoint_folder_in(out) if run is None else checkpoint_folder(run, out)
+        return bool(checkpoint.list_checkpoints(folder))
     except (OSError, ValueError):
         return False
 

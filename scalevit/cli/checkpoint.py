@@ -79,7 +79,7 @@ def verify(checkpoints: list[checkpoint.SavedCheckpoint]) -> CommandResult:
 
 
 def consolidate(folder: str, step: int | None, out: Path | None) -> CommandResult:
-    """Export the newest whole checkpoint, or that of a step, as a model that `scalevit.load` and timm read."""
+    """Export the newest whole checkpoint, or that of a step, as a model that timm and scalevit read."""
     checkpoints = [entry for entry in entries(folder) if step is None or entry.step == step]
     if not checkpoints:
         raise ValueError(

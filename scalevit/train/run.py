@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from scalevit import config
-from scalevit.artifacts import checkpoint, run_folder
+from scalevit.artifacts import run_folder
 from scalevit.config.result import RunFailed
 from scalevit.data.loader import Batches
 from scalevit.data.registry import SourceInfo, batches_of
@@ -51,8 +51,7 @@ def preflight_errors(run: config.Run, out: Path | None) -> list[str]:
     errors += run_folder.folder_errors(run, out) if out is not None else []
     errors += mesh.world_errors(run.parallel, run.train.batch)
     errors += precision.precision_errors(run.train.precision)
-    own = out is not None and checkpoint.list_checkpoints(run_folder.checkpoint_folder(run, out))
-    if run.branch.trunk and not own:
+    if run.branch.trunk and not (out is not None and run_folder.has_checkpoints(out, run)):
         errors += cooldown_branch.branch_errors(run)
     return errors
 
