@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> CommandResult:
 
 
 def _read(source: Path) -> Results:
-    """A folder's runs, or a table of other origin."""
+    """A folder's runs, or a table of external results."""
     from scalevit.artifacts import records
     from scalevit.study.report import external, results
 

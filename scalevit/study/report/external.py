@@ -1,4 +1,4 @@
-"""Results of other origin, to stand beside one's own: the paper's tables, timm's results, anybody's CSV.
+"""External results, shown beside one's own: the paper's tables, timm's results, anybody's CSV.
 
 What a table does not say stays unknown (NaN), and a point without compute is in no law.
 """

@@ -17,7 +17,7 @@ from scalevit.study.report.results import Point, Results
 
 def draw(results: Results, folder: Path, beside: Sequence[Results] = ()) -> list[Path]:
     """Draw every figure that the results can fill, for the study's own task; gives the files written.
-    beside: results of other origin, drawn where they have the same task."""
+    beside: external results, drawn where they have the same task."""
     tasks = results.tasks()
     if not tasks:
         return []
@@ -32,7 +32,7 @@ def draw(results: Results, folder: Path, beside: Sequence[Results] = ()) -> list
 
 
 def shots(shown: FigureInput) -> Sheet | None:
-    """Figure 1: error against examples a class, the best run of each model beside what needs no training;
+    """Figure 1: error against examples a class, the best run of each model beside baselines without training;
     only where a data set was probed with several."""
     data = shown.task[0]
     tasks = sorted(shots for dataset, shots in shown.results.tasks() if dataset == data and shots)

@@ -58,9 +58,13 @@ def next_budget(results: Results) -> list[dict[str, str]]:
         made = _forecast_of(curve)
         if made:
             rests = f"{len(curve)} runs or means of seeds"
-            told = f"{percent(made[0])} {interval(made[1], made[2])}"
-            told = told if made[2] < VAGUE * made[1] else "not known: they do not say"
-            rows.append({"what": what, "error": told, "rests": rests})
+            text = f"{percent(made[0])} {interval(made[1], made[2])}"
+            text = (
+                text
+                if made[2] < VAGUE * made[1]
+                else "cannot be forecast: these runs do not determine the slope"
+            )
+            rows.append({"what": what, "error": text, "rests": rests})
     return rows
 
 

@@ -45,7 +45,7 @@ class PlotStyle:
 @dataclass(frozen=True)
 class FigureInput:
     """What a figure is drawn from: the points of one task with their law and look, the results they belong
-    to, and results of other origin to draw beside them."""
+    to, and external results to draw beside them."""
 
     results: Results
     points: Sequence[Point]
@@ -272,7 +272,7 @@ def plot_forecast(sheet: Sheet, panel: Any, results: Results) -> None:
 
 
 def plot_floors(sheet: Sheet, panel: Any, floors: Iterable[Floor]) -> None:
-    """What needs no training, across examples a class; of several untrained networks the best."""
+    """Baselines without training, across examples a class; of several untrained networks the best."""
     named: dict[str, dict[int, float]] = {}
     for floor in floors:
         line = named.setdefault(floor.name, {})
@@ -284,7 +284,7 @@ def plot_floors(sheet: Sheet, panel: Any, floors: Iterable[Floor]) -> None:
 
 
 def plot_external(sheet: Sheet, panel: Any, shown: FigureInput) -> None:
-    """Points of other origin on the same task, grey and open, each table with a marker of its own."""
+    """Points of external results on the same task, grey and open, each table with a marker of its own."""
     for marker, other in zip("sD^v", shown.beside):
         points = [p for p in other.of(shown.task) if math.isfinite(p.facts.compute)]
         if points:

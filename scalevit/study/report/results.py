@@ -79,7 +79,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Floor:
-    """What needs no training: the error of raw pixels, or of the untrained network of a run's model."""
+    """A baseline without training: the error of raw pixels, or of the untrained network of a run's model."""
 
     name: str
     model: str

@@ -1,4 +1,4 @@
-"""A study in words, for a reader who has not seen it: what was learnt, how sure that is, what comes next."""
+"""Summary of a study in sentences: method, results, their uncertainty, and the next budget."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def sections(results: Results) -> list[tuple[str, list[str]]]:
 
 
 def headline(results: Results) -> str:
-    """The one sentence to remember."""
+    """The main result in one sentence."""
     tasks = results.tasks()
     if results.origin:
-        return f"{len(results.facts)} runs of other origin: {results.origin}"
+        return f"{len(results.facts)} external runs: {results.origin}"
     if not tasks:
         return "No run has a result yet."
     points, name = results.of(tasks[0]), task_name(tasks[0])
@@ -103,7 +103,7 @@ def _compared(name: str, points: Sequence[Point]) -> str:
 
 
 def _asked(task: Task) -> str:
-    """What an error is, for who has not met few-shot probes."""
+    """How the error is measured."""
     if task[0].endswith(FINETUNED_SUFFIX):
         return (
             f"Each trained network is trained further on the labelled images of {task[0].split()[0]}; "
@@ -123,8 +123,8 @@ def _bill_words(results: Results) -> str:
     if not bill or bill.share >= 1:
         return ""
     return (
-        f"Durations shared their trunks: {number(bill.shared)} FLOPs were trained instead of "
-        f"{number(bill.separate)}, {bill.share:.0%} of the cost of separate runs."
+        f"Runs of different durations shared their trunks, so training took {number(bill.shared)} FLOPs "
+        f"instead of {number(bill.separate)}: {bill.share:.0%} of the cost of separate runs."
     )
 
 
@@ -133,7 +133,7 @@ def _halving(law: FrontierLaw) -> str:
         return ""
     floor = " that lies above the floor" if "c" in law.fit.params else ""
     left = BUDGET_FACTOR ** -law.fit.params["b"]
-    return f"In plain words: {BUDGET_FACTOR} times the compute leaves {left:.0%} of the error{floor}."
+    return f"{BUDGET_FACTOR} times the compute leaves {left:.0%} of the error{floor}."
 
 
 def _data_words(points: Sequence[Point]) -> str:
@@ -172,8 +172,8 @@ def _seed_words(points: Sequence[Point]) -> str:
         )
     spread = float(np.median([point.spread for point in points]))
     return (
-        f"One seed of training each: how much another seed would change is not known. Draws of the few "
-        f"images alone scatter by {100 * spread:.1f} points."
+        f"Each run has one seed, so the variation between seeds is unknown. The draws of the few-shot images "
+        f"alone vary by {100 * spread:.1f} points (standard deviation)."
     )
 
 
@@ -213,7 +213,7 @@ def _measured(point: Point) -> str:
 
 def _law_words(law: FrontierLaw) -> str:
     if law.fit is None:
-        return f"No law is claimed: {law.verdict}."
+        return f"No law is fitted: {law.verdict}."
     fit, ranges = law.fit, law.fit.ranges(LEVEL)
     low, high = ranges["b"]
     words = (
@@ -262,7 +262,7 @@ def _forecast_words(results: Results, points: Sequence[Point]) -> str:
 
 
 def _floor_words(results: Results, points: Sequence[Point]) -> str:
-    """The largest run beside what needs no training; noise is two standard deviations of the difference."""
+    """Baselines (raw pixels, untrained network) against the largest run; noise is two standard deviations."""
     if not points:
         return ""
     grows = varies_compute(points)
@@ -278,7 +278,7 @@ def _floor_words(results: Results, points: Sequence[Point]) -> str:
         verdict = "beaten" if gap > noise else "NOT beaten" if gap < 0 else "beaten, but within the noise"
         said.append(f"{floor.name} {percent(floor.error)} ± {100 * floor.spread:.1f} ({verdict})")
     which = "the largest run" if grows else "the best run" if len(points) > 1 else "this run"
-    return f"What needs no training, beside {percent(top.error)} of {which}: {', '.join(said)}."
+    return f"Baselines without training, against {percent(top.error)} of {which}: {', '.join(said)}."
 
 
 def _next(law: FrontierLaw) -> str:
@@ -288,15 +288,15 @@ def _next(law: FrontierLaw) -> str:
     if not ahead:
         return ""
     return (
-        f"Your next {BUDGET_FACTOR}× of compute ({number(BUDGET_FACTOR * last.facts.compute)} FLOPs): "
-        f"forecast {ahead} after {percent(last.error)} now, if model, images and duration grow together "
-        f"along the frontier. The brackets hold {LEVEL:.0%} of new measurements, as far as back-tests "
-        "inside this curve can tell."
+        f"With {BUDGET_FACTOR} times the compute ({number(BUDGET_FACTOR * last.facts.compute)} FLOPs) the "
+        f"error is forecast to fall from {percent(last.error)} to {ahead}, when model, images and duration "
+        f"grow together along the frontier. The brackets should hold {LEVEL:.0%} of new measurements, judged "
+        "by back-tests inside this curve."
     )
 
 
 def cards(results: Results) -> list[dict[str, str]]:
-    """The three or four numbers to see first."""
+    """The three or four main numbers."""
     tasks = results.tasks()
     if not tasks or results.origin:
         return []

@@ -29,7 +29,7 @@ def test_the_papers_tables_are_runs_with_the_compute_that_everything_here_is_cou
         (data, shots) for data in ("imagenet", "cifar100", "pets", "birds") for shots in (5, 10)
     }
     assert frontier_law(found.of(("imagenet", 10))).fit is not None
-    assert "other origin" in summary.headline(found) and summary.cards(found) == []
+    assert "external runs" in summary.headline(found) and summary.cards(found) == []
 
 
 def test_a_csv_says_as_much_as_it_has(tmp_path):

@@ -86,7 +86,7 @@ def test_without_a_law_the_page_says_so_and_still_opens(study):
     found = results.read_results(study)
     points = found.of(("digits", 10))
     few = replace(found, points=(points[0], points[-1]), forecast=None)
-    assert any("No law is claimed" in line for line in summary.summary(few))
+    assert any("No law is fitted" in line for line in summary.summary(few))
     assert "too few points" in report.render([few])
 
 
@@ -126,7 +126,7 @@ def test_where_more_training_did_not_help_the_page_says_so_and_plans_nothing(stu
     upside_down = replace(found, points=worse)
     assert "did not lower" in summary.headline(upside_down)
     assert next_budget(upside_down) == []
-    assert "No law is claimed" in " ".join(summary.summary(upside_down))
+    assert "No law is fitted" in " ".join(summary.summary(upside_down))
 
 
 def test_a_fall_among_the_cheap_runs_promises_nothing_when_the_dear_ones_are_worse(study):
@@ -144,7 +144,7 @@ def test_what_is_missing_is_named(tmp_path):
     none, cut, nan = (folder / "runs" / nodes[i].name / results.records.FILE for i in (0, 1, 2))
     none.write_text("")
     with cut.open("a") as file:
-        file.write('{"kind": "probe", "metr')
+        file.write('{"kind": "probe", "metr\n')
     row = {
         "run": "id",
         "kind": "probe",
@@ -157,7 +157,7 @@ def test_what_is_missing_is_named(tmp_path):
     found = results.read_results(folder)
     told = " ".join(dict(summary.sections(found))["What is missing"])
     assert f"1 run without a result at its last step: {nodes[0].name}" in told
-    assert f"which was dropped: {nodes[1].name}" in told and f"which was left out: {nodes[2].name}" in told
+    assert f"no valid record, left out: {nodes[1].name}" in told and f"which was left out: {nodes[2].name}" in told
     assert all(0 < p.error < 1 for p in found.points)
     report.render([found])
 
