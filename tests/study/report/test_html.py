@@ -157,7 +157,10 @@ def test_what_is_missing_is_named(tmp_path):
     found = results.read_results(folder)
     told = " ".join(dict(summary.sections(found))["What is missing"])
     assert f"1 run without a result at its last step: {nodes[0].name}" in told
-    assert f"no valid record, left out: {nodes[1].name}" in told and f"which was left out: {nodes[2].name}" in told
+    assert (
+        f"no valid record, left out: {nodes[1].name}" in told
+        and f"which was left out: {nodes[2].name}" in told
+    )
     assert all(0 < p.error < 1 for p in found.points)
     report.render([found])
 
