@@ -54,12 +54,10 @@ with table.open("w", newline="") as file:
 # `scalevit fit runs.csv --x images --y accuracy --accuracy --group model --forecast 3e10 --picture law.svg`
 
 # %%
-from scalevit.study.design.table import TableColumns, read_table  # noqa: E402
+from scalevit.study.design.table_groups import TableColumns, read_groups  # noqa: E402
 
-curves = {
-    one.name: one
-    for one in read_table(table, TableColumns("images", "accuracy", group="model", accuracy=True))
-}
+groups, _ = read_groups(table, TableColumns(("images",), "accuracy", group="model", accuracy=True))
+curves = {one.name: one for one in groups}
 laws = {name: sv.fit(one.x, one.y, chance=1.0, bootstrap=300) for name, one in curves.items()}
 for name, law in laws.items():
     low, high = law.ranges()["b"]
@@ -96,7 +94,7 @@ error = np.concatenate([one.y for one in curves.values()])
 joint = sv.fit_joint(flops, images, None, error, groups=names)
 print(joint.law, {name: float(f"{value:.3g}") for name, value in joint.params.items()})
 print(f"scatter {joint.spread:.2%}, left-out models missed by {joint.left_out:.2%}")
-giant = joint.predict_run(5e11, 3e9)
+giant = joint.expect(5e11, 3e9)
 print(f"four times the size of L/16: {giant.error:.4f} [{giant.low:.4f}, {giant.high:.4f}], "
       f"planted {planted(5e11, 3e9):.4f}; beyond the data in: {', '.join(giant.beyond)}")  # fmt: skip
 

@@ -23,6 +23,25 @@ def test_a_law_from_a_csv():
     assert ran["picture"].stat().st_size > 5000
 
 
+def test_chinchilla_from_a_csv():
+    ran = run("chinchilla_from_a_csv.py")
+    law, best = ran["law"], ran["best"]
+    for name, planted in {"b_F": 0.3478, "b_n": 0.3658, "c": 1.8172}.items():
+        low, high = law.ranges(0.99)[name]
+        assert low <= planted <= high
+    assert best.exponent == pytest.approx(0.513, abs=0.03)
+    assert 10 < best.ratio[1] < 45
+    assert ran["profiles"].exponent == pytest.approx(0.5, abs=0.06)
+    assert ran["picture"].stat().st_size > 5000
+
+
+def test_how_sure_a_forecast_is():
+    ran = run("how_sure_is_a_forecast.py")
+    assert ran["coverage"].min() >= 0.8 and (ran["width"][1:] > ran["width"][:-1]).all()
+    assert ran["few"][1][2] > ran["width"][2]
+    assert ran["picture"].stat().st_size > 5000
+
+
 def test_probing_any_function(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     ran = run("probe_my_model.py")
@@ -49,4 +68,4 @@ def test_the_quick_start():
 def test_every_notebook_is_tested():
     tested = Path(__file__).read_text()
     names = [path.name for path in NOTEBOOKS.glob("*.py")]
-    assert len(names) == 3 and all(f'"{name}"' in tested for name in names)
+    assert len(names) == 5 and all(f'"{name}"' in tested for name in names)

@@ -113,8 +113,13 @@ MEMBERS = (
     Extrapolator("M3", 2.5, 0.0), Extrapolator("M3", 2.5, 1.0),
     Extrapolator("saturating", 1.2, 0.25), Extrapolator("saturating", 2.5, 0.0),
 )  # fmt: skip
-#: Members that related curves add.
-RELATED = tuple(Extrapolator(*kind, 4.0, True) for kind in (("M2", 0.7), ("M3", 2.5), ("saturating", 1.2)))
+#: Members whose prior is learned, instead of these where related curves teach one.
+RELATED = tuple(
+    Extrapolator(law, recency, 4.0, True)
+    for law in ("M2", "M3", "saturating") for recency in (0.7, 1.2, 2.5)
+)  # fmt: skip
+#: Different x of a related curve that may teach a prior: shorter ones do not fix their own parameters.
+FEWEST_TEACHING = 8
 #: Times as firm a learned prior is for curves whose scatter was smoothed away.
 FIRMER = 4.0
 
@@ -183,9 +188,9 @@ def fit_members(
     pieces: Sequence[ScaledCurve], priors: Sequence[LearnedPriors] = (),
     members: Sequence[Extrapolator] = MEMBERS,
 ) -> tuple[tuple[Extrapolator, ...], list[Array]]:  # fmt: skip
-    """The members and theta (curves, p) of each; `priors` are learned ones, for each curve, or none: then no
-    member has a learned prior."""
-    members = (*members, *RELATED) if priors else tuple(members)
+    """The members and theta (curves, p) of each; `priors` are learned ones, for each curve, and then the
+    members are those that use them; or none."""
+    members = RELATED if priors else tuple(members)
     unbiased = fit_without_prior(pieces, members)
     firm = np.array([FIRMER if is_smoothed(piece) else 1.0 for piece in pieces])
     thetas = []

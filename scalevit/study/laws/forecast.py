@@ -143,8 +143,6 @@ def _forecast(
     averaged = average_points(own)
     members, theta = fit_members([averaged], priors)
     tests, others = [*backtest_curves([averaged], priors, reach)[0]], group.backtests(index)
-    count = len(members)
-    others = [replace(one, error=one.error[:count], local=one.local[:count]) for one in others]
     shares = [1.0] * len(tests) + [1 / OWN] * len(others)
     tests += others
     mixture = mixture_weights(len(members), tests, shares)

@@ -13,6 +13,7 @@ import numpy as np
 
 from scalevit.study.laws.backtest import (
     FEWEST_RELATED,
+    FEWEST_TEACHING,
     RELATED,
     LearnedPriors,
     ScaledCurve,
@@ -40,39 +41,38 @@ HORIZON = 1.1
 
 @dataclass(frozen=True)
 class RelatedCurves:
-    """What related curves say: their fits without prior (none when they are too few to teach a prior), "
-    "and the
-    back-tests of each."""
+    """What related curves say: their fits without prior (none when too few are long enough to teach one),
+    which of them teach, and the back-tests of each."""
 
     theta: dict[tuple[str, float], Array]
+    teaching: tuple[int, ...]
     errors: tuple[tuple[BacktestError, ...], ...]
 
     def priors(self, without: int | None = None) -> list[LearnedPriors]:
         """The learned prior, from all curves or all but one; none when the rest is too few."""
         if not self.theta:
             return []
-        kept = [index for index in range(len(self.errors)) if index != without]
-        return [learn_priors(self.theta, kept)] if len(kept) > FEWEST_RELATED else []
+        return [learn_priors(self.theta, [index for index in self.teaching if index != without])]
 
     def backtests(self, without: int | None = None) -> list[BacktestError]:
         """The back-tests of all curves, or of all but one."""
         return [one for index, errors in enumerate(self.errors) if index != without for one in errors]
 
 
-NOTHING_RELATED = RelatedCurves({}, ())
+NOTHING_RELATED = RelatedCurves({}, (), ())
 
 
 @lru_cache(maxsize=16)
 def _related(key: tuple, reach: float, length: float) -> RelatedCurves:
     pieces = [ScaledCurve(np.array(u), np.array(v), np.array(w), x0, y0) for (u, v, w), (x0, y0) in key]
     pieces = [truncate_to_stage(piece, length, HORIZON * np.log(reach)) for piece in pieces]
-    everyone = range(len(pieces))
-    if len(pieces) <= FEWEST_RELATED:
+    teaching = tuple(i for i, one in enumerate(pieces) if len(np.unique(one.u)) >= FEWEST_TEACHING)
+    if len(teaching) <= FEWEST_RELATED:
         theta, others = {}, []
     else:
         theta = fit_without_prior(pieces, RELATED)
-        others = [learn_priors(theta, [j for j in everyone if j != i]) for i in everyone]
-    return RelatedCurves(theta, backtest_curves(pieces, others, reach))
+        others = [learn_priors(theta, [j for j in teaching if j != i]) for i in range(len(pieces))]
+    return RelatedCurves(theta, teaching, backtest_curves(pieces, others, reach))
 
 
 def related_curves(pieces: Sequence[ScaledCurve], reach: float, length: float) -> RelatedCurves:
