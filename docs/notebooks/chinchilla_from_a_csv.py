@@ -71,7 +71,7 @@ best = law.optimal([5.76e23, 1e24])
 for i, compute in enumerate(best.compute):
     low, high = best.size_interval[:, i]
     print(f"C = {compute:.3g}: {best.size[i]:.3g} parameters [{low:.3g}, {high:.3g}], "
-          f"{best.data[i]:.3g} tokens, {best.ratio[i]:.1f} tokens a parameter, loss {best.y[i]:.3f}")  # fmt: skip
+          f"{best.data[i]:.3g} tokens, {best.ratio[i]:.1f} a parameter, loss {best.y[i]:.3f}")  # fmt: skip
 print(f"optimal size grows as C^{best.exponent:.3f} "
       f"[{best.exponent_interval[0]:.3f}, {best.exponent_interval[1]:.3f}]")  # fmt: skip
 for warning in best.warnings:

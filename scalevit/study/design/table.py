@@ -37,8 +37,8 @@ SHEET = "#"
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by row. `names` are the columns' names in order, equal ones included; `lines` is the line "
-    "(or row)
+    """Cells by row. `names` are the columns' names in order, equal ones included; `lines` is the line
+    (or row)
     of the file that each row comes from; `notes` say what was assumed when the file was read."""
 
     where: str

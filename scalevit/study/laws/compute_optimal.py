@@ -166,8 +166,8 @@ def isoflop(
 
 
 def _budgets(c: Array) -> list[Array]:
-    """Rows of each budget by growing compute: the densest window of ln C first, then the densest of the "
-    "rest."""
+    """Rows of each budget by growing compute: the densest window of ln C first, then the densest of the
+    rest."""
     rest, budgets = np.argsort(c, kind="stable"), []
     while len(rest):
         first = np.searchsorted(c[rest], c[rest] - 1e-12)

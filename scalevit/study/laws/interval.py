@@ -107,8 +107,8 @@ def backtest_scale(
 def forecast_standard_deviation(
     own: ScaledCurve, weights: Array, values: Array, distance: Array, noise: float, scale: float
 ) -> Array:
-    """Standard deviation of ln y of a new measurement at each ln distance from the last x. `values` (m, "
-    "n) are
+    """Standard deviation of ln y of a new measurement at each ln distance from the last x. `values` (m,
+    n) are
     the members' forecasts, `noise` the scatter of measurements, `scale` that of `backtest_scale`."""
     outside = np.maximum(np.maximum(distance, own.u[0] - distance), 0.0)
     inner, outer = variances(own, weights, values, outside, noise)

@@ -90,8 +90,8 @@ def related_curves(pieces: Sequence[ScaledCurve], reach: float, length: float) -
 def backtest_curves(
     pieces: Sequence[ScaledCurve], priors: Sequence[LearnedPriors], reach: float
 ) -> tuple[tuple[BacktestError, ...], ...]:
-    """The back-tests of each curve, cut so that as much is left to predict as `reach` asks for; `priors` "
-    "holds
+    """The back-tests of each curve, cut so that as much is left to predict as `reach` asks for; `priors`
+    holds
     a learned one for each curve, or nothing."""
     ratios, horizon = [reach**depth for depth in DEPTHS], HORIZON * np.log(reach)
     tests = [(i, *cut) for i, piece in enumerate(pieces) for cut in backtest_cuts(piece, ratios, horizon)]
