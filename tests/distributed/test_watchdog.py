@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 #: Each of two processes; what rank 1 does in step 5 is the first argument.
 PROGRAM = """
 import os, signal, sys, time
+from scalevit.artifacts.remote import StoreUnavailable
 from scalevit.distributed import watchdog, world as mesh
 from scalevit.config.run import Parallel
 
@@ -28,6 +29,8 @@ def at_step_5(rank, how):
         os.kill(os.getpid(), getattr(signal, "SIG" + what))
     if what == "ValueError":
         raise ValueError("no such image")
+    if what == "StoreUnavailable":
+        raise StoreUnavailable("s3://bucket/a.tar: no answer after 4 tries")
     if what == "KeyError":
         raise KeyError("odd")
 
@@ -86,6 +89,11 @@ def test_who_does_nothing_wrong_is_let_alone():
     ("how", "codes", "words"),
     [
         ("1ValueError", [2, 2], "rank 1 failed at step 5, reading images: no such image"),
+        (
+            "1StoreUnavailable",
+            [3, 3],
+            "rank 1 failed at step 5, reading images: s3://bucket/a.tar: no answer .*",
+        ),
         ("0KeyError", [1, 1], "rank 0 failed at step 5, reading images: KeyError: 'odd'"),
         ("1KILL", [1, -signal.SIGKILL], r"rank 1 (is gone|has not .* 4 s), noticed at step 5, computing"),
         ("0KILL", [-signal.SIGKILL, 1], r"rank 0 (is gone|has not .* 4 s), noticed at step 5, computing"),
