@@ -61,7 +61,9 @@ def command_result(outcome: PretrainResult) -> CommandResult:
 
 def dry_run(run: config.Run, out: Path | None, accept_changed_data: bool = False) -> CommandResult:
     """Every check of a real run, and what it would do; nothing is created."""
+    from scalevit.distributed.world import process_group
     from scalevit.train.data_identity import identify
+    from scalevit.train.memory_check import check_memory
     from scalevit.train.run import open_batches, preflight_errors
 
     errors = config.validate(run)
@@ -70,6 +72,8 @@ def dry_run(run: config.Run, out: Path | None, accept_changed_data: bool = False
         errors = preflight_errors(run, out)
     if errors:
         raise config.ConfigErrors(errors)
+    with process_group(run.parallel) as world:
+        memory = check_memory(run, world)
     if run.data.source:
         open_batches(run)
     shape, size = run.model.resolve(), (run.model.image, run.model.pool, run.model.classes)
@@ -77,10 +81,11 @@ def dry_run(run: config.Run, out: Path | None, accept_changed_data: bool = False
     data = {
         "run": config.run_id(run), "shape": asdict(shape), "parameters": shape.parameters(*size),
         "images": images, "steps": run.schedule.steps, "train_flops": 3 * shape.flops(*size) * images,
-        "folder": out and str(out),
+        "folder": out and str(out), "memory": asdict(memory),
     }  # fmt: skip
     text = (
         f"{run.name}: {data['parameters']:,} parameters, {run.schedule.steps:,} steps of "
-        f"{run.train.batch:,} images, {data['train_flops']:.3g} FLOPs; all checks pass, nothing created"
+        f"{run.train.batch:,} images, {data['train_flops']:.3g} FLOPs; {memory}; "
+        "all checks pass, nothing created"
     )
     return CommandResult("\n".join([text, *config.missing_source(run)]), data)

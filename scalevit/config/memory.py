@@ -75,6 +75,19 @@ def step_memory(run: Run, resolved: Shape, micro_batch: int, devices: int) -> Me
     return replace(fullest, **sizes, micro_batch=micro_batch, shards=shard_count(run, devices))
 
 
+#: Share of the free memory that a step may take by this count: rounding and workspaces are not in it.
+USABLE_SHARE = 0.9
+
+
+def micro_batch_that_fits(run: Run, devices: int, room: float) -> int:
+    """The largest divisor of a device's share of the batch whose step takes at most `USABLE_SHARE` of `room`
+    GiB on each of `devices` devices; 0 when not even one image at a time fits."""
+    share, shape = max(1, run.train.batch // devices), run.model.resolve()
+    sizes = [size for size in range(share, 0, -1) if share % size == 0] if share <= 2**20 else [share, 1]
+    usable = USABLE_SHARE * room
+    return next((n for n in sizes if step_memory(run, shape, n, devices).total <= usable), 0)
+
+
 @dataclass(frozen=True)
 class _StepBytes:
     """Bytes of what the moments are made of, on one of `devices` devices with `images` at once."""

@@ -21,6 +21,7 @@ from scalevit.data.registry import SourceInfo
 from scalevit.distributed import world as mesh
 from scalevit.kernels.fp8_autotune import LayerTiming
 from scalevit.train import precision, progress, trackers
+from scalevit.train.memory_check import MemoryCheck
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,13 @@ class Reporter:
             self.log_event(f"fp8: {choice}")
             row = self.row_fields.row("layer", step, choice.layer, choice.gain)
             self.record([row | {"way": choice.granularity, "milliseconds": choice.milliseconds}])
+
+    def log_memory(self, step: int, memory: MemoryCheck) -> None:
+        """A line and a record where the micro-batch was chosen to fit into memory."""
+        if memory.chosen:
+            self.log_event(f"train.micro_batch=0: {memory}")
+            row = self.row_fields.row("event", step, "micro_batch", memory.micro_batch)
+            self.record([row | {"needed": memory.needed, "free": memory.free}])
 
     def record_start(self, step: int, seconds: float) -> None:
         """The record of an attempt, with its provenance."""

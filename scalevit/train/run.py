@@ -22,6 +22,7 @@ from scalevit.distributed import world as mesh
 from scalevit.evals.in_training import validation_errors as probe_errors
 from scalevit.train import cooldown_branch, precision, trackers
 from scalevit.train.data_identity import identify
+from scalevit.train.memory_check import MemoryCheck, check_memory
 from scalevit.train.precision import deterministic_algorithms
 from scalevit.train.reporter import Reporter
 from scalevit.train.session import Session
@@ -58,15 +59,17 @@ def preflight_errors(run: config.Run, out: Path | None) -> list[str]:
 
 def _checked(
     run: config.Run, out: Path, world: mesh.World, accept_changed: bool
-) -> tuple[config.Run, SourceInfo] | None:
-    """On rank 0 the run with the content of its images, and what they are; all errors on all ranks."""
+) -> tuple[config.Run, SourceInfo, MemoryCheck] | None:
+    """On rank 0 the run with the content of its images, what they are, and the micro-batch that fits. Raises
+    all errors on all ranks."""
     error, found = None, None
     if world.is_main:
         try:
             errors = [*config.missing_source(run), *config.validate(run)]
             if not errors:
-                found = identify(run, out, accept_changed)
-                errors = preflight_errors(found[0], out)
+                run, info = identify(run, out, accept_changed)
+                errors = preflight_errors(run, out)
+                found = None if errors else (run, info, check_memory(run, world))
             error = config.ConfigErrors(errors) if errors else None
         except (ValueError, OSError) as problem:
             error = problem
@@ -89,7 +92,7 @@ def pretrain(
     checkpoint, on the signals of `train/signals.py` or after `max_minutes`."""
     out = Path(out)
     with mesh.process_group(run.parallel) as world:
-        run, info = world.broadcast(_checked(run, out, world, accept_changed_data))
+        run, info, memory = world.broadcast(_checked(run, out, world, accept_changed_data))
         if world.broadcast(run_folder.is_complete(out)):
             return PretrainResult(out, run.schedule.steps, None)
         batches = open_batches(run, world)
@@ -98,7 +101,7 @@ def pretrain(
             reporter = Reporter.begin(run, out, world, info)
             try:
                 with memory_errors(run):
-                    session = Session.begin(run, out, batches, world, reporter)
+                    session = Session.begin(run, out, batches, world, reporter, memory)
                     with reporter.display, reporter.trackers:
                         stopped = session.train_to_end(stop)
                     return PretrainResult(out, session.state.step, stopped)

@@ -38,6 +38,7 @@ from scalevit.train.loop import (
     scalar_state,
     train,
 )
+from scalevit.train.memory_check import MemoryCheck
 from scalevit.train.precision import eager
 from scalevit.train.reporter import Reporter
 from scalevit.train.signals import StopSignals
@@ -55,17 +56,26 @@ class Session:
     recipe: Recipe
     checkpointer: AsyncCheckpointer
     reporter: Reporter
+    memory: MemoryCheck
 
     @classmethod
     def begin(
-        cls, run: config.Run, out: Path, batches: Batches, world: mesh.World, reporter: Reporter
+        cls,
+        run: config.Run,
+        out: Path,
+        batches: Batches,
+        world: mesh.World,
+        reporter: Reporter,
+        memory: MemoryCheck,
     ) -> Session:
         """Build everything and resume from the newest complete checkpoint, or from the trunk's."""
         keep = checkpoint.Retention(run.train.keep_last, run.train.keep_every, run.train.keep_at)
         checkpointer = AsyncCheckpointer(run_folder.checkpoint_folder(run, out), world, keep)
         if world.watchdog is not None:
             world.watchdog.log = reporter.log
-        session = cls(run, out, batches, build_state(run, world), build_recipe(run), checkpointer, reporter)
+        session = cls(
+            run, out, batches, build_state(run, world), build_recipe(run), checkpointer, reporter, memory
+        )
         origin = session.resume()
         reporter.open_displays(session.state.step)
         reporter.log_event(f"{run.name}: {origin}; training to step {run.schedule.steps}")
@@ -73,6 +83,7 @@ class Session:
             reporter.log_event(note)
         session.choose_fp8_layers()
         reporter.record_start(session.state.step, session.state.seconds)
+        reporter.log_memory(session.state.step, memory)
         return session
 
     @property
@@ -123,7 +134,7 @@ class Session:
 
     def micro_batches(self, first: int) -> Iterator[Sequence[MicroBatch]]:
         """Each step's share of the batch as micro-batches, on the device, from step `first` on."""
-        device, size = self.state.device, self.run.train.micro_batch or self.run.train.batch
+        device, size = self.state.device, self.memory.micro_batch
         for _, batch in self.batches.iter_from(first):
             images = batch.images.to(device, non_blocking=True)
             labels = batch.labels.to(device, non_blocking=True)
