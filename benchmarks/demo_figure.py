@@ -1,4 +1,4 @@
-"""The figure of the README: the demo's runs, the law through their frontier, and the forecast beside its outcome.
+"""The README's figure: the demo's runs, the law through their frontier, and the forecast beside its outcome.
 
 Usage: python benchmarks/demo_figure.py runs/demo docs/demo.png
 """
@@ -58,7 +58,7 @@ def draw_runs(panel: Any, points: list[Point], look: PlotStyle) -> None:
         group.sort(key=lambda point: point.facts.compute)
         x, y = [p.facts.compute for p in group], [p.error for p in group]
         endless = images == 0
-        label = f"width × depth {model.replace('x', ' × ')}, " + ("endless images" if endless else f"{images:,} images")
+        label = f"width × depth {model.replace('x', ' × ')}, {'endless' if endless else f'{images:,}'} images"
         panel.plot(
             x, y, "o:" if endless else "s:", color=look.colours[model], ms=8 if endless else 5,
             mfc=look.colours[model] if endless else "white", linewidth=1, label=label, zorder=3,
@@ -83,7 +83,8 @@ def draw_baselines(panel: Any, results: Results) -> None:
         if (floor.dataset, floor.shots) == results.tasks()[0]:
             best[floor.name] = min(floor.error, best.get(floor.name, 1.0))
     for style, (name, error) in zip(("-.", (0, (1, 1))), sorted(best.items())):
-        panel.axhline(error, color="0.5", linestyle=style, linewidth=1.2, label=f"{name} ({100 * error:.1f} %)")
+        label = f"{name} ({100 * error:.1f} %)"
+        panel.axhline(error, color="0.5", linestyle=style, linewidth=1.2, label=label)
 
 
 if __name__ == "__main__":

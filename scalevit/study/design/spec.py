@@ -88,6 +88,8 @@ def read_spec(path: Path) -> Spec:
     tree = read_document(path)
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no study: expected keys such as 'models:' and 'durations:'")
+    if "longer" in tree and "added_durations" not in tree:  # the key's name before version 0.1.0
+        tree["added_durations"] = tree.pop("longer")
     mistakes: list[str] = []
     axes: dict[str, Any] = {
         key: _variants(key, tree.pop(key), mistakes) for key in ("models", "recipes") if key in tree

@@ -196,3 +196,10 @@ def test_mistakes_of_a_study(tmp_path, old, new, says):
 def test_an_unknown_study_names_the_nearest():
     with pytest.raises(ValueError, match="nearest studies: demo"):
         grid.load("dmeo")
+
+
+def test_the_older_name_of_added_durations_is_read(tmp_path):
+    spec = replace(PRESETS["demo"], added_durations=(2400,))
+    path = tmp_path / "study.yaml"
+    path.write_text(dump_spec(spec).replace("added_durations:", "longer:"))
+    assert read_spec(path).added_durations == (2400,)
