@@ -27,7 +27,8 @@ def hash_of_labels(records: np.ndarray, extra: np.ndarray, names: Sequence[str])
         return 0
     single = records["labels"] == 1
     numbers = np.unique(np.concatenate([records["label"][single], extra]))
-    hashes = np.array([hash_of_name(names[n] if n < len(names) else str(n)) for n in numbers.tolist()], "<u8")
+    words = [names[n] if n < len(names) else str(n) for n in map(int, numbers)]
+    hashes = np.array([hash_of_name(word) for word in words], np.uint64)
     values = np.full(len(records), _UNLABELLED, np.uint64)
     if single.any():
         values[single] = hashes[np.searchsorted(numbers, records["label"][single])]

@@ -81,7 +81,8 @@ def _read_text(path: Path, images: Sequence[Path], class_names: Sequence[str]) -
     hits = [
         sum(_key(row[n]).rpartition("/")[2] in names for row in rows if len(row) > n) for n in range(width)
     ]
-    file = hits.index(max(hits))
+    distinct = [len({row[n] for row in rows if len(row) > n}) for n in range(width)]
+    file = max(range(width), key=lambda n: (hits[n], distinct[n], -n))
     if not hits[file]:  # none of the images: the label may be the last cell of a table without names
         raise ValueError(f"{path}: no column names the images; its first line: {', '.join(rows[0])[:80]}")
     head = (
@@ -109,7 +110,8 @@ def _rows(path: Path) -> list[list[str]]:
         rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
     except csv.Error as error:
         raise ValueError(f"{path}: {error}") from None
-    return [[cell.strip() for cell in row if cell.strip() or delimiter != " "] for row in rows]
+    cells = [[cell.strip() for cell in row if cell.strip() or delimiter != " "] for row in rows]
+    return [row for row in cells if any(row)]
 
 
 def _label_column(path: Path, head: list[str] | None, width: int, file: int) -> int:

@@ -133,7 +133,7 @@ def _files(dataset: ImageDataset) -> list[str]:
 def _of_arrays(path: Path, arrays: dict[str, LabelledArrays]) -> ProbeSet:
     """The probe set of images in memory; validation images are left out where there are test images."""
     parts = list(arrays.values())
-    x, y = (np.concatenate([part[n] for part in parts]) for n in (0, 1))
+    x, y = np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts])
     said = [
         np.full(len(part.y), split) if part.split is None else part.split for split, part in arrays.items()
     ]
