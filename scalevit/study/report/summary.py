@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scalevit.study.design.downstream import FINETUNED_SUFFIX
+from scalevit.study.laws.interval import coverage_words
 from scalevit.study.report.frontier_law import (
     FrontierLaw,
     compute_helps,
@@ -290,8 +291,8 @@ def _next(law: FrontierLaw) -> str:
     return (
         f"With {BUDGET_FACTOR} times the compute ({number(BUDGET_FACTOR * last.facts.compute)} FLOPs) the "
         f"error is forecast to fall from {percent(last.error)} to {ahead}, when model, images and duration "
-        f"grow together along the frontier. The brackets should hold {LEVEL:.0%} of new measurements, judged "
-        "by back-tests inside this curve."
+        f"grow together along the frontier. The brackets are a {LEVEL:.0%} interval for a new measurement; "
+        f"{coverage_words(BUDGET_FACTOR)}."
     )
 
 
