@@ -154,7 +154,14 @@ class ShardReader:
         with (self.folder / location.file).open("rb") as file:
             try:
                 return _read_saved_tensor(_FileRange(file, location.start, location.length), location)
-            except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
+            except (
+                zipfile.BadZipFile,
+                LookupError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+                EOFError,
+            ) as error:
                 text = f"{self.folder / location.file}: {location.name} cannot be read ({error})"
                 raise ValueError(text) from None
 

@@ -56,8 +56,9 @@ def read_index(path: Folder) -> list[ShardLocation]:
         data = file.read()
     try:
         return _locations(parse_pickle(data))
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise ValueError(f"{path}: no index of a checkpoint ({error})") from None
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path}: no index of a checkpoint ({reason})") from None
 
 
 def _locations(root: Any) -> list[ShardLocation]:

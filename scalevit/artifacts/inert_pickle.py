@@ -36,7 +36,7 @@ def parse_pickle(data: bytes) -> Any:
     `PickledObject`. Raises ValueError for anything else."""
     try:
         return _Parser(data).run()
-    except (IndexError, KeyError, TypeError, AttributeError, struct.error, UnicodeDecodeError) as error:
+    except (LookupError, TypeError, AttributeError, struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"not a pickle of plain data ({type(error).__name__}: {error})") from None
 
 
