@@ -29,7 +29,7 @@ except ImportError:
 #: Images of more pixels are refused before they are decoded.
 MAX_PIXELS = 89_478_485
 #: Of formats whose decoders take several times the pixels' memory, half as many.
-MAX_PIXELS_OF = dict.fromkeys(("WEBP", "TIFF", "AVIF", "JPEG2000", "HEIF"), MAX_PIXELS // 2)
+MAX_PIXELS_OF: dict[str, int] = dict.fromkeys(("WEBP", "TIFF", "AVIF", "JPEG2000", "HEIF"), MAX_PIXELS // 2)
 #: A progressive JPEG of more scans is refused: each costs a pass over all pixels.
 MAX_SCANS = 100
 #: Rows that are composed over white at a time.
