@@ -80,7 +80,8 @@ class TrainingImages:
         images = np.empty((len(indices), self.side, self.side, 3), np.uint8)
         used, broken = np.empty(len(indices), np.int64), list[CorruptSample]()
         expected = self.tolerate * max(ENOUGH, len(indices))
-        most = expected + 6 * expected**0.5 + 8  # a batch with more is no chance: the run's own count decides
+        # a batch with more is no chance; below that the count of the whole run decides
+        most = expected + 6 * expected**0.5 + 8 * (expected > 0)
         for place, (index, one) in enumerate(zip(indices.tolist(), keys.tolist())):
             images[place], used[place] = self._whole_one(index, one, broken, most)
         return Samples(torch.from_numpy(images), self._labels(used), tuple(broken))
