@@ -100,6 +100,8 @@ def main(args: argparse.Namespace) -> CommandResult:
 
 
 def _start(args: argparse.Namespace) -> CommandResult:
+    from dataclasses import replace
+
     from scalevit.study.design import grid
     from scalevit.study.launch.study_folder import SPEC
 
@@ -111,8 +113,8 @@ def _start(args: argparse.Namespace) -> CommandResult:
     if args.budget or args.hours:
         spec, why = _designed(args, spec)
         print(why, file=sys.stderr, flush=True)
-    if args.rates:
-        return _rated(args, spec, why)
+    if args.rates:  # the note of an earlier sweep is written anew
+        return _rated(args, replace(spec, note=why), why)
     return _dry(args, spec, why) if args.dry_run else _run(args, args.out, spec)
 
 

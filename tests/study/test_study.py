@@ -23,13 +23,16 @@ from scalevit.study.report import figures, results
 def pretend(tmp_path, monkeypatch):
     """Nodes that take milliseconds and write what a real run would; those in `broken` fail."""
     broken: set[str] = set()
+    model = pretend_study.write_model(tmp_path / "whole")
 
     def command(node, home):
         draft = tmp_path / f"{node.name}.jsonl"
         draft.write_text("".join(json.dumps(row) + "\n" for row in pretend_study.rows(node)))
         kept = " ".join(f'"{home}/checkpoints/step_{at}"' for at in node.run.train.keep_at) or "/tmp"
         done = (
-            "echo out of luck >&2; exit 1" if node.name in broken else f'cp "{draft}" "{home}/{records.FILE}"'
+            "echo out of luck >&2; exit 1"
+            if node.name in broken
+            else f'cp -r "{model}" "{home}/"; cp "{draft}" "{home}/{records.FILE}"'
         )
         return ["/bin/sh", "-c", f'echo {node.name} >> "{tmp_path}/order.txt"; mkdir -p {kept}; {done}']
 

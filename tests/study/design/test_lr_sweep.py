@@ -93,6 +93,8 @@ def test_a_rate_that_diverged_is_never_chosen_and_a_sweep_that_diverged_says_so(
 def test_the_command_sweeps_beside_the_study_and_remembers_what_it_chose(tmp_path, monkeypatch, capsys):
     import pretend_study
 
+    model = pretend_study.write_model(tmp_path)
+
     def command(node, home):
         draft = tmp_path / f"{node.name}.jsonl"
         rows = [row for row in pretend_study.rows(node) if row["metric"] != "loss"]
@@ -101,7 +103,11 @@ def test_the_command_sweeps_beside_the_study_and_remembers_what_it_chose(tmp_pat
         rows = [{**base, "step": step, "value": value} for step in (1, 2)] + rows
         draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
         kept = " ".join(f'"{home}/checkpoints/step_{at}"' for at in node.run.train.keep_at) or "/tmp"
-        return ["/bin/sh", "-c", f'mkdir -p {kept}; cp "{draft}" "{home}/{records.FILE}"']
+        return [
+            "/bin/sh",
+            "-c",
+            f'mkdir -p {kept}; cp -r "{model}" "{home}/"; cp "{draft}" "{home}/{records.FILE}"',
+        ]
 
     monkeypatch.setattr(figures, "FIGURES", {"figure2_compute": figures.compute})
     monkeypatch.setattr(scheduler, "PRETRAINING", replace(scheduler.PRETRAINING, command=command))
