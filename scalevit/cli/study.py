@@ -108,13 +108,14 @@ def _start(args: argparse.Namespace) -> CommandResult:
     if args.out is None:
         raise ValueError("say where the study lives: --out DIR")
     spec, why = grid.load(args.spec, args.rest, args.preset), ""
+    note = spec.note
     if (args.out / SPEC).exists():
         spec = _grown(args.out, _spec(args.out), spec)
     if args.budget or args.hours:
         spec, why = _designed(args, spec)
         print(why, file=sys.stderr, flush=True)
     if args.rates:  # the note of an earlier sweep is written anew
-        return _rated(args, replace(spec, note=why), why)
+        return _rated(args, replace(spec, note=" ".join(filter(None, (note, why)))), why)
     return _dry(args, spec, why) if args.dry_run else _run(args, args.out, spec)
 
 
