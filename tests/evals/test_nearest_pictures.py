@@ -16,7 +16,7 @@ from scalevit.evals.nearest_pictures import nearest_neighbours, spread_over_clas
 from scalevit.evals.normalisation import PRESETS, mismatch_warning
 from scalevit.model import weights
 from scalevit.model.vit import ViT
-from scalevit.study.report.run_images import BYTES, run_images
+from scalevit.study.report.run_images import BYTES, PNG, run_images
 
 TINY = {"shape": "Ti/4", "width": 32, "depth": 2, "mlp": 64, "heads": 2, "image": 16, "classes": 0}
 
@@ -127,8 +127,8 @@ def test_a_page_takes_no_more_pictures_than_it_can_hold(drawn, tmp_path):
     run = tmp_path / "run"
     (run / "pictures").mkdir(parents=True)
     (run / "records.jsonl").touch()
-    (run / "pictures" / "a.png").write_bytes(b"x" * (BYTES - 10))
-    (run / "pictures" / "b.png").write_bytes(b"x" * 20)
+    (run / "pictures" / "a.png").write_bytes(PNG + b"x" * (BYTES - 18))
+    (run / "pictures" / "b.png").write_bytes(PNG + b"x" * 12)
     assert [picture.name for picture in run_images([tmp_path])] == ["a"]
 
 

@@ -46,14 +46,14 @@ WHOLE = """
 import torch
 from scalevit.config.run import Model
 from scalevit.model.vit import ViT
-from scalevit.train.precision import compute_in
+from scalevit.train.precision import autocast_for
 
 for pool in ("gap", "map"):
     model = ViT(Model(shape="mu/16", depth=1, image=32, pool=pool, classes=4))
     traced = torch.compile(model, backend="eager", fullgraph=True)
     images = torch.zeros(2, 3, 32, 32)
     for precision in ("fp32", "bf16"):
-        with compute_in(precision, torch.device("cpu")):
+        with autocast_for(precision, torch.device("cpu")):
             assert torch.allclose(traced(images), model(images), atol=1e-3)
 """
 

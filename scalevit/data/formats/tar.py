@@ -39,7 +39,10 @@ def scan(path: str, options: ListingOptions = DEFAULTS, boundary: str = "") -> S
     by_folder = _folder_classes([image for image, _ in found], [sample for _, sample in found])
     for image, sample in found:
         labels = (by_folder[image.name],) if by_folder else _labels(path, sample, options.label)
-        builder.add(image.offset, image.length, labels, split=_split(path, sample, options.split))
+        try:
+            builder.add(image.offset, image.length, labels, split=_split(path, sample, options.split))
+        except ValueError as error:
+            raise ValueError(f"{image.name} in {error}") from None
     if not builder.rows:
         more = f"; {builder.left_out.lines()[0]}" if builder.left_out.total else ""
         raise ValueError(f"{path} holds no image ({', '.join(IMAGES[:6])}, …){more}")

@@ -217,7 +217,7 @@ def test_a_larger_batch_is_expected_to_take_more_memory(tmp_path):
 
 def test_each_process_gets_a_device_and_its_share_of_the_cores(tmp_path):
     local = LocalExecutor(devices=("3", "5"), available=10.0)
-    assert local.slots == 2
+    assert local.workers == 2
     given = [local._environment(slot) for slot in (0, 1)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in given] == ["3", "5"]
     assert {one["OMP_NUM_THREADS"] for one in given} == {str(max(1, (os.cpu_count() or 1) // 2))}
