@@ -29,7 +29,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def config_keys() -> str:
     """Markdown: every configuration key with its values, default and meaning."""
-    from scalevit.config.validate import describe_keys
+    from scalevit.config.key_ranges import describe_keys
 
     rows = [
         f"| `{info.key}` | `{info.default!r}` | {info.type} {info.range} | {info.meaning} |"

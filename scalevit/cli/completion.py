@@ -44,8 +44,8 @@ def words_of(command: str) -> tuple[list[str], list[str]]:
 
 
 def _configured(command: str) -> list[str]:
+    from scalevit.config.key_ranges import describe_keys
     from scalevit.config.presets import PRESETS
-    from scalevit.config.validate import describe_keys
     from scalevit.study.design.grid import STUDIES
 
     if command not in CONFIGURED:

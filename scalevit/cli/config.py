@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from scalevit.config.dataclass_io import nearest_names
+from scalevit.config.key_ranges import KeyInfo, describe_keys
 from scalevit.config.result import CommandResult
-from scalevit.config.validate import KeyInfo, describe_keys
 
 SUMMARY = "every configuration key: its range, default and meaning"
 

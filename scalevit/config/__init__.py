@@ -1,15 +1,6 @@
 """The configuration of a run, without torch: dataclasses, presets, YAML in and out, validation."""
 
-from scalevit.config.load import (
-    NOT_IDENTITY,
-    dump,
-    load,
-    override,
-    run_id,
-    same_run,
-    to_dict,
-    with_explicit_shape,
-)
+from scalevit.config.load import dump, load, override, to_dict, with_explicit_shape
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.run import (
     Branch,
@@ -24,6 +15,7 @@ from scalevit.config.run import (
     Start,
     Train,
 )
+from scalevit.config.run_id import NOT_IDENTITY, run_id, same_run
 from scalevit.config.validate import ConfigErrors, missing_source, parallel_errors, validate
 
 __all__ = [

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scalevit.model.attention import AttentionPool, Block
+from scalevit.model.attention import Block
+from scalevit.model.attention_pool import AttentionPool
 from scalevit.model.vit import ViT
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from scalevit.model.layers import LayerNorm, LayerScale, Mlp
 from scalevit.model.reference_layout import ReferenceLayout, same_layout
 
 
-def _projection(name: str, parts: int, width: int, heads: int) -> dict[str, ParameterSpec]:
+def projection_specs(name: str, parts: int, width: int, heads: int) -> dict[str, ParameterSpec]:
     """Specs of a projection that stacks `parts` of query, key and value; the reference has (d, h, e) kernels
     and (h, e) biases."""
     e = width // heads
@@ -29,7 +28,7 @@ def _projection(name: str, parts: int, width: int, heads: int) -> dict[str, Para
     }
 
 
-def _output(width: int, heads: int) -> dict[str, ParameterSpec]:
+def output_specs(width: int, heads: int) -> dict[str, ParameterSpec]:
     """Specs of the attention's output projection; the reference's kernel is (h, e, d)."""
     return {
         "proj.weight": ParameterSpec(
@@ -61,7 +60,7 @@ class Attention(nn.Module):
 
     def parameter_specs(self) -> dict[str, ParameterSpec]:
         d = self.proj.in_features
-        return {**_projection("qkv", 3, d, self.heads), **_output(d, self.heads)}
+        return {**projection_specs("qkv", 3, d, self.heads), **output_specs(d, self.heads)}
 
 
 class Block(nn.Module):
@@ -81,32 +80,3 @@ class Block(nn.Module):
         x, y = norm(x, self.norm1)
         x, y = add_norm(x, self.ls1(self.attn(y)), self.norm2)
         return x + self.ls2(self.mlp(y))
-
-
-class AttentionPool(nn.Module):
-    """Multi-head attention pooling, MAP (paper §3.2): one learned query attends to all tokens; then
-    x + mlp(norm(x)). No residual around the attention and no norm on the query."""
-
-    def __init__(self, config: Model) -> None:
-        super().__init__()
-        s = config.resolve()
-        self.heads = s.heads
-        self.latent = nn.Parameter(torch.empty(1, 1, s.width))
-        self.q, self.kv = Linear(s.width, s.width), Linear(s.width, 2 * s.width)
-        self.proj = Linear(s.width, s.width)
-        self.norm = LayerNorm(s.width, eps=config.norm_eps)
-        self.mlp = Mlp(s.width, s.mlp, config.gelu)
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
-        b, n, d = x.shape
-        e = d // self.heads
-        k, v = self.kv(x).view(b, n, 2, self.heads, e).permute(2, 0, 3, 1, 4)
-        q = self.q(self.latent).view(1, self.heads, 1, e).expand(b, -1, -1, -1)
-        y = self.proj(dot_product_attention(q, k, v).reshape(b, d))
-        return y + self.mlp(self.norm(y))
-
-    def parameter_specs(self) -> dict[str, ParameterSpec]:
-        d = self.proj.in_features
-        latent = ParameterSpec(same_layout((1, 1, d)), xavier(1, d))
-        kv, q = _projection("kv", 2, d, self.heads), _projection("q", 1, d, self.heads)
-        return {"latent": latent, **q, **kv, **_output(d, self.heads)}

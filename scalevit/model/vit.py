@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from scalevit.config.run import Model, Preprocessing
 from scalevit.kernels.linear import Linear
-from scalevit.model.attention import AttentionPool, Block
+from scalevit.model.attention import Block
+from scalevit.model.attention_pool import AttentionPool
 from scalevit.model.initialisation import ParameterSpec, constant, generator_for, normal, sincos2d, zeros
 from scalevit.model.layers import LayerNorm, PatchEmbed, PreLogits
 from scalevit.model.reference_layout import ReferenceLayout, same_layout, transposed_layout

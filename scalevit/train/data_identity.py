@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scalevit import config
 from scalevit.artifacts import records, run_folder
-from scalevit.config.load import PROCEDURAL
+from scalevit.config.run_id import PROCEDURAL
 from scalevit.data.registry import SourceInfo, describe_source
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from scalevit.cli import completion, main
 from scalevit.cli.foreign_flags import EQUIVALENTS
+from scalevit.config.key_ranges import describe_keys
 from scalevit.config.load import load
 from scalevit.config.presets import PRESETS
 from scalevit.config.run import Run
-from scalevit.config.validate import describe_keys
 
 
 def flat(tree, prefix=""):

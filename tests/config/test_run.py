@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalevit import config
-from scalevit.config.load import dump, load, run_id
+from scalevit.config.load import dump, load
 from scalevit.config.lr_schedule import Schedule
 from scalevit.config.presets import PRESETS
 from scalevit.config.run import Branch, Data, Model, Run, Train
+from scalevit.config.run_id import run_id
 from scalevit.config.validate import ConfigErrors
 
 

@@ -7,17 +7,11 @@ import pytest
 import yaml
 
 from scalevit import config
+from scalevit.config.key_ranges import KEYS, describe_keys
 from scalevit.config.load import dump, load, to_dict
 from scalevit.config.presets import PRESETS
 from scalevit.config.run import Run
-from scalevit.config.validate import (
-    KEYS,
-    ConfigErrors,
-    describe_keys,
-    leaf_values,
-    nearest_divisors,
-    range_errors,
-)
+from scalevit.config.validate import ConfigErrors, leaf_values, nearest_divisors, range_errors
 
 HINTS = {info.key: info for info in describe_keys()}
 NUMBERS = [key for key, (_, bounds) in KEYS.items() if bounds is not None]

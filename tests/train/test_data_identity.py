@@ -11,7 +11,7 @@ from tiny_run import TINY, weights
 from scalevit import config
 from scalevit.artifacts import records
 from scalevit.cli.cooldown import branch
-from scalevit.config.load import PROCEDURAL
+from scalevit.config.run_id import PROCEDURAL
 from scalevit.data.registry import FAMILIES
 from scalevit.train.data_identity import identify
 from scalevit.train.run import pretrain

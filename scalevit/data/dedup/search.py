@@ -2,7 +2,8 @@
 
 Every training hash is looked up among the hashes of what copies of the evaluation images may look like (each
 crop and its mirror image). Hashes within the radius are candidates; unless hashes alone are asked for, both
-images are then decoded and laid over each other (alike.py), so that images that only share their layout stay.
+images are then decoded and laid over each other (verify.py), so that images that share only their layout
+stay.
 
 The search is exact: two hashes within radius r < 8 agree in one of four 16-bit parts up to one bit. The table
 of evaluation hashes by those parts is made once, and training hashes stream past it.
