@@ -60,7 +60,8 @@ def test_the_quick_start():
     ran = run("quick_start.py")
     assert ran["again"].step == ran["done"].step == 600
     assert ran["trained"] < ran["untrained"] - 0.03 and ran["pixels"] < 0.25
-    assert ran["losses"][-1][1] < ran["losses"][0][1] - 1
+    losses = ran["losses"].value
+    assert losses.iloc[-1] < losses.iloc[0] - 1
     assert ran["features"].shape == (4, 64)
     assert ran["page"].stat().st_size > 20_000
 

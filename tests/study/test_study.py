@@ -175,7 +175,7 @@ def test_real_runs_branch_go_on_longer_and_equal_the_same_run_from_scratch(tmp_p
     out = tmp_path / "tiny"
     assert run(capsys, study, "--out", out)[0] == 0
     assert run(capsys, "add", out, "--durations", "32")[0] == 0
-    spec = replace(read_spec(out / "study.yaml"), durations=(8, 16), longer=(32,))
+    spec = replace(read_spec(out / "study.yaml"), durations=(8, 16), added_durations=(32,))
     for node in grid.expand(spec):
         if node.after is None:
             continue
